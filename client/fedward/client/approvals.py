@@ -1,0 +1,139 @@
+"""What a coordinator proposed, and what a person at this hospital decided about it.
+
+A proposal is kept only when its manifest is signed by the coordinator of the kit and names this site with this site's
+key. A decision binds one digest: another manifest, however alike, needs another decision.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedward.client.home import SiteHome
+from fedward.privacy.canonical import canonical_json
+from fedward.privacy.errors import InputError, IntegrityError, RefusalError
+from fedward.study.files import read_model, write_atomic
+from fedward.study.manifest import HEX_KEY, Part, SealedManifest, parse_sealed, read_text
+from fedward.study.signing import from_text, to_text, verify
+
+State = Literal["pending", "approved", "rejected"]
+
+
+class Decision(Part):
+    """A person's decision, signed by the site's identity so that the coordinator cannot invent one."""
+
+    format: Annotated[int, Field(ge=1, le=1)] = 1
+    study: Annotated[str, Field(pattern=HEX_KEY)]
+    state: Literal["approved", "rejected"]
+    by: Annotated[str, Field(min_length=1, max_length=200)]
+    at: Annotated[int, Field(ge=0)]
+    signature: Annotated[str, Field(max_length=100)] = ""
+
+    def signed_bytes(self) -> bytes:
+        return canonical_json(self.model_dump(mode="json", exclude={"signature"}))
+
+
+def receive(home: SiteHome, sealed_bytes: bytes, signature: bytes) -> SealedManifest:
+    """Check a proposal and keep it for review; receiving it twice changes nothing.
+
+    Raises:
+        IntegrityError: not signed by this federation's coordinator, or not meant for this site and key.
+        InputError: no valid manifest.
+    """
+    kit = home.kit()
+    verify(kit.coordinator_key, "manifest", sealed_bytes, signature, "the proposed study")
+    sealed = parse_sealed(sealed_bytes)
+    if sealed.federation_id != kit.federation_id or sealed.coordinator_key != kit.coordinator_key:
+        raise IntegrityError("the proposed study belongs to another federation", code="foreign-study")
+    if sealed.entry(kit.site).identity_key != home.identity().public:
+        raise IntegrityError("the proposed study names another key for this site", code="foreign-key")
+    path = home.path / "proposals" / f"{sealed.digest}.json"
+    if not path.exists():
+        data = {"sealed": sealed_bytes.decode(), "signature": to_text(signature)}
+        write_atomic(path, json.dumps(data).encode())
+    return sealed
+
+
+def proposals(home: SiteHome) -> list[SealedManifest]:
+    """Every proposal received, oldest seal first."""
+    folder = home.path / "proposals"
+    found = [proposal(home, path.stem) for path in folder.glob("*.json")] if folder.is_dir() else []
+    return sorted(found, key=lambda sealed: (sealed.sealed_at, sealed.digest))
+
+
+def proposal(home: SiteHome, prefix: str) -> SealedManifest:
+    """The proposal whose digest begins so, its signature checked again.
+
+    Raises:
+        InputError: none, or several.
+        IntegrityError: the file was changed.
+    """
+    folder = home.path / "proposals"
+    matches = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    matches = [path for path in matches if path.stem.startswith(prefix)]
+    if len(matches) != 1:
+        raise InputError(
+            f'{len(matches) or "no"} proposals begin with "{prefix}"',
+            expected="one",
+            remedy="run `fedward site review` to list them",
+        )
+    data = json.loads(read_text(matches[0], "proposal"))
+    sealed_bytes = str(data["sealed"]).encode()
+    verify(
+        home.kit().coordinator_key,
+        "manifest",
+        sealed_bytes,
+        from_text(str(data["signature"]), "proposal"),
+        "the proposal",
+    )
+    sealed = parse_sealed(sealed_bytes)
+    if sealed.digest != matches[0].stem:
+        raise IntegrityError("a kept proposal is not the one its name says", remedy="delete it and ask for it again")
+    return sealed
+
+
+def decide(
+    home: SiteHome, sealed: SealedManifest, state: Literal["approved", "rejected"], by: str, at: int
+) -> Decision:
+    """Record and sign a decision. An approval can be withdrawn by rejecting; a rejected study can be approved later."""
+    unsigned = Decision(study=sealed.digest, state=state, by=by, at=at)
+    signature = to_text(home.identity().sign("approval", unsigned.signed_bytes()))
+    decision = unsigned.model_copy(update={"signature": signature})
+    path = home.path / "approvals" / f"{sealed.digest}.json"
+    write_atomic(path, json.dumps(decision.model_dump(mode="json")).encode(), 0o600)
+    return decision
+
+
+def decision_on(home: SiteHome, study: str) -> Decision | None:
+    """The decision on a study, its signature checked; None while nobody decided.
+
+    Raises:
+        IntegrityError: the file was changed by someone without the site's key.
+    """
+    path = home.path / "approvals" / f"{study}.json"
+    if not path.is_file():
+        return None
+    decision = read_model(path, Decision, "decision")
+    signature = from_text(decision.signature, "the decision's signature")
+    verify(home.identity().public, "approval", decision.signed_bytes(), signature, "the approval")
+    if decision.study != study:
+        raise IntegrityError("an approval file names another study", code="bad-approval")
+    return decision
+
+
+def require_approved(home: SiteHome, study: str) -> SealedManifest:
+    """The approved manifest.
+
+    Raises:
+        RefusalError: nobody approved it, or somebody rejected it.
+    """
+    decision = decision_on(home, study)
+    if decision is None or decision.state != "approved":
+        raise RefusalError(
+            "this hospital has not approved the study",
+            remedy=f"run `fedward site review {study[:12]}`, then approve or reject it",
+            code="not-approved" if decision is None else "rejected",
+        )
+    return proposal(home, study)

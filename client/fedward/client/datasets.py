@@ -1,0 +1,121 @@
+"""Data registered for a study: where it lies, what it was when a person registered it, and how many patients.
+
+Registration records the SHA-256 of the file and the mapping. Training reads them again and refuses anything else, so
+that what was reviewed is what trains. Nothing of a registration leaves but, where policy allows, a rounded count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from fedward.client.home import SiteHome
+from fedward.client.mapping import load_mapping
+from fedward.client.quality import QualityReport
+from fedward.client.sources import read_site_table
+from fedward.privacy.errors import InputError, IntegrityError
+from fedward.study.encoding import Encoded, encode
+from fedward.study.files import read_model, write_atomic
+from fedward.study.manifest import HEX_KEY, NAME, Manifest, Part
+
+ROUNDING = 10
+
+
+class Dataset(Part):
+    format: Annotated[int, Field(ge=1, le=1)] = 1
+    study_id: Annotated[str, Field(pattern=NAME)]
+    csv: str
+    mapping: str
+    csv_sha256: Annotated[str, Field(pattern=HEX_KEY)]
+    mapping_sha256: Annotated[str, Field(pattern=HEX_KEY)]
+    patients: Annotated[int, Field(ge=1)]
+    registered_at: Annotated[int, Field(ge=0)]
+
+    @property
+    def declared_patients(self) -> int:
+        """The count that may leave: rounded to tens, at least ten."""
+        return max(ROUNDING, round(self.patients / ROUNDING) * ROUNDING)
+
+
+@dataclass(frozen=True)
+class Registration:
+    dataset: Dataset
+    report: QualityReport
+
+
+def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: int) -> Registration:
+    """Check a CSV against a study through a mapping, and record it for that study.
+
+    Raises:
+        InputError: the file or the mapping does not fit the study; nothing is recorded.
+    """
+    table = read_site_table(csv, load_mapping(mapping), manifest)
+    encode(table.frame, manifest)
+    dataset = Dataset(
+        study_id=manifest.study.id,
+        csv=str(csv.resolve()),
+        mapping=str(mapping.resolve()),
+        csv_sha256=file_digest(csv),
+        mapping_sha256=file_digest(mapping),
+        patients=len(table.frame),
+        registered_at=at,
+    )
+    write_atomic(_file(home, manifest.study.id), json.dumps(dataset.model_dump(), indent=1).encode(), 0o600)
+    report = json.dumps(table.report.to_json(), indent=1, ensure_ascii=False).encode()
+    write_atomic(home.path / "datasets" / f"{manifest.study.id}.report.json", report, 0o600)
+    return Registration(dataset, table.report)
+
+
+def find(home: SiteHome, study_id: str) -> Dataset:
+    """
+    Raises:
+        InputError: nothing is registered for that study.
+    """
+    path = _file(home, study_id)
+    if not path.is_file():
+        raise InputError(
+            f'no data is registered for study "{study_id}"',
+            remedy="run `fedward site register --study STUDY.toml --csv FILE --mapping FILE`",
+            code="no-data",
+        )
+    return read_model(path, Dataset, "dataset")
+
+
+def load(dataset: Dataset, manifest: Manifest) -> Encoded:
+    """The registered data as matrices.
+
+    Raises:
+        IntegrityError: the file or the mapping is not the registered one any more.
+        InputError: it does not fit the study.
+    """
+    csv, mapping = Path(dataset.csv), Path(dataset.mapping)
+    for path, expected in ((csv, dataset.csv_sha256), (mapping, dataset.mapping_sha256)):
+        if not path.is_file() or file_digest(path) != expected:
+            raise IntegrityError(
+                f"{path.name} is not the file that was registered",
+                remedy="register it again, so that a person has seen what will train",
+                code="data-changed",
+            )
+    return encode(read_site_table(csv, load_mapping(mapping), manifest).frame, manifest)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise InputError(f"cannot read {path}", remedy="check the path and its permissions") from None
+
+
+def _file(home: SiteHome, study_id: str) -> Path:
+    return home.path / "datasets" / f"{study_id}.json"

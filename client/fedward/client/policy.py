@@ -1,0 +1,87 @@
+"""What a hospital refuses, whoever asks. Pure: a policy and a sealed study in, reasons out.
+
+The policy is a file that the hospital edits. It is read again for every request, so that a change binds at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from fedward.privacy.errors import InputError
+from fedward.study.manifest import Part, SealedManifest, explain, read_text
+
+DEFAULT_POLICY = """\
+# What this hospital refuses. Edit it; it binds from the next request on.
+[policy]
+require_dp = true          # refuse studies without differential privacy
+max_epsilon = 5.0          # the most that one study may cost a patient here
+max_delta = 1e-3           # δ above this is refused
+min_patients = 50          # refuse to train on fewer patients than this
+min_quorum = 3             # refuse studies that release a sum of fewer sites
+share_cohort_size = true   # tell the coordinator the registered patients, rounded to tens
+"""
+
+
+class Policy(Part):
+    require_dp: bool = True
+    max_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    max_delta: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-3
+    min_patients: Annotated[int, Field(ge=1)] = 50
+    min_quorum: Annotated[int, Field(ge=1)] = 3
+    share_cohort_size: bool = True
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why the hospital refuses. The code may leave; the text stays here."""
+
+    code: str
+    text: str
+
+
+def load_policy(path: Path) -> Policy:
+    """
+    Raises:
+        InputError: missing, not TOML, or an unknown or wrong setting: a policy that cannot be read refuses everything.
+    """
+    try:
+        data = tomllib.loads(read_text(path, "policy"))
+        if set(data) != {"policy"}:
+            raise InputError(f"{path.name} is no policy", expected="one table [policy]", got=", ".join(sorted(data)))
+        return Policy.model_validate(data["policy"])
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path.name} is not TOML", got=str(error)) from None
+    except ValidationError as error:
+        raise InputError(f"{path.name} is no policy", got=explain(error), remedy="correct the named settings") from None
+
+
+def objections(policy: Policy, sealed: SealedManifest, patients: int) -> list[Objection]:
+    """Every reason for which the policy refuses a study on `patients` registered patients; empty when none."""
+    privacy = sealed.manifest.privacy
+    found: list[Objection] = []
+    if policy.require_dp and privacy.mechanism == "none":
+        found.append(Objection("policy-requires-dp", "the study trains without differential privacy"))
+    if privacy.epsilon is not None and not privacy.epsilon <= policy.max_epsilon:
+        found.append(
+            Objection(
+                "policy-epsilon", f"the study costs ε = {privacy.epsilon:g}; at most {policy.max_epsilon:g} is allowed"
+            )
+        )
+    if privacy.delta is not None and not privacy.delta <= policy.max_delta:
+        found.append(Objection("policy-delta", f"δ = {privacy.delta:g}; at most {policy.max_delta:g} is allowed"))
+    if privacy.delta is not None and not privacy.delta * patients < 1:
+        found.append(Objection("policy-delta", f"δ = {privacy.delta:g} is not below 1/N for {patients} patients"))
+    if patients < max(policy.min_patients, sealed.manifest.federation.min_patients):
+        least = max(policy.min_patients, sealed.manifest.federation.min_patients)
+        found.append(Objection("policy-patients", f"{patients} patients are registered; at least {least} are required"))
+    if sealed.manifest.federation.quorum < policy.min_quorum:
+        quorum = sealed.manifest.federation.quorum
+        found.append(
+            Objection("policy-quorum", f"a quorum of {quorum} sites; at least {policy.min_quorum} is required")
+        )
+    return found

@@ -1,0 +1,65 @@
+"""What of a site's reply the coordinator accepts: everything is checked by name before anything is kept. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedward.privacy.errors import FedwardError, InputError, RefusalError
+from fedward.study import messages
+from fedward.study.messages import Refusal, Result, Work
+from fedward.study.metrics import Counts
+from fedward.study.models import Vector
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A site's admitted answer: update, shape (d,), and histogram; each None when it was not asked for."""
+
+    update: Vector | None
+    counts: Counts | None
+
+
+def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: str, shape: tuple[int, ...]) -> Admitted:
+    """Check a reply to a request against all that is known.
+
+    Raises:
+        RefusalError: the site refused; the code is the site's.
+        FedwardError: malformed, stale, of another site, wrongly signed, of the wrong size, or not finite.
+    """
+    reply, body = messages.open_reply(data, key)
+    if reply.site != site:
+        raise InputError("a reply names another site than its key", expected=site, got=reply.site, code="wrong-site")
+    if reply.request != request_digest:
+        raise InputError("a reply answers another request", code="stale")
+    if isinstance(reply, Refusal):
+        raise RefusalError(
+            f"{site} refused: {reply.code}", remedy=f"ask {site} about {reply.reference}", code=reply.code
+        )
+    if not isinstance(reply, Result):
+        raise InputError("a reply is of the wrong kind", expected="result", got=reply.kind, code="wrong-kind")
+    _same_attempt(reply, request)
+    size = int(np.prod(shape)) if request.evaluate else 0
+    length = request.dimension if request.train else 0
+    if reply.update_values != length or reply.histogram_values != size or len(body) != 4 * length + 8 * size:
+        raise InputError(
+            "a reply has the wrong size",
+            expected=f"{length} parameters and {size} counts",
+            got=f"{reply.update_values} and {reply.histogram_values}",
+            code="wrong-shape",
+        )
+    update = messages.floats_from_bytes(body[: 4 * length], length, "the update") if request.train else None
+    counts = messages.counts_from_bytes(body[4 * length :], shape) if request.evaluate else None
+    return Admitted(update, counts)
+
+
+def _same_attempt(reply: Result, request: Work) -> None:
+    expected = (request.study, request.round, request.attempt, request.base)
+    if (reply.study, reply.round, reply.attempt, reply.base) != expected:
+        raise InputError("a reply belongs to another attempt", code="stale")
+
+
+def reason_of(error: FedwardError) -> str:
+    """How a refused reply stands in the record: its code and what the coordinator may know."""
+    return f"{error.code}: {error.what}" if not isinstance(error, RefusalError) else f"{error.what} ({error.remedy})"

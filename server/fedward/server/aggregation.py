@@ -1,0 +1,71 @@
+"""From admitted updates to the next model. Pure; sums are float64, in roster order, so that a rerun gives equal bits.
+
+The pseudo-gradient is Δ = Σ wᵢ uᵢ / Σ wᵢ over the contributors, wᵢ the declared training cohort. Then
+    fedsgd, fedavg, fedprox   m ← β m + Δ;  w ← w + η m            (McMahan et al. 2017, alg. 1; Reddi et al. 2021, FedAvgM)
+    fedadam                   m ← β₁ m + (1−β₁) Δ;  v ← β₂ v + (1−β₂) Δ²;  w ← w + η m / (√v + τ)   (ibid., alg. 2)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedward.privacy.errors import FedwardError, InputError
+from fedward.study.manifest import Training
+from fedward.study.models import Vector
+
+
+@dataclass(frozen=True)
+class OptimiserState:
+    """The server optimiser's memory, float64, shape (d,) each; committed with the model so that a restart goes on."""
+
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+
+    @classmethod
+    def zeros(cls, dimension: int) -> OptimiserState:
+        return cls(np.zeros(dimension), np.zeros(dimension))
+
+
+def weighted_mean(updates: list[Vector], weights: list[float]) -> NDArray[np.float64]:
+    """Δ, shape (d,).
+
+    Raises:
+        InputError: no update, sizes that differ, or a weight that is not above 0.
+    """
+    if not updates or len(updates) != len(weights):
+        raise InputError("there is nothing to sum", expected="one weight an update")
+    if not all(np.isfinite(weight) and weight > 0 for weight in weights):
+        raise InputError("a weight is not above 0", got=str(weights))
+    if len({update.shape for update in updates}) != 1:
+        raise InputError("updates differ in size", got=str([update.shape for update in updates]))
+    total = np.zeros(updates[0].shape)
+    for update, weight in zip(updates, weights, strict=True):
+        total += weight * update.astype(np.float64)
+    return total / sum(weights)
+
+
+def step(
+    base: Vector, delta: NDArray[np.float64], state: OptimiserState, training: Training
+) -> tuple[Vector, OptimiserState]:
+    """The next parameters, shape (d,) float32, and the optimiser's next state.
+
+    Raises:
+        FedwardError: the step did not stay finite; nothing of it may be committed.
+    """
+    rate, momentum = training.server_learning_rate, training.server_momentum
+    if training.algorithm == "fedadam":
+        first = momentum * state.first + (1 - momentum) * delta
+        second = training.server_beta2 * state.second + (1 - training.server_beta2) * delta**2
+        move = rate * first / (np.sqrt(second) + training.server_epsilon)
+    else:
+        first, second = momentum * state.first + delta, state.second
+        move = rate * first
+    model = (base.astype(np.float64) + move).astype(np.float32)
+    if not np.isfinite(model).all():
+        raise FedwardError(
+            "the model did not stay finite", remedy="lower training.server_learning_rate", code="training-diverged"
+        )
+    return model, OptimiserState(first, second)

@@ -1,0 +1,170 @@
+"""From a draft to a sealed study that sites can approve: ask who takes part with how many, seal, offer, listen.
+
+A site's signed standing is the evidence of its approval. A site that does not answer is named, never assumed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fedward.privacy.canonical import digest
+from fedward.privacy.errors import FedwardError, InputError, RefusalError
+from fedward.server.records import SiteRow, StudyRow
+from fedward.server.store import Store
+from fedward.server.transport import Clock, Transport
+from fedward.study import messages
+from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, parse_sealed, parse_stored
+from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Standing
+from fedward.study.signing import Identity, to_text
+from fedward.study.terms import noise_for
+
+DECLARE_S = 30.0
+OFFER_S = 10.0
+VALID_DAYS = 180
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A site's checked reply, or why there is none."""
+
+    reply: Reply | None
+    raw: bytes | None
+    reason: str
+
+
+def exchange(
+    transport: Transport, clock: Clock, requests: Mapping[str, bytes], keys: Mapping[str, str], limit: float
+) -> dict[str, Answer]:
+    """Send one request to each site and gather the answers, asking an unreachable site again, for at most `limit` seconds."""
+    answers: dict[str, Answer] = {}
+    reasons = dict.fromkeys(requests, "no answer in time")
+    again: dict[str, float] = dict.fromkeys(requests, clock.monotonic())
+    deadline = clock.monotonic() + limit
+    while len(answers) < len(requests) and clock.monotonic() < deadline:
+        due = {site: requests[site] for site, at in again.items() if clock.monotonic() >= at}
+        if due:
+            transport.send(due)
+            again = {site: at for site, at in again.items() if site not in due}
+        for delivery in transport.poll():
+            if delivery.site not in requests or delivery.site in answers:
+                continue
+            if delivery.payload is None:
+                reasons[delivery.site] = f"unreachable: {delivery.failure}"
+                again[delivery.site] = clock.monotonic() + 1.0
+                continue
+            answer = _checked(delivery.payload, delivery.site, keys[delivery.site], requests[delivery.site])
+            if answer is not None:
+                answers[delivery.site] = answer
+        clock.sleep(0.05)
+    return answers | {site: Answer(None, None, reasons[site]) for site in requests if site not in answers}
+
+
+def _checked(payload: bytes, site: str, key: str, request: bytes) -> Answer | None:
+    try:
+        reply, _ = messages.open_reply(payload, key)
+    except FedwardError as error:
+        return Answer(None, None, f"{error.code}: {error.what}")
+    if reply.site != site:
+        return Answer(None, None, "wrong-site: the reply names another site")
+    if reply.request != digest(request):
+        return None  # a late answer to an earlier request
+    if isinstance(reply, Refusal):
+        return Answer(None, payload, f"refused: {reply.code} (reference {reply.reference} in its log)")
+    return Answer(reply, payload, "")
+
+
+def propose(
+    store: Store,
+    transport: Transport,
+    clock: Clock,
+    study: StudyRow,
+    identity: Identity,
+    federation_id: str,
+    report: Callable[[str], None],
+) -> SealedManifest:
+    """Seal a draft with the sites that declare a cohort, and offer it to them.
+
+    Raises:
+        RefusalError: fewer sites than the quorum declared a cohort.
+    """
+    manifest = parse_stored(study.manifest)
+    invited = [site for site in store.sites() if site.site in study.invited]
+    report(f"asking {', '.join(site.site for site in invited)} for their cohorts")
+    roster = _declared(store, transport, clock, study, identity, manifest, invited)
+    if len(roster) < manifest.federation.quorum:
+        reasons = "; ".join(f"{row.site}: {row.reason}" for row in store.standings(study.key) if row.state == "absent")
+        raise RefusalError(
+            "too few sites take part",
+            expected=f"at least the quorum of {manifest.federation.quorum}",
+            got=f"{len(roster)} ({reasons})",
+            remedy="at the sites named: start the node, register data for this study, then propose again",
+            code="quorum-missed",
+        )
+    now = clock.unix()
+    sealed = SealedManifest(
+        manifest=manifest,
+        federation_id=federation_id,
+        coordinator_key=identity.public,
+        roster=tuple(roster),
+        noise_multiplier=noise_for(manifest),
+        sealed_at=now,
+        expires_at=now + VALID_DAYS * 86_400,
+    )
+    store.seal(study.key, sealed.canonical, identity.sign("manifest", sealed.canonical), sealed.digest, now)
+    report(f"sealed {sealed.digest[:12]} with {', '.join(entry.site for entry in roster)}")
+    collect_standings(store, transport, clock, store.study(study.key), identity)
+    return sealed
+
+
+def _declared(
+    store: Store,
+    transport: Transport,
+    clock: Clock,
+    study: StudyRow,
+    identity: Identity,
+    manifest: Manifest,
+    invited: list[SiteRow],
+) -> list[RosterEntry]:
+    keys = {site.site: site.identity_key for site in invited}
+    requests = {
+        site: messages.pack(Declare(study_id=manifest.study.id, nonce=secrets.token_hex(32)), b"", identity)
+        for site in keys
+    }
+    roster: list[RosterEntry] = []
+    for site, answer in sorted(exchange(transport, clock, requests, keys, DECLARE_S).items()):
+        reply = answer.reply
+        if isinstance(reply, Declared) and reply.study_id == manifest.study.id and reply.patients >= 1:
+            roster.append(RosterEntry(site=site, identity_key=keys[site], declared_patients=reply.patients))
+        else:
+            store.set_standing(study.key, site, "absent", answer.reason or "no usable answer", answer.raw, clock.unix())
+    return roster
+
+
+def collect_standings(
+    store: Store, transport: Transport, clock: Clock, study: StudyRow, identity: Identity
+) -> dict[str, str]:
+    """Offer a sealed study to its roster and record what each site says; returns every site's last known state."""
+    if study.sealed is None or study.signature is None:
+        raise InputError("the study is not sealed")
+    sealed = parse_sealed(study.sealed)
+    keys = {entry.site: entry.identity_key for entry in sealed.roster}
+    online = transport.online()
+    requests = {
+        site: messages.pack(
+            Offer(study=sealed.digest, nonce=secrets.token_hex(32), signature=to_text(study.signature)),
+            study.sealed,
+            identity,
+        )
+        for site in keys
+        if site in online
+    }
+    for site, answer in exchange(transport, clock, requests, keys, OFFER_S).items():
+        reply = answer.reply
+        if isinstance(reply, Standing) and reply.study == sealed.digest:
+            store.set_standing(study.key, site, reply.state, "", answer.raw, clock.unix())
+        elif answer.raw is not None:
+            store.set_standing(study.key, site, "refused", answer.reason, answer.raw, clock.unix())
+    known = {row.site: row.state for row in store.standings(study.key)}
+    return {site: known.get(site, "unknown") for site in keys}

@@ -1,0 +1,80 @@
+"""What a person sees of a study: plain data made from the store, for the CLI, the demo and, later, the control plane."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedward.server.records import AttemptRow, MetricRow, StandingRow, StatusRow, StudyRow
+from fedward.server.store import Store
+from fedward.study.manifest import Manifest, parse_stored
+
+PRIVACY_WORDS = (
+    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
+    "composition: every study of that hospital's ledger; covers training patients only (evaluation counts are not noised yet)"
+)
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study as it stands. `version` is the number of committed rounds; `model` the digest of the newest model."""
+
+    key: int
+    study_id: str
+    title: str
+    digest: str | None
+    state: str
+    reason: str
+    wish: str
+    rounds: int
+    version: int
+    model: str | None
+    epsilon: float | None
+    delta: float | None
+    standings: tuple[StandingRow, ...]
+    attempts: tuple[AttemptRow, ...]
+    statuses: tuple[StatusRow, ...]
+    metrics: tuple[MetricRow, ...]
+
+    def contributions(self) -> dict[str, int]:
+        """Committed training rounds that each site contributed to."""
+        committed = {a.attempt for a in self.attempts if a.outcome == "committed" and a.round <= self.rounds}
+        sites = {row.site for row in self.standings} | {row.site for row in self.statuses}
+        counts = dict.fromkeys(sorted(sites), 0)
+        for row in self.statuses:
+            if row.attempt in committed and row.status == "contributed":
+                counts[row.site] += 1
+        return counts
+
+    def auroc(self, version: int | None = None, slice_: str = "everybody") -> MetricRow | None:
+        """The newest (or that version's) AUROC on held-out patients."""
+        rows = [m for m in self.metrics if m.name == "auroc" and m.slice == slice_]
+        rows = [m for m in rows if version is None or m.version == version]
+        return max(rows, key=lambda m: m.version) if rows else None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"contributions": self.contributions(), "privacy": PRIVACY_WORDS}
+
+
+def view(store: Store, study: StudyRow) -> StudyView:
+    """The study's present state, read from the store."""
+    manifest: Manifest = parse_stored(study.manifest)
+    checkpoint = store.checkpoint(study.key)
+    return StudyView(
+        key=study.key,
+        study_id=study.study_id,
+        title=manifest.study.title,
+        digest=study.digest,
+        state=study.state,
+        reason=study.reason,
+        wish=study.wish,
+        rounds=manifest.training.rounds,
+        version=checkpoint.version if checkpoint else 0,
+        model=checkpoint.model if checkpoint else None,
+        epsilon=manifest.privacy.epsilon,
+        delta=manifest.privacy.delta,
+        standings=tuple(store.standings(study.key)),
+        attempts=tuple(store.attempts(study.key)),
+        statuses=tuple(store.statuses(study.key)),
+        metrics=tuple(store.metrics(study.key)),
+    )

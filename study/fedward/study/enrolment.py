@@ -1,0 +1,79 @@
+"""Joining a federation: a request file out, a signed kit back. Private keys never leave the site.
+
+    request  site name, Ed25519 identity, Flower node key, certificate request; signed by the identity
+    kit      federation, coordinator's identity and address, CA and the site's certificate; signed by the coordinator
+
+The kit's signature says only that it is whole; that it comes from the right coordinator is for two people to check by
+comparing fingerprints.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import Field
+
+from fedward.privacy.canonical import canonical_json
+from fedward.study.manifest import HEX_KEY, NAME, Part
+from fedward.study.signing import Identity, Purpose, from_text, to_text, verify
+
+Pem = Annotated[str, Field(min_length=20, max_length=20_000)]
+Signature = Annotated[str, Field(max_length=100)]
+
+
+class JoinRequest(Part):
+    format: Annotated[int, Field(ge=1, le=1)] = 1
+    site: Annotated[str, Field(pattern=NAME)]
+    identity_key: Annotated[str, Field(pattern=HEX_KEY)]
+    node_key: Pem
+    certificate_request: Pem
+    signature: Signature = ""
+
+
+class JoinKit(Part):
+    format: Annotated[int, Field(ge=1, le=1)] = 1
+    federation_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    federation_name: Annotated[str, Field(min_length=1, max_length=200)]
+    site: Annotated[str, Field(pattern=NAME)]
+    identity_key: Annotated[str, Field(pattern=HEX_KEY)]
+    coordinator_key: Annotated[str, Field(pattern=HEX_KEY)]
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    ca: Pem
+    certificate: Pem
+    signature: Signature = ""
+
+
+F = TypeVar("F", JoinRequest, JoinKit)
+
+
+def _signed_bytes(form: JoinRequest | JoinKit) -> bytes:
+    return canonical_json(form.model_dump(mode="json", exclude={"signature"}))
+
+
+def _purpose(form: JoinRequest | JoinKit) -> Purpose:
+    return "request" if isinstance(form, JoinRequest) else "kit"
+
+
+def sign(form: F, signer: Identity) -> F:
+    """The form with its signature filled in."""
+    signature = to_text(signer.sign(_purpose(form), _signed_bytes(form)))
+    return form.model_copy(update={"signature": signature})
+
+
+def check_request(request: JoinRequest) -> None:
+    """
+    Raises:
+        IntegrityError: the request was changed after the site signed it.
+    """
+    signature = from_text(request.signature, "the request's signature")
+    verify(request.identity_key, "request", _signed_bytes(request), signature, f'the request of "{request.site}"')
+
+
+def check_kit(kit: JoinKit) -> None:
+    """
+    Raises:
+        IntegrityError: the kit was changed after the coordinator signed it.
+    """
+    signature = from_text(kit.signature, "the kit's signature")
+    verify(kit.coordinator_key, "kit", _signed_bytes(kit), signature, f'the kit for "{kit.site}"')

@@ -1,0 +1,107 @@
+"""Small durable files: written whole or not at all, secrets with checked permissions, JSON with bounds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from fedward.privacy.errors import InputError, IntegrityError, UnreachableError
+from fedward.study.manifest import Part, explain, read_text
+
+P = TypeVar("P", bound=Part)
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace a file so that a crash leaves the old or the new one, never a part; durable on return.
+
+    Raises:
+        UnreachableError: the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UnreachableError(
+            f"cannot write {path}",
+            got=os.strerror(error.errno or 0),
+            remedy="free disk space or correct the permissions",
+        ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """A file that only its owner reads (0600), in a folder that only its owner enters (0700)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    write_atomic(path, data, 0o600)
+
+
+def read_secret(path: Path, what: str) -> bytes:
+    """A secret's bytes.
+
+    Raises:
+        InputError: there is none.
+        IntegrityError: others than its owner may read it.
+    """
+    if not path.is_file():
+        raise InputError(f"no {what} at {path}", remedy="run the init command first")
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise IntegrityError(
+            f"{what} may be read by others",
+            expected="mode 0600",
+            got=oct(stat.S_IMODE(path.stat().st_mode)),
+            remedy=f"chmod 600 {path}, and make new keys if others had access",
+        )
+    return path.read_bytes()
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Parsed JSON of a bounded file.
+
+    Raises:
+        InputError: missing, too large, or not JSON.
+    """
+    try:
+        return json.loads(read_text(path, what))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path.name} is not JSON", expected=what, got=f"line {error.lineno}: {error.msg}") from None
+
+
+def read_model(path: Path, kind: type[P], what: str) -> P:
+    """A strict model from a JSON file.
+
+    Raises:
+        InputError: missing, not JSON, or not what it must be.
+    """
+    try:
+        return kind.model_validate_json(read_text(path, what))
+    except ValidationError as error:
+        raise InputError(
+            f"{path.name} is no {what}", got=explain(error), remedy="ask its sender for a fresh copy"
+        ) from None

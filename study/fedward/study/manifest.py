@@ -1,0 +1,408 @@
+"""The manifest: one TOML file that defines a study, as data. No code travels with it.
+
+`Manifest` is what an author writes and a researcher simulates. `SealedManifest` is what a coordinator proposes and
+hospitals approve: the manifest plus roster (sites, public keys, declared cohort sizes), kind, noise and expiry.
+The SHA-256 of the sealed manifest's canonical JSON is *the study digest*. Everything is strict: an unknown field,
+a non-finite number or a wrong type is refused with the field's name, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fedward.privacy.canonical import canonical_json, digest
+from fedward.privacy.errors import InputError, IntegrityError
+
+MAX_MANIFEST_BYTES = 1_000_000
+"""A manifest is read by people; a larger file is refused before it is parsed."""
+
+NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+COLUMN = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
+HEX_KEY = r"^[0-9a-f]{64}$"
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Level = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Part(BaseModel):
+    """Base of every table of the manifest: immutable, strict, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if any(b <= a for a, b in itertools.pairwise(values)):
+        raise ValueError(f"values must rise, got {list(values)}")
+    return values
+
+
+Ascending = Annotated[tuple[Finite, ...], AfterValidator(_ascending)]
+
+
+class Study(Part):
+    id: Annotated[str, Field(pattern=NAME)]
+    title: Annotated[str, Field(min_length=3, max_length=200)]
+    task: Literal["binary-classification"] = "binary-classification"
+    description: Annotated[str, Field(max_length=5000)] = ""
+
+
+class Outcome(Part):
+    """The binary outcome: a column whose values after mapping are 0 and 1."""
+
+    column: Annotated[str, Field(pattern=COLUMN)]
+    description: Annotated[str, Field(max_length=500)] = ""
+
+
+class NumericFeature(Part):
+    """A number with public clinical bounds: normalisation by them costs no privacy."""
+
+    type: Literal["numeric"]
+    column: Annotated[str, Field(pattern=COLUMN)]
+    unit: Annotated[str, Field(max_length=40)] = ""
+    bounds: Annotated[Ascending, Field(min_length=2, max_length=2)]
+    description: Annotated[str, Field(max_length=500)] = ""
+
+
+class CategoricalFeature(Part):
+    type: Literal["categorical"]
+    column: Annotated[str, Field(pattern=COLUMN)]
+    levels: Annotated[tuple[Level, ...], Field(min_length=2, max_length=64)]
+    description: Annotated[str, Field(max_length=500)] = ""
+
+    @field_validator("levels")
+    @classmethod
+    def _distinct(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(levels)) != len(levels):
+            raise ValueError(f"levels must differ from each other, got {list(levels)}")
+        return levels
+
+
+class ImageFeature(Part):
+    """Pixels in columns `<column>_0` … `<column>_{n-1}`, channel first, row by row."""
+
+    type: Literal["image"]
+    column: Annotated[str, Field(pattern=COLUMN)]
+    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=3, max_length=3)]
+    bounds: Annotated[Ascending, Field(min_length=2, max_length=2)] = (0.0, 255.0)
+    description: Annotated[str, Field(max_length=500)] = ""
+
+    @property
+    def pixels(self) -> int:
+        channels, height, width = self.shape
+        return channels * height * width
+
+
+Feature = Annotated[NumericFeature | CategoricalFeature | ImageFeature, Field(discriminator="type")]
+
+
+class Group(Part):
+    """Patients compared for fairness: by the levels of a column, or by bands [cut_i, cut_{i+1}) of a number."""
+
+    column: Annotated[str, Field(pattern=COLUMN)]
+    cut: Annotated[Ascending, Field(min_length=2, max_length=20)] | None = None
+
+
+class Fairness(Part):
+    groups: Annotated[tuple[Group, ...], Field(max_length=8)] = ()
+
+
+class Model(Part):
+    """A model of the catalogue (`fedward.study.models`), with its options."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=4)] = ()
+    channels: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(max_length=4)] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class Training(Part):
+    """How a round trains. FedSGD is one full-batch step of clipped gradients per site and round."""
+
+    algorithm: Literal["fedsgd", "fedavg", "fedprox", "fedadam"]
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    server_learning_rate: Positive = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    server_beta2: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.99
+    server_epsilon: Positive = 1e-3
+    local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
+    local_learning_rate: Positive = 0.1
+    sampling_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    holdout: Annotated[float, Field(ge=0.05, le=0.9, allow_inf_nan=False)] = 0.33
+    missing: Literal["midpoint", "refuse"] = "midpoint"
+    weights: Literal["declared"] = "declared"
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Training:
+        if self.algorithm == "fedsgd" and (self.local_steps != 1 or self.sampling_rate != 1.0):
+            raise ValueError("fedsgd takes one full-batch step: leave out local_steps and sampling_rate")
+        if self.algorithm == "fedprox" and self.proximal == 0:
+            raise ValueError("fedprox needs proximal above 0")
+        if self.algorithm != "fedprox" and self.proximal > 0:
+            raise ValueError(f"proximal belongs to fedprox, not {self.algorithm}")
+        return self
+
+
+_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _duration(text: str) -> str:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|h|d)", text)
+    if found is None or float(found[1]) <= 0:
+        raise ValueError(f'expected a duration such as "30s", "10min" or "2h", got "{text}"')
+    return text
+
+
+def seconds(text: str) -> float:
+    """Seconds of a validated duration such as `10min`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|h|d)", _duration(text))
+    if found is None:
+        raise InputError("not a duration", got=text)
+    return float(found[1]) * _UNITS[found[2]]
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
+
+
+class Federation(Part):
+    quorum: Annotated[int, Field(ge=1, le=1000)]
+    deadline: Duration = "10min"
+    grace: Duration = "20s"
+    """How long a round waits for the others once the quorum has answered."""
+    approval_deadline: Duration = "7d"
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    min_patients: Annotated[int, Field(ge=1)] = 20
+
+
+class Evaluation(Part):
+    """Evaluations of the base model on held-out patients: few are planned, the last round's always."""
+
+    every: Annotated[int, Field(ge=1)] = 5
+    bins: Annotated[int, Field(ge=10, le=1000)] = 100
+
+
+class Privacy(Part):
+    """What a study may cost a hospital's patients. ε speaks of training patients only until evaluation is noised."""
+
+    unit: Literal["patient"] = "patient"
+    mechanism: Literal["dp-sgd", "none"]
+    epsilon: Positive | None = None
+    delta: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+    clipping_norm: Positive = 1.0
+    spare_attempts: Annotated[int, Field(ge=0, le=1000)] = 2
+    noise: Literal["local"] = "local"
+    secure_aggregation: bool = True
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Privacy:
+        if self.mechanism == "dp-sgd" and (self.epsilon is None or self.delta is None):
+            raise ValueError('mechanism "dp-sgd" needs epsilon and delta')
+        if self.mechanism == "none" and self.epsilon is not None:
+            raise ValueError('mechanism "none" promises no epsilon: leave it out')
+        if self.secure_aggregation:
+            raise ValueError(
+                "secure aggregation is not built yet: write secure_aggregation = false, "
+                "knowing that the coordinator then sees each site's noised update"
+            )
+        return self
+
+
+class Gates(Part):
+    min_auroc: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    max_site_drop: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    max_equalized_odds_gap: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+
+
+class Manifest(Part):
+    """What the author of a study writes."""
+
+    study: Study
+    outcome: Outcome
+    features: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=2000)]
+    fairness: Fairness = Fairness()
+    model: Model
+    training: Training
+    federation: Federation
+    evaluation: Evaluation = Evaluation()
+    privacy: Privacy
+    gates: Gates = Gates()
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Manifest:
+        columns = [feature.column for feature in self.features]
+        doubles = sorted({c for c in columns if columns.count(c) > 1})
+        if doubles:
+            raise ValueError(f"features name a column twice: {doubles}")
+        if self.outcome.column in columns:
+            raise ValueError(f'the outcome "{self.outcome.column}" is also a feature')
+        by_column = {feature.column: feature for feature in self.features}
+        for group in self.fairness.groups:
+            feature = by_column.get(group.column)
+            if feature is None:
+                raise ValueError(f'fairness group "{group.column}" is no feature of the study')
+            if isinstance(feature, NumericFeature) and group.cut is None:
+                raise ValueError(f'fairness group "{group.column}" is a number: give it cut = [..]')
+            if isinstance(feature, CategoricalFeature) and group.cut is not None:
+                raise ValueError(f'fairness group "{group.column}" has levels: leave out cut')
+            if isinstance(feature, ImageFeature):
+                raise ValueError(f'fairness group "{group.column}" is an image')
+        return self
+
+    @property
+    def planned_attempts(self) -> int:
+        """Charged attempts that σ is calibrated for: every round once, and the spare ones."""
+        return self.training.rounds + self.privacy.spare_attempts
+
+
+class RosterEntry(Part):
+    """A site as the study knows it. Weights come from `declared_patients`, never from live counts."""
+
+    site: Annotated[str, Field(pattern=NAME)]
+    identity_key: Annotated[str, Field(pattern=HEX_KEY)]
+    declared_patients: Annotated[int, Field(ge=1, le=100_000_000)]
+
+
+class SealedManifest(Part):
+    """What the coordinator signs and each hospital approves."""
+
+    format: Literal[1] = 1
+    kind: Literal["train"] = "train"
+    manifest: Manifest
+    federation_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    coordinator_key: Annotated[str, Field(pattern=HEX_KEY)]
+    roster: Annotated[tuple[RosterEntry, ...], Field(min_length=1, max_length=1000)]
+    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    sealed_at: Annotated[int, Field(ge=0)]
+    expires_at: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _coherent(self) -> SealedManifest:
+        sites = [entry.site for entry in self.roster]
+        if sites != sorted(set(sites)):
+            raise ValueError("the roster must name each site once, in alphabetical order")
+        keys = {entry.identity_key for entry in self.roster}
+        if len(keys) != len(sites):
+            raise ValueError("two sites of the roster share one identity key")
+        if self.manifest.federation.quorum > len(sites):
+            raise ValueError(f"quorum {self.manifest.federation.quorum} exceeds the roster of {len(sites)} sites")
+        if (self.manifest.privacy.mechanism == "dp-sgd") != (self.noise_multiplier > 0):
+            raise ValueError("noise_multiplier must be above 0 with dp-sgd, and 0 without")
+        if self.expires_at <= self.sealed_at:
+            raise ValueError("expires_at must lie after sealed_at")
+        return self
+
+    @property
+    def canonical(self) -> bytes:
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """The study digest: SHA-256 of the canonical JSON."""
+        return digest(self.canonical)
+
+    def entry(self, site: str) -> RosterEntry:
+        """The roster's entry of a site.
+
+        Raises:
+            InputError: the site is not in the roster.
+        """
+        for entry in self.roster:
+            if entry.site == site:
+                return entry
+        raise InputError(
+            f'site "{site}" is not in the roster of study "{self.manifest.study.id}"',
+            expected=", ".join(e.site for e in self.roster),
+        )
+
+
+def explain(error: ValidationError) -> str:
+    """pydantic's findings as `field: what was expected, what came`, one per line, at most ten."""
+    lines = []
+    for item in error.errors(include_url=False)[:10]:
+        where = ".".join(str(part) for part in item["loc"]) or "manifest"
+        came = item.get("input")
+        shown = f", got {came!r}" if isinstance(came, (str, int, float, bool)) and "got" not in item["msg"] else ""
+        hint = " (a misspelt field?)" if item["type"] == "extra_forbidden" else ""
+        lines.append(f"{where}: {item['msg']}{shown}{hint}")
+    return "; ".join(lines)
+
+
+def parse(data: dict[str, Any], source: str = "manifest") -> Manifest:
+    """A manifest from parsed TOML or JSON data.
+
+    Raises:
+        InputError: a field is missing, unknown, of the wrong type or out of bounds; the message names each.
+    """
+    try:
+        return Manifest.model_validate_json(canonical_json(data))
+    except ValidationError as error:
+        raise InputError(
+            f"{source} is not a valid study", got=explain(error), remedy="correct the named fields"
+        ) from None
+
+
+def parse_stored(text: str) -> Manifest:
+    """A manifest from the JSON of `model_dump_json`.
+
+    Raises:
+        InputError: it is no valid manifest.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError("the stored study is not valid", got=explain(error)) from None
+
+
+def parse_sealed(data: bytes) -> SealedManifest:
+    """A sealed manifest from its canonical bytes.
+
+    Raises:
+        InputError: the bytes are no JSON, or no sealed manifest.
+        IntegrityError: the bytes are not the canonical form, so their digest would be ambiguous.
+    """
+    try:
+        # JSON arrays come as lists, which strict tuples refuse; pydantic's own JSON mode knows the difference.
+        sealed = SealedManifest.model_validate_json(data)
+    except ValidationError as error:
+        raise InputError("not a sealed manifest", got=explain(error)) from None
+    if sealed.canonical != data:
+        raise IntegrityError(
+            "the sealed manifest is not in canonical form", remedy="ask the coordinator to propose it again"
+        )
+    return sealed
+
+
+def load(path: Path) -> Manifest:
+    """Read a manifest's TOML file.
+
+    Raises:
+        InputError: the file is missing, too large, not TOML, or not a manifest.
+    """
+    text = read_text(path, "manifest")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path.name} is not TOML", expected="a study manifest", got=str(error)) from None
+    return parse(data, path.name)
+
+
+def read_text(path: Path, what: str) -> str:
+    """A small text file, bounded and UTF-8, or an InputError that says what is wrong."""
+    if not path.is_file():
+        raise InputError(f"no {what} at {path}", remedy="check the path")
+    size = path.stat().st_size
+    if size > MAX_MANIFEST_BYTES:
+        raise InputError(
+            f"{path.name} is too large", expected=f"at most {MAX_MANIFEST_BYTES} bytes", got=f"{size} bytes"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path.name} is not UTF-8 text", expected=what) from None

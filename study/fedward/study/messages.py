@@ -1,0 +1,210 @@
+"""What travels between coordinator and site: canonical, strictly typed, bounded, signed bytes.
+
+    "FWD1" ‖ header length (u32, big endian) ‖ header (canonical JSON) ‖ body ‖ Ed25519 signature (64 bytes)
+
+The header names its kind and the body's SHA-256; the signature covers all that stands before it. A reply carries the
+SHA-256 of the request that it answers, so it fits no other request. A parser refuses what is unknown, never ignores it.
+
+    coordinator → site   declare    which cohort would the site declare for this study?
+                         offer      the sealed manifest (body); asks for the site's standing
+                         work       base parameters (body, float32); train and/or evaluate
+    site → coordinator   declared   registered patients, rounded by the site
+                         standing   pending, approved or rejected
+                         result     update (float32) and histogram (int64) in the body
+                         refusal    a code and a reference into the site's own log; never a text
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
+
+from fedward.privacy.canonical import canonical_json, digest
+from fedward.privacy.errors import InputError, IntegrityError
+from fedward.study.manifest import HEX_KEY, NAME, Part, explain
+from fedward.study.signing import SIGNATURE_BYTES, Identity, verify
+
+MAGIC = b"FWD1"
+MAX_HEADER_BYTES = 65_536
+MAX_MESSAGE_BYTES = 512 * 1024 * 1024
+"""100 million float32 parameters and their header; more is refused before anything is allocated."""
+
+Digest = Annotated[str, Field(pattern=HEX_KEY)]
+Site = Annotated[str, Field(pattern=NAME)]
+Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class Header(Part):
+    body_sha256: Digest = "0" * 64
+    """Filled in by `pack`."""
+
+
+class Declare(Header):
+    kind: Literal["declare"] = "declare"
+    study_id: Site
+    nonce: Digest
+
+
+class Offer(Header):
+    kind: Literal["offer"] = "offer"
+    study: Digest
+    nonce: Digest
+    signature: Annotated[str, Field(max_length=100)]
+
+
+class Work(Header):
+    """A site's task in one attempt of a round."""
+
+    kind: Literal["work"] = "work"
+    study: Digest
+    round: Annotated[int, Field(ge=1, le=10_001)]
+    attempt: Annotated[int, Field(ge=1, le=1_000_000)]
+    base: Digest
+    dimension: Annotated[int, Field(ge=1, le=200_000_000)]
+    train: bool
+    evaluate: bool
+
+
+class Declared(Header):
+    kind: Literal["declared"] = "declared"
+    site: Site
+    request: Digest
+    study_id: Site
+    patients: Count
+
+
+class Standing(Header):
+    kind: Literal["standing"] = "standing"
+    site: Site
+    request: Digest
+    study: Digest
+    state: Literal["pending", "approved", "rejected"]
+    at: Count
+
+
+class Result(Header):
+    kind: Literal["result"] = "result"
+    site: Site
+    request: Digest
+    study: Digest
+    round: Annotated[int, Field(ge=1, le=10_001)]
+    attempt: Annotated[int, Field(ge=1, le=1_000_000)]
+    base: Digest
+    update_values: Count
+    histogram_values: Count
+
+
+class Refusal(Header):
+    kind: Literal["refusal"] = "refusal"
+    site: Site
+    request: Digest
+    code: Code
+    reference: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+
+
+Request = Declare | Offer | Work
+Reply = Declared | Standing | Result | Refusal
+M = TypeVar("M", bound=Header)
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
+_REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
+
+
+def pack(message: Request | Reply, body: bytes, signer: Identity) -> bytes:
+    """The message's bytes. `body_sha256` is filled in here.
+
+    Raises:
+        InputError: the message is over its bounds.
+    """
+    header = canonical_json(message.model_dump(mode="json") | {"body_sha256": digest(body)})
+    if len(header) > MAX_HEADER_BYTES or len(body) > MAX_MESSAGE_BYTES:
+        raise InputError("a message is too large to send", got=f"{len(header)} + {len(body)} bytes")
+    framed = MAGIC + struct.pack(">I", len(header)) + header + body
+    return framed + signer.sign("message", framed)
+
+
+def _split(data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """(signed part, header, body, signature) of a message's bytes."""
+    if len(data) > MAX_MESSAGE_BYTES + MAX_HEADER_BYTES:
+        raise InputError("the message is too large", expected=f"at most {MAX_MESSAGE_BYTES} bytes", code="malformed")
+    if len(data) < 8 + SIGNATURE_BYTES or data[:4] != MAGIC:
+        raise InputError("these bytes are no Fedward message", code="malformed")
+    (length,) = struct.unpack(">I", data[4:8])
+    if length > MAX_HEADER_BYTES or 8 + length + SIGNATURE_BYTES > len(data):
+        raise InputError("the message is cut or its header length is false", code="malformed")
+    signed, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
+    return signed, signed[8 : 8 + length], signed[8 + length :], signature
+
+
+def _parse(data: bytes, sender: str, adapter: TypeAdapter[M]) -> tuple[M, bytes]:
+    signed, raw, body, signature = _split(data)
+    verify(sender, "message", signed, signature, "the message")
+    try:
+        header = adapter.validate_json(raw)
+    except ValidationError as error:
+        raise InputError("the message's header is not valid", got=explain(error), code="malformed") from None
+    if canonical_json(header.model_dump(mode="json")) != raw:
+        raise InputError("the message's header is not canonical", code="malformed")
+    if header.body_sha256 != digest(body):
+        raise IntegrityError("the message's body is not the one that its header names", code="malformed")
+    return header, body
+
+
+def open_request(data: bytes, coordinator: str) -> tuple[Request, bytes]:
+    """A coordinator's request and its body, its signature checked.
+
+    Raises:
+        InputError: malformed, unknown or out of bounds.
+        IntegrityError: not signed by that key, or a body that does not fit.
+    """
+    return _parse(data, coordinator, _REQUEST)
+
+
+def open_reply(data: bytes, site_key: str) -> tuple[Reply, bytes]:
+    """A site's reply and its body; errors as `open_request`."""
+    return _parse(data, site_key, _REPLY)
+
+
+def floats_to_bytes(vector: NDArray[np.float32]) -> bytes:
+    """A parameter vector, shape (d,), as little-endian float32."""
+    return np.ascontiguousarray(vector, dtype="<f4").tobytes()
+
+
+def floats_from_bytes(data: bytes, dimension: int, what: str) -> NDArray[np.float32]:
+    """Shape (d,), finite.
+
+    Raises:
+        InputError: another length, or a value that is not finite.
+    """
+    if len(data) != 4 * dimension:
+        raise InputError(
+            f"{what} has the wrong size", expected=f"{dimension} numbers", got=f"{len(data)} bytes", code="wrong-shape"
+        )
+    vector = np.frombuffer(data, dtype="<f4")
+    if not np.isfinite(vector).all():
+        raise InputError(f"{what} holds a number that is not finite", code="not-finite")
+    return vector
+
+
+def counts_to_bytes(counts: NDArray[np.int64]) -> bytes:
+    """Histogram counts of any shape as little-endian int64, row by row."""
+    return np.ascontiguousarray(counts, dtype="<i8").tobytes()
+
+
+def counts_from_bytes(data: bytes, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Counts of that shape, none negative.
+
+    Raises:
+        InputError: another length, or a negative count.
+    """
+    size = int(np.prod(shape))
+    if len(data) != 8 * size:
+        raise InputError("the histogram has the wrong size", expected=f"{size} counts", code="wrong-shape")
+    counts = np.frombuffer(data, dtype="<i8").reshape(shape)
+    if (counts < 0).any():
+        raise InputError("the histogram holds a negative count", code="out-of-bounds")
+    return counts

@@ -1,0 +1,103 @@
+"""Ed25519 identities and signatures (RFC 8032), each bound to the purpose it was made for.
+
+A signature covers `"fedward/" ‖ purpose ‖ 0x00 ‖ data`, so that a signed approval can never be replayed as a signed
+manifest. Public keys are 64 lower-case hex characters; a fingerprint is what two people compare over the telephone.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from fedward.privacy.canonical import digest
+from fedward.privacy.errors import IntegrityError
+
+Purpose = Literal["request", "kit", "manifest", "message", "approval"]
+SIGNATURE_BYTES = 64
+
+
+def _framed(purpose: Purpose, data: bytes) -> bytes:
+    return b"fedward/" + purpose.encode() + b"\x00" + data
+
+
+class Identity:
+    """A party's private key. It has no repr of its secret."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        self.public: str = raw.hex()
+
+    @classmethod
+    def generate(cls) -> Identity:
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Identity:
+        """Load a PKCS#8 key.
+
+        Raises:
+            IntegrityError: the bytes are no unencrypted Ed25519 key.
+        """
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError):
+            raise IntegrityError("the identity key cannot be read", expected="an Ed25519 key in PEM") from None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise IntegrityError("the identity key is of another kind", expected="Ed25519", got=type(key).__name__)
+        return cls(key)
+
+    def pem(self) -> bytes:
+        return self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+    def sign(self, purpose: Purpose, data: bytes) -> bytes:
+        return self._key.sign(_framed(purpose, data))
+
+
+def verify(public: str, purpose: Purpose, data: bytes, signature: bytes, what: str) -> None:
+    """Check a signature.
+
+    Raises:
+        IntegrityError: the signature is not by that key over that data for that purpose.
+    """
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(signature, _framed(purpose, data))
+    except (InvalidSignature, ValueError):
+        raise IntegrityError(
+            f"the signature of {what} does not hold",
+            expected=f"a signature by the key {fingerprint(public)}",
+            remedy="do not use it; ask its sender for a fresh copy and compare fingerprints by telephone",
+            code="bad-signature",
+        ) from None
+
+
+def fingerprint(public: str) -> str:
+    """A key as people compare it: 8 groups of 4 hex characters of its SHA-256 (128 bits)."""
+    try:
+        text = digest(bytes.fromhex(public))[:32]
+    except ValueError:
+        return "(no key)"
+    return "-".join(text[i : i + 4] for i in range(0, 32, 4))
+
+
+def to_text(data: bytes) -> str:
+    """Bytes as base64 for JSON files."""
+    return base64.b64encode(data).decode()
+
+
+def from_text(text: str, what: str) -> bytes:
+    """Bytes of a base64 field.
+
+    Raises:
+        IntegrityError: the text is not base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise IntegrityError(f"{what} is damaged", expected="base64", remedy="ask for a fresh copy") from None

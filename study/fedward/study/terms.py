@@ -1,0 +1,77 @@
+"""What one round asks of one site, derived from the sealed manifest alone: both sides compute it, neither sends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedward.privacy.accounting import DpEvent, calibrate
+from fedward.study.manifest import Manifest, SealedManifest
+
+
+@dataclass(frozen=True)
+class SiteTerms:
+    """A site's training of one attempt. `expected_batch` = q·N₀, from the declared cohort: a public constant."""
+
+    steps: int
+    learning_rate: float
+    sampling_rate: float
+    expected_batch: float
+    clipping_norm: float
+    noise_multiplier: float
+    proximal: float
+
+    @property
+    def private(self) -> bool:
+        return self.noise_multiplier > 0
+
+    @property
+    def event(self) -> DpEvent | None:
+        """What the ledger is charged for one attempt; None when nothing is promised."""
+        return DpEvent(self.noise_multiplier, self.sampling_rate, self.steps) if self.private else None
+
+
+def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
+    """The terms of a site.
+
+    Raises:
+        InputError: the site is not in the roster.
+    """
+    training = sealed.manifest.training
+    return SiteTerms(
+        steps=training.local_steps,
+        # FedSGD's single step at rate 1 makes the update the negative gradient itself; the server scales it.
+        learning_rate=1.0 if training.algorithm == "fedsgd" else training.local_learning_rate,
+        sampling_rate=training.sampling_rate,
+        expected_batch=training.sampling_rate * training_cohort(sealed, site),
+        clipping_norm=sealed.manifest.privacy.clipping_norm,
+        noise_multiplier=sealed.noise_multiplier,
+        proximal=training.proximal,
+    )
+
+
+def training_cohort(sealed: SealedManifest, site: str) -> float:
+    """N₀: the declared patients less the held-out share; also the site's weight in the sum."""
+    return sealed.entry(site).declared_patients * (1 - sealed.manifest.training.holdout)
+
+
+def study_event(sealed: SealedManifest) -> DpEvent | None:
+    """All that a study may charge a site, its spare attempts included; None when nothing is promised."""
+    if sealed.noise_multiplier == 0:
+        return None
+    training = sealed.manifest.training
+    return DpEvent(
+        sealed.noise_multiplier, training.sampling_rate, training.local_steps * sealed.manifest.planned_attempts
+    )
+
+
+def noise_for(manifest: Manifest) -> float:
+    """The smallest noise multiplier with which all planned attempts together cost at most ε; 0 without DP.
+
+    Raises:
+        InputError: no noise multiplier in reach keeps the promise.
+    """
+    privacy, training = manifest.privacy, manifest.training
+    if privacy.epsilon is None or privacy.delta is None:
+        return 0.0
+    schedule = (training.sampling_rate, training.local_steps * manifest.planned_attempts)
+    return calibrate([], schedule, privacy.epsilon, privacy.delta)

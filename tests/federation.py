@@ -1,0 +1,138 @@
+"""An in-memory federation: real coordinator core, real nodes, real stores and ledgers; only the network is a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedward.client import approvals, datasets
+from fedward.client.enrolment import accept_kit, make_request
+from fedward.client.home import SiteHome
+from fedward.client.log import SiteLog
+from fedward.client.node import SiteNode
+from fedward.privacy.draws import SecureDraws
+from fedward.privacy.ledger import Budget
+from fedward.server.coordinator import LocalCoordinator
+from fedward.server.home import CoordinatorHome
+from fedward.server.proposal import propose
+from fedward.server.running import StudyRun
+from fedward.server.store import Store
+from fedward.server.transport import Delivery
+from fedward.study.heart import SITES, heart_folder
+from fedward.study.manifest import Manifest, SealedManifest, load
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class TestClock:
+    """Time that passes only when somebody sleeps."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+
+    def monotonic(self) -> float:
+        return self.elapsed
+
+    def unix(self) -> int:
+        return int(NOW.timestamp() + self.elapsed)
+
+    def sleep(self, seconds: float) -> None:
+        self.elapsed += seconds
+
+
+@dataclass
+class MemoryTransport:
+    """Delivers at once. `tamper` may change or lose a reply; `offline` sites cannot be reached."""
+
+    nodes: dict[str, Callable[[bytes], bytes]]
+    offline: set[str] = field(default_factory=set)
+    tamper: Callable[[str, bytes], bytes | None] = lambda _site, reply: reply
+    sent: list[tuple[str, bytes]] = field(default_factory=list)
+    _arrived: list[Delivery] = field(default_factory=list)
+
+    def online(self) -> frozenset[str]:
+        return frozenset(set(self.nodes) - self.offline)
+
+    def send(self, requests: Mapping[str, bytes]) -> None:
+        for site, payload in requests.items():
+            self.sent.append((site, payload))
+            if site in self.offline:
+                self._arrived.append(Delivery(site, None, "offline"))
+                continue
+            reply = self.tamper(site, self.nodes[site](payload))
+            if reply is not None:
+                self._arrived.append(Delivery(site, reply))
+
+    def poll(self) -> list[Delivery]:
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+
+class Federation:
+    """A coordinator and the four heart hospitals in one process, joined through real requests and kits."""
+
+    def __init__(self, folder: Path, *, budget: Budget | None = None, sites: tuple[str, ...] = SITES) -> None:
+        self.clock = TestClock()
+        self.home = CoordinatorHome.create(
+            folder / "coordinator", name="test", host="localhost", bind="127.0.0.1", port=9443, control_port=9444, now=NOW
+        )
+        self.store = Store.open(self.home.store_file)
+        self.said: list[str] = []
+        self.sites: dict[str, SiteHome] = {}
+        coordinator = LocalCoordinator(self.home.path)
+        for site in sites:
+            home = SiteHome.create(folder / site, site, budget or Budget(10.0, 1e-3))
+            accept_kit(home, coordinator.enroll(make_request(home)), None, datetime.now(UTC))
+            self.sites[site] = home
+        coordinator.close()
+        self.transport = MemoryTransport({site: self.node(site) for site in sites})
+
+    def node(self, site: str) -> SiteNode:
+        home = self.sites[site]
+        return SiteNode(home, SiteLog(home.log_file), SecureDraws(), clock=self.clock.unix)
+
+    def restart(self, site: str) -> None:
+        """The node's process died and came back: memory is gone, files stay."""
+        self.transport.nodes[site] = self.node(site)
+
+    def register(self, manifest: Manifest) -> None:
+        for site, home in self.sites.items():
+            folder = heart_folder()
+            datasets.register(home, manifest, folder / f"{site}.csv", folder / f"{site}.mapping.toml", self.clock.unix())
+
+    def propose(self, manifest: Manifest) -> SealedManifest:
+        self.key = self.store.create_study(manifest.study.id, manifest.model_dump_json(), tuple(self.sites), self.clock.unix())
+        sealed = propose(
+            self.store, self.transport, self.clock, self.store.study(self.key), self.home.identity(),
+            self.home.settings.federation_id, self.said.append,
+        )
+        self.store.set_state(self.key, "proposed", "", self.clock.unix())
+        return sealed
+
+    def approve(self, sealed: SealedManifest, sites: tuple[str, ...] | None = None) -> None:
+        for site in sites if sites is not None else tuple(self.sites):
+            approvals.decide(self.sites[site], sealed, "approved", "tester", self.clock.unix())
+
+    def run(self) -> None:
+        StudyRun(self.home, self.store, self.transport, self.clock, self.said.append).run(self.key)
+
+    def ready(self, manifest: Manifest) -> SealedManifest:
+        """Registered, proposed and approved by everyone."""
+        self.register(manifest)
+        sealed = self.propose(manifest)
+        self.approve(sealed)
+        return sealed
+
+
+def heart_manifest(**changes: dict[str, object]) -> Manifest:
+    """The heart study, with some of its tables changed: `training={"rounds": 2}`."""
+    data = load(heart_folder() / "study.toml").model_dump(mode="json")
+    for table, values in changes.items():
+        data[table] |= values
+    from fedward.study.manifest import parse
+
+    return parse(data)

@@ -1,0 +1,603 @@
+"""The two doors to Flower, against a real SuperLink over real TLS on loopback.
+
+This module is also the ServerApp of its own runs: `app` below is what the SuperLink starts.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import datetime
+import importlib
+import ipaddress
+import json
+import os
+import signal
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import flwr
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from flwr.app import Context
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import Message, Metadata
+from flwr.proto.node_pb2 import Node
+from flwr.serverapp import Grid, ServerApp
+
+from fedward.client import flower as client_door
+from fedward.client.flower import FleetAddress, FleetLoop
+from fedward.privacy.errors import InputError, UnreachableError
+from fedward.server import flower as server_door
+from fedward.server.flower import GridTransport, SuperLinkService
+
+pytestmark = pytest.mark.federation
+
+HIDDEN = "patient 4711 has a secret"
+MAX_BYTES = 10 * 2**20
+
+
+# --- the ServerApp of these tests ---------------------------------------------------------------------------------
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Play the scenario that the run config names, and write down what came of it."""
+    began = time.time()
+    config = context.run_config
+    transport = GridTransport(grid, max_bytes=MAX_BYTES)
+    nodes = [int(node) for node in str(config["nodes"]).split(",") if node]
+    result = SCENARIOS[str(config["scenario"])](transport, nodes)
+    out = Path(str(config["out"]))
+    out.with_suffix(".part").write_text(json.dumps({"began": began, "pid": os.getpid(), **result}))
+    out.with_suffix(".part").rename(out)
+    if config["scenario"] == "linger":
+        while True:
+            time.sleep(0.1)
+
+
+def exchange(transport: GridTransport, payloads: dict[int, bytes], timeout: float = 20.0) -> dict[int, Any]:
+    """Send and wait for all; payload or failure by node."""
+    waiting = transport.send_all(payloads)
+    ends: dict[int, Any] = {}
+    deadline = time.monotonic() + timeout
+    while waiting and time.monotonic() < deadline:
+        for arrival in transport.poll(waiting):
+            assert waiting.pop(arrival.message_id) == arrival.node_id
+            ends[arrival.node_id] = arrival.failure if arrival.payload is None else arrival.payload
+        time.sleep(0.01)
+    return ends
+
+
+def echo(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
+    """Exchange 1 000 and 1 000 000 floats with every node; then twenty small messages, for the time they take."""
+    result: dict[str, Any] = {}
+    for count in (1_000, 1_000_000):
+        payload = b"E" + array.array("d", [0.5]).tobytes() * count
+        began = time.monotonic()
+        ends = exchange(transport, dict.fromkeys(nodes, payload))
+        result[str(count)] = {str(node): ends.get(node) == payload for node in nodes}
+        result[f"seconds_{count}"] = time.monotonic() - began
+    times = []
+    for i in range(20):
+        began = time.monotonic()
+        exchange(transport, {node: b"E small %d %d" % (i, node) for node in nodes})
+        times.append(time.monotonic() - began)
+    result["small_ms"] = 1000 * statistics.median(times)
+    return result
+
+
+def trouble(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
+    """A good site, one whose handler raises, one that answers too much, one that left, one that never came."""
+    payloads = dict(zip(nodes, [b"E fine", b"X raise", b"B too much", b"E gone", b"E never"], strict=True))
+    ends = exchange(transport, payloads)
+    return {str(node): end.decode() if isinstance(end, bytes) else end for node, end in ends.items()}
+
+
+def linger(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
+    return {"parent": server_door.parent_alive()}
+
+
+def raises(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
+    raise RuntimeError("this ServerApp fails")
+
+
+SCENARIOS = {"echo": echo, "trouble": trouble, "linger": linger, "raises": raises}
+
+
+def handle(request: bytes) -> bytes:
+    """The handler of every site."""
+    if request.startswith(b"X"):
+        raise ValueError(HIDDEN)
+    if request.startswith(b"B"):
+        return bytes(MAX_BYTES + 100_000)
+    return request
+
+
+# --- certificates, sites, services --------------------------------------------------------------------------------
+
+
+@dataclass
+class Authority:
+    """A certificate authority and the files it issued."""
+
+    folder: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
+        builder = self._builder(self.subject, self.key).add_extension(x509.BasicConstraints(True, None), critical=True)
+        self.file = self.folder / f"{self.name}.pem"
+        self.file.write_bytes(builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        certificate = self._builder(subject, key).add_extension(names, critical=False).sign(self.key, hashes.SHA256())
+        files = self.folder / f"{self.name}-{name}.pem", self.folder / f"{self.name}-{name}.key"
+        files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        files[1].write_bytes(private_pem(key))
+        return files
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(minutes=5))
+            .not_valid_after(now + datetime.timedelta(days=1))
+        )
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Site:
+    """A node in a thread of this process."""
+
+    address: FleetAddress
+    public_key: bytes
+    reports: list[tuple[str, str]] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.stop.clear()
+        loop = FleetLoop(self.address, handle, report=lambda *said: self.reports.append(said), stop=self.stop)
+        self.thread = threading.Thread(target=loop.run, daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stop.set()
+        if self.thread is not None:
+            self.thread.join(10)
+            assert not self.thread.is_alive()
+
+    def said(self, code: str) -> str | None:
+        return next((text for told, text in self.reports if told == code), None)
+
+
+@dataclass
+class Workshop:
+    """Makes the files, sites and services of one test module."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.ca = Authority(self.folder, "federation")
+        self.certificate, self.key = self.ca.issue("coordinator")
+
+    def service(self, ports: tuple[int, int], **changes: Any) -> SuperLinkService:
+        settings: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "fleet_port": ports[0],
+            "control_port": ports[1],
+            "certificate": self.certificate,
+            "key": self.key,
+            "ca": self.ca.file,
+            "flwr_home": self.folder / "flwr-home",
+            "component": "test_flower_door:app",
+            "environment": {"PYTHONPATH": str(Path(__file__).parent)},
+            "log_file": self.folder / "flower.log",
+        }
+        return SuperLinkService(**{**settings, **changes})
+
+    def site(self, name: str, port: int, *, issuer: Authority | None = None, ca: Path | None = None) -> Site:
+        certificate, key = (issuer or self.ca).issue(name)
+        node = ec.generate_private_key(ec.SECP384R1())
+        node_key = self.folder / f"{name}.node"
+        node_key.write_bytes(private_pem(node))
+        public = node.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        return Site(FleetAddress("127.0.0.1", port, ca or self.ca.file, certificate, key, node_key), public)
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@dataclass
+class Federation:
+    workshop: Workshop
+    service: SuperLinkService
+    fleet_port: int
+    control_port: int
+    sites: list[Site]
+    nodes: list[int]
+
+    def play(self, scenario: str, nodes: list[int], out: Path) -> dict[str, Any]:
+        launched = time.time()
+        config = {"scenario": scenario, "nodes": ",".join(map(str, nodes)), "out": str(out)}
+        run_id = self.service.launch(config)
+        assert until(lambda: self.service.run_finished(run_id)[0], 40)
+        assert self.service.run_finished(run_id) == (True, "completed")
+        result: dict[str, Any] = json.loads(out.read_text())
+        return {**result, "launch_s": result["began"] - launched}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("door"))
+
+
+@pytest.fixture(scope="module")
+def federation(workshop: Workshop) -> Iterator[Federation]:
+    ports = free_port(), free_port()
+    service = workshop.service(ports)
+    service.start()
+    sites = [workshop.site(f"site-{i}", ports[0]) for i in range(4)]
+    nodes = [service.register_node(site.public_key) for site in sites]
+    for site in sites:
+        site.start()
+    assert until(lambda: service.online_nodes() == set(nodes))
+    yield Federation(workshop, service, *ports, sites, nodes)
+    for site in sites:
+        site.end()
+    service.stop()
+
+
+def fleet_tls(workshop: Workshop, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(workshop.ca.file))
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    return context
+
+
+# --- the tests ----------------------------------------------------------------------------------------------------
+
+
+def test_payloads_of_1_000_and_1_000_000_floats_return_unchanged(federation: Federation, tmp_path: Path) -> None:
+    result = federation.play("echo", federation.nodes, tmp_path / "echo.json")
+    print("\nfigures", {k: v for k, v in result.items() if isinstance(v, float)})  # noqa: T201
+    for count in ("1000", "1000000"):
+        assert result[count] == {str(node): True for node in federation.nodes}
+
+
+def test_every_failure_of_a_site_has_a_name_and_no_text_of_a_handler_leaves(
+    federation: Federation, tmp_path: Path
+) -> None:
+    left = federation.workshop.site("left", federation.fleet_port)
+    left_node = federation.service.register_node(left.public_key)
+    left.start()
+    assert until(lambda: left_node in federation.service.online_nodes())
+    left.end()
+    never = federation.service.register_node(federation.workshop.site("never", 1).public_key)
+    nodes = [*federation.nodes[:3], left_node, never]
+    out = tmp_path / "trouble.json"
+
+    result = federation.play("trouble", nodes, out)
+
+    assert [result[str(node)] for node in nodes] == [
+        "E fine",
+        "handler-failed",
+        server_door.REPLY_TOO_LARGE,
+        server_door.NODE_OFFLINE,
+        server_door.NODE_UNKNOWN,
+    ]
+    assert HIDDEN not in out.read_text()
+    assert HIDDEN not in (federation.workshop.folder / "flower.log").read_text()
+    assert federation.sites[1].said(client_door.HANDLER_FAILED) == "ValueError"
+    assert HIDDEN not in repr(federation.sites[1].reports)
+
+
+def test_a_run_whose_serverapp_fails_is_finished_and_failed(federation: Federation, tmp_path: Path) -> None:
+    run_id = federation.service.launch({"scenario": "raises", "nodes": "", "out": str(tmp_path / "none")})
+    assert until(lambda: federation.service.run_finished(run_id)[0], 20)
+    finished, status = federation.service.run_finished(run_id)
+    assert finished
+    assert status.startswith("failed")
+
+
+def test_a_run_whose_process_is_killed_is_finished_at_once(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "linger.json"
+    run_id = federation.service.launch({"scenario": "linger", "nodes": "", "out": str(out)})
+    assert until(out.exists, 20)
+    assert not federation.service.run_finished(run_id)[0]
+    os.kill(json.loads(out.read_text())["pid"], signal.SIGKILL)
+    assert until(lambda: federation.service.run_finished(run_id)[0], 5)
+
+
+def test_registering_a_node_again_gives_the_same_identifier(federation: Federation) -> None:
+    again = [federation.service.register_node(site.public_key) for site in federation.sites]
+    assert again == federation.nodes
+
+
+def test_a_certificate_of_another_ca_is_refused(federation: Federation) -> None:
+    foreign = Authority(federation.workshop.folder, "foreign")
+    site = federation.workshop.site("foreigner", federation.fleet_port, issuer=foreign)
+    federation.service.register_node(site.public_key)
+    site.start()
+    assert until(lambda: site.said(client_door.CERTIFICATE_REFUSED) is not None), site.reports
+    site.end()
+    assert site.said(client_door.CONNECTED) is None
+
+
+def test_a_coordinator_of_another_ca_is_not_trusted(federation: Federation) -> None:
+    other = Authority(federation.workshop.folder, "other")
+    site = federation.workshop.site("careful", federation.fleet_port, ca=other.file)
+    site.start()
+    assert until(lambda: site.said(client_door.SERVER_UNTRUSTED) is not None), site.reports
+    site.end()
+
+
+def test_no_certificate_is_refused(federation: Federation) -> None:
+    context = fleet_tls(federation.workshop, None)
+    with (
+        pytest.raises((ssl.SSLError, ConnectionResetError)),
+        socket.create_connection(("127.0.0.1", federation.fleet_port)) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        secured.recv(1)
+
+
+def test_tls_1_2_is_refused(federation: Federation) -> None:
+    context = fleet_tls(federation.workshop, federation.workshop.ca.issue("old"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        pytest.raises(ssl.SSLError),
+        socket.create_connection(("127.0.0.1", federation.fleet_port)) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1"),
+    ):
+        pass
+
+
+def test_an_unregistered_node_key_is_refused(federation: Federation) -> None:
+    site = federation.workshop.site("stranger", federation.fleet_port)
+    site.start()
+    assert until(lambda: site.said(client_door.ACTIVATION_REFUSED) is not None), site.reports
+    site.end()
+    assert site.said(client_door.CONNECTED) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/control/start-run",
+        "/v1/control/register-node",
+        "/v1/runtime/acquire-task",
+        "/v1/runtime/push-messages",
+        "/v1/fleet/register-node",
+        "/v1/fleet/get-fab",
+        "/v1/fleet/../control/start-run",
+        "/v1/fleet/pull-messages/",
+        "/docs",
+        "/openapi.json",
+        "/health",
+        "/",
+    ],
+)
+def test_hospitals_reach_nothing_but_the_fleet_calls(federation: Federation, path: str) -> None:
+    context = fleet_tls(federation.workshop, federation.workshop.ca.issue("curious"))
+    with httpx.Client(verify=context) as wire:
+        url = f"https://127.0.0.1:{federation.fleet_port}{path}"
+        assert wire.post(url, content=b"").status_code == 404
+        assert wire.get(url).status_code == 404
+
+
+def test_a_site_cannot_answer_for_another(federation: Federation) -> None:
+    forged = PushMessagesRequest(
+        node=Node(node_id=federation.nodes[0]),
+        messages_list=[Message(metadata=Metadata(src_node_id=federation.nodes[1]))],
+    )
+    context = fleet_tls(federation.workshop, federation.workshop.ca.issue("liar"))
+    with httpx.Client(verify=context) as wire:
+        url = f"https://127.0.0.1:{federation.fleet_port}/v1/fleet/push-messages"
+        assert wire.post(url, content=forged.SerializeToString()).status_code == 403
+
+
+def test_a_request_over_the_bound_is_refused_unread(federation: Federation) -> None:
+    context = fleet_tls(federation.workshop, federation.workshop.ca.issue("large"))
+    with httpx.Client(verify=context) as wire:
+        url = f"https://127.0.0.1:{federation.fleet_port}/v1/fleet/push-object"
+        headers = {"content-length": str(2**40)}
+        assert wire.send(wire.build_request("POST", url, content=b"", headers=headers)).status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/v1/control/list-runs", "/v1/control/start-run", "/v1/runtime/acquire-task"])
+def test_the_loopback_port_starts_nothing_without_the_secret(federation: Federation, path: str) -> None:
+    with httpx.Client(trust_env=False) as wire:
+        assert wire.post(f"http://127.0.0.1:{federation.control_port}{path}", content=b"").status_code == 401
+
+
+def test_a_port_in_use_is_named_with_its_remedy(federation: Federation) -> None:
+    service = federation.workshop.service((federation.fleet_port, free_port()))
+    with pytest.raises(UnreachableError, match=f"Port {federation.fleet_port} .*another port") as caught:
+        service.start()
+    assert caught.value.code == "port-in-use"
+    service.stop()
+
+
+def test_a_run_config_key_that_toml_would_split_is_refused(federation: Federation) -> None:
+    with pytest.raises(InputError, match="bad key"):
+        federation.service.launch({"a.b": "c"})
+
+
+def test_a_node_key_of_another_kind_is_refused(workshop: Workshop) -> None:
+    site = workshop.site("weak", 1)
+    site.address.node_key.write_bytes(private_pem(ec.generate_private_key(ec.SECP256R1())))
+    with pytest.raises(InputError, match="P-384"):
+        FleetLoop(site.address, handle, report=lambda *_: None, stop=threading.Event())
+
+
+def test_the_loop_outlives_errors_500_and_a_restart_that_loses_all_state(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = free_port(), free_port()
+    first = workshop.service(ports)
+    first.start()
+    site = workshop.site("survivor", ports[0])
+    node = first.register_node(site.public_key)
+    monkeypatch.setattr(client_door, "_HEARTBEAT_PERIOD_S", 0.1)
+    site.start()
+    assert until(lambda: first.online_nodes() == {node})
+
+    failed: set[str] = set()
+
+    async def broken(guard: object, scope: Any, receive: Any, send: Any) -> None:
+        failed.add(scope["path"])
+        await server_door._answer(send, 500)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server_door._FleetGuard, "__call__", broken)
+        assert until(lambda: {"/v1/fleet/pull-messages", "/v1/fleet/send-node-heartbeat"} <= failed)
+    site.reports.clear()
+    assert until(lambda: site.said(client_door.CONNECTED) == f"node {node} again"), site.reports
+
+    first.stop()
+    second = workshop.service(ports)
+    second.start()
+    site.reports.clear()
+    again = second.register_node(site.public_key)
+    assert again != node
+    assert until(lambda: second.online_nodes() == {again}), site.reports
+    site.end()
+    assert second.online_nodes() == set()
+    assert site.said(client_door.DISCONNECTED)
+    second.stop()
+
+
+def test_a_killed_coordinator_leaves_no_serverapp_behind(workshop: Workshop, tmp_path: Path) -> None:
+    ports, out = (free_port(), free_port()), tmp_path / "orphan.json"
+    code = "import sys, test_flower_door; test_flower_door.coordinate(*sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    arguments = [sys.executable, "-c", code, str(workshop.folder), *map(str, ports), str(out)]
+    with subprocess.Popen(arguments, env=environment) as coordinator:
+        assert until(out.exists, 30)
+        result = json.loads(out.read_text())
+        assert result["parent"] is True
+        coordinator.kill()
+        # Deliberately not reaped before the check: a zombie must count as dead.
+        assert until(lambda: not alive(result["pid"]), 6)
+
+
+def coordinate(folder: str, fleet_port: str, control_port: str, out: str) -> None:
+    """A coordinator in a process of its own, for the test above."""
+    own = Path(folder) / "orphan"
+    own.mkdir()
+    service = Workshop(own).service((int(fleet_port), int(control_port)))
+    service.start()
+    service.launch({"scenario": "linger", "nodes": "", "out": out})
+    signal.pause()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; nobody may have reaped it yet."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.prove
+def test_a_crashed_node_is_welcome_again_within_twenty_seconds(federation: Federation) -> None:
+    site = federation.workshop.site("crashed", federation.fleet_port)
+    federation.service.register_node(site.public_key)
+    session = client_door._Session.activate(site.address, MAX_BYTES)
+    session._send.close()  # gone without a word
+    began = time.monotonic()
+    site.start()
+    assert until(lambda: site.said(client_door.CONNECTED) is not None, 25)
+    assert site.said(client_door.ACTIVATION_REFUSED) is not None
+    assert time.monotonic() - began < 2 * client_door._HEARTBEAT_S + client_door._MAX_BACKOFF_S
+    site.end()
+
+
+PRIVATE_NAMES = {
+    "flwr.superlink.main": ["create_app"],
+    "flwr.superlink.cli.flower_superlink": ["SuperLinkLifespan"],
+    "flwr.superlink.config_loader": ["SuperLinkLifespanConfig", "load_control_authn_plugin"],
+    "flwr.superlink.runtime": ["run_serverapp"],
+    "flwr.supercore.control.control_http_client": ["ControlHttpClient"],
+    "flwr.supercore.runtime": ["RuntimeHttpClient"],
+    "flwr.supercore.interceptors": ["RuntimeTokenHttpInterceptor"],
+    "flwr.supercore.constant": ["FLEET_HTTP_PUBLIC_KEY_HEADER", "FLWR_IN_MEMORY_DB_NAME", "NodeStatus", "TaskType"],
+    "flwr.supercore.inflatable.inflatable_object": ["get_all_nested_objects", "get_object_tree", "iterate_object_tree"],
+    "flwr.supercore.inflatable.inflatable_utils": ["inflate_object_from_contents"],
+    "flwr.supercore.primitives.asymmetric": ["public_key_to_bytes"],
+    "flwr.supernode.fleet_http_client": ["FleetHttpClient"],
+    "flwr.supernode.node_auth_http_interceptor": ["NodeAuthHttpInterceptor"],
+    "flwr.cli.build": ["build_fab_from_files"],
+    "flwr.common.serde": ["message_to_proto", "user_config_to_proto"],
+}
+
+
+@pytest.mark.parametrize("module", PRIVATE_NAMES)
+def test_flower_still_has_the_private_names_that_the_doors_use(module: str) -> None:
+    loaded = importlib.import_module(module)
+    missing = [name for name in PRIVATE_NAMES[module] if not hasattr(loaded, name)]
+    assert not missing, f"flwr {flwr.__version__} has no {missing} in {module}: revise the doors"
+
+
+def test_flower_is_the_release_that_the_doors_were_written_for() -> None:
+    assert flwr.__version__.startswith("1.42."), "read both flower.py again before raising the pin of flwr"
+
+
+def test_flower_still_behaves_as_the_doors_assume() -> None:
+    constants = importlib.import_module("flwr.common.constant")
+    assert constants.HEARTBEAT_MIN_INTERVAL <= client_door._HEARTBEAT_S
+    assert constants.HEARTBEAT_PATIENCE == 2
+    assert constants.SUPERLINK_NODE_ID == 1
+    config = importlib.import_module("flwr.superlink.config_loader").SuperLinkLifespanConfig
+    assert set(config.__dataclass_fields__) == {
+        *("control_address", "health_server_address", "host", "port", "insecure", "certificates"),
+        *("superexec_auth_secret", "authn_plugin", "event_log_plugin", "fleet_event_log_plugin", "enable_event_log"),
+        *("artifact_provider", "enable_supernode_auth", "fleet_api_type", "fleet_api_address", "simulation"),
+        *("ssl_ca_certfile", "ssl_certfile", "ssl_keyfile", "database", "isolation", "runtime_dependency_install"),
+    }
+    from flwr.superlink.grid import HttpGrid
+
+    grid = HttpGrid("127.0.0.1:1", insecure=True, token="token")  # noqa: S106
+    assert (grid._addr, grid._token) == ("127.0.0.1:1", "token")
