@@ -183,4 +183,7 @@ def test_mmol_with_two_decimals_comes_back_as_whole_mg(mg: int) -> None:
 def test_conversion_is_decimal_and_has_no_negative_zero() -> None:
     assert ColumnMapping(scale=10.0).convert(Decimal("0.23")) == 2.3
     assert ColumnMapping(scale=1.8, offset=32.0).convert(Decimal("36.6")) == 97.88
+    # 0.1 is not exactly a tenth in binary: taken as written, 0.9 × 0.1 is 0.09.
+    assert ColumnMapping(scale=0.1).convert(Decimal("0.9")) == 0.09
     assert str(ColumnMapping().convert(Decimal("-0"))) == "0.0"
+    assert str(ColumnMapping(digits=0).convert(Decimal("-0.2"))) == "0.0"

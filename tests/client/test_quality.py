@@ -85,7 +85,7 @@ def test_lines_say_it_to_a_data_manager(tmp_path: Path) -> None:
         "age: [18, 50) 1, [50, 80) 1, missing 1, outside every band 2",
         "age: 1 × outside the study's bounds",
         "clipped to the bound",
-        "Warning: 1 rows are excluded",
+        "Warning: rows left out for want of a known outcome: 1",
     ):
         assert piece in text
 
@@ -117,12 +117,12 @@ def test_no_repr_shows_a_value(tmp_path: Path) -> None:
     [
         ("a,20,male,0\nb,30,female,0\nc,40,male,0\n", "same outcome (0)"),
         ("a,20,male,1\nb,30,female,1\nc,40,male,1\n", "same outcome (1)"),
-        ("a,20,male,0\nb,30,female,1\n", "2 patients, and the study asks for at least 3"),
+        ("a,20,male,0\nb,30,female,1\n", "patients: 2, and the study asks for at least 3"),
         ("a,20,male,0\nb,20,female,1\nc,20,male,0\n", "age: every known value is the same"),
         ("a,20,male,0\nb,30,male,1\nc,40,male,0\n", "sex: every known value is the same"),
         ("a,20,male,0\nb,,female,1\nc,,male,0\n", "age: 67% of the values are missing"),
         ("a,20,,0\nb,30,,1\nc,40,,0\n", "sex: no patient has a value"),
-        ("a,20,male,0\nb,90,female,1\nc,40,male,0\n", "age: 1 patients are in no group"),
+        ("a,20,male,0\nb,90,female,1\nc,40,male,0\n", "age: patients in no group that the study compares: 1"),
     ],
 )
 def test_what_is_allowed_and_odd_is_a_warning(tmp_path: Path, rows: str, warning: str) -> None:
@@ -157,6 +157,9 @@ def test_a_refused_table_has_a_report_too(tmp_path: Path) -> None:
         _report(tmp_path, MIXED, "refuse")
     report = caught.value.report
     assert report.total_problems == 3
+    assert report.refused
+    assert report.to_json()["refused"] is True
+    assert any(line.startswith("REFUSED") for line in report.lines())
     assert {problem.done for problem in report.problems} == {"table refused"}
 
 

@@ -12,10 +12,11 @@ import threading
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from fedward.privacy import draws as module
 from fedward.privacy.draws import Draws, SecureDraws
 from fedward.privacy.errors import InputError
-from scipy import stats
 
 ALPHA = 1e-6
 N = 200_000
@@ -34,7 +35,7 @@ def test_secure_draws_are_draws(draws: SecureDraws) -> None:
 def test_uniforms_fill_the_open_interval_evenly(draws: SecureDraws) -> None:
     u = draws.uniform(N)
     assert u.dtype == np.float64
-    assert 0 < u.min()
+    assert u.min() > 0
     assert u.max() < 1
     counts, _ = np.histogram(u, bins=256, range=(0, 1))
     assert stats.chisquare(counts).pvalue > ALPHA

@@ -80,12 +80,12 @@ def exchange(transport: GridTransport, payloads: dict[int, bytes], timeout: floa
         for arrival in transport.poll(waiting):
             assert waiting.pop(arrival.message_id) == arrival.node_id
             ends[arrival.node_id] = arrival.failure if arrival.payload is None else arrival.payload
-        time.sleep(0.01)
+        time.sleep(0.02)
     return ends
 
 
 def echo(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
-    """Exchange 1 000 and 1 000 000 floats with every node; then twenty small messages, for the time they take."""
+    """Exchange 1 000 and 1 000 000 floats with every node; then ten small messages, for the time they take."""
     result: dict[str, Any] = {}
     for count in (1_000, 1_000_000):
         payload = b"E" + array.array("d", [0.5]).tobytes() * count
@@ -94,7 +94,7 @@ def echo(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
         result[str(count)] = {str(node): ends.get(node) == payload for node in nodes}
         result[f"seconds_{count}"] = time.monotonic() - began
     times = []
-    for i in range(20):
+    for i in range(10):
         began = time.monotonic()
         exchange(transport, {node: b"E small %d %d" % (i, node) for node in nodes})
         times.append(time.monotonic() - began)
@@ -374,14 +374,23 @@ def test_a_coordinator_of_another_ca_is_not_trusted(federation: Federation) -> N
     site.end()
 
 
-def test_no_certificate_is_refused(federation: Federation) -> None:
-    context = fleet_tls(federation.workshop, None)
+def converse(federation: Federation, certificate: tuple[Path, Path] | None, request: bytes) -> bytes:
+    """What the hospitals' port answers to raw bytes; nothing, if it hangs up."""
+    context = fleet_tls(federation.workshop, certificate)
     with (
-        pytest.raises((ssl.SSLError, ConnectionResetError)),
-        socket.create_connection(("127.0.0.1", federation.fleet_port)) as plain,
+        contextlib.suppress(ssl.SSLError, ConnectionError),
+        socket.create_connection(("127.0.0.1", federation.fleet_port), 5) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
     ):
-        secured.recv(1)
+        secured.sendall(request)
+        return secured.recv(1000)
+    return b""
+
+
+def test_no_certificate_is_refused(federation: Federation) -> None:
+    request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    assert converse(federation, None, request) == b""
+    assert b" 404 " in converse(federation, federation.workshop.ca.issue("any"), request)
 
 
 def test_tls_1_2_is_refused(federation: Federation) -> None:
@@ -439,12 +448,11 @@ def test_a_site_cannot_answer_for_another(federation: Federation) -> None:
         assert wire.post(url, content=forged.SerializeToString()).status_code == 403
 
 
-def test_a_request_over_the_bound_is_refused_unread(federation: Federation) -> None:
-    context = fleet_tls(federation.workshop, federation.workshop.ca.issue("large"))
-    with httpx.Client(verify=context) as wire:
-        url = f"https://127.0.0.1:{federation.fleet_port}/v1/fleet/push-object"
-        headers = {"content-length": str(2**40)}
-        assert wire.send(wire.build_request("POST", url, content=b"", headers=headers)).status_code == 413
+@pytest.mark.parametrize(("header", "status"), [("content-length: 1099511627776", 413), ("x: y", 411)])
+def test_a_request_over_the_bound_is_refused_unread(federation: Federation, header: str, status: int) -> None:
+    request = f"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\n{header}\r\n\r\n"
+    answer = converse(federation, federation.workshop.ca.issue("large"), request.encode())
+    assert f" {status} ".encode() in answer
 
 
 @pytest.mark.parametrize("path", ["/v1/control/list-runs", "/v1/control/start-run", "/v1/runtime/acquire-task"])
@@ -564,7 +572,12 @@ PRIVATE_NAMES = {
     "flwr.supercore.runtime": ["RuntimeHttpClient"],
     "flwr.supercore.interceptors": ["RuntimeTokenHttpInterceptor"],
     "flwr.supercore.constant": ["FLEET_HTTP_PUBLIC_KEY_HEADER", "FLWR_IN_MEMORY_DB_NAME", "NodeStatus", "TaskType"],
-    "flwr.supercore.inflatable.inflatable_object": ["get_all_nested_objects", "get_object_tree", "iterate_object_tree"],
+    "flwr.supercore.inflatable.inflatable_object": [
+        "get_all_nested_objects",
+        "get_object_tree",
+        "iterate_object_tree",
+        "no_object_id_recompute",
+    ],
     "flwr.supercore.inflatable.inflatable_utils": ["inflate_object_from_contents"],
     "flwr.supercore.primitives.asymmetric": ["public_key_to_bytes"],
     "flwr.supernode.fleet_http_client": ["FleetHttpClient"],
@@ -585,6 +598,10 @@ def test_flower_is_the_release_that_the_doors_were_written_for() -> None:
     assert flwr.__version__.startswith("1.42."), "read both flower.py again before raising the pin of flwr"
 
 
+def is_layer(value: object) -> bool:
+    return isinstance(value, type) and value.__name__.endswith("Middleware")
+
+
 def test_flower_still_behaves_as_the_doors_assume() -> None:
     constants = importlib.import_module("flwr.common.constant")
     assert constants.HEARTBEAT_MIN_INTERVAL <= client_door._HEARTBEAT_S
@@ -597,7 +614,10 @@ def test_flower_still_behaves_as_the_doors_assume() -> None:
         *("artifact_provider", "enable_supernode_auth", "fleet_api_type", "fleet_api_address", "simulation"),
         *("ssl_ca_certfile", "ssl_certfile", "ssl_keyfile", "database", "isolation", "runtime_dependency_install"),
     }
-    from flwr.superlink.grid import HttpGrid
-
-    grid = HttpGrid("127.0.0.1:1", insecure=True, token="token")  # noqa: S106
+    layers = [
+        layer.__name__ for layer in vars(importlib.import_module("flwr.superlink.main")).values() if is_layer(layer)
+    ]
+    assert server_door._IDLE < set(layers)
+    assert "NodeAuthMiddleware" in layers
+    grid = importlib.import_module("flwr.superlink.grid").HttpGrid("127.0.0.1:1", insecure=True, token="token")  # noqa: S106
     assert (grid._addr, grid._token) == ("127.0.0.1:1", "token")

@@ -54,7 +54,8 @@ def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: i
     Raises:
         InputError: the file or the mapping does not fit the study; nothing is recorded.
     """
-    table = read_site_table(csv, load_mapping(mapping), manifest)
+    report_file = home.path / "datasets" / f"{manifest.study.id}.report.json"
+    table = read_site_table(csv, load_mapping(mapping), manifest, report_to=report_file)
     encode(table.frame, manifest)
     dataset = Dataset(
         study_id=manifest.study.id,
@@ -66,8 +67,6 @@ def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: i
         registered_at=at,
     )
     write_atomic(_file(home, manifest.study.id), json.dumps(dataset.model_dump(), indent=1).encode(), 0o600)
-    report = json.dumps(table.report.to_json(), indent=1, ensure_ascii=False).encode()
-    write_atomic(home.path / "datasets" / f"{manifest.study.id}.report.json", report, 0o600)
     return Registration(dataset, table.report)
 
 

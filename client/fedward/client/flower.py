@@ -50,7 +50,12 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -157,7 +162,7 @@ class FleetLoop:
             try:
                 session = _Session.activate(self._address, self._max_bytes)
             except Exception as error:  # noqa: BLE001 - the loop outlives any failure, known to Flower or not
-                self._report.failure(error)
+                self._report.failure(error, activating=True)
                 self._stop.wait(backoff.next())
                 continue
             backoff.reset()
@@ -201,7 +206,8 @@ class FleetLoop:
         reply = self._handle(message)
         seconds = time.monotonic() - began
         try:
-            self._persist(session, lambda: session.push(reply, seconds))
+            with no_object_id_recompute():  # Flower would hash the payload again at every mention
+                self._persist(session, lambda: session.push(reply, seconds))
         except Exception as error:  # noqa: BLE001 - as above
             self._report(REPLY_LOST, _name(error))
             return
@@ -472,9 +478,9 @@ class _Reporter:
         self._last = None
         self._report(code, text)
 
-    def failure(self, error: Exception) -> None:
+    def failure(self, error: Exception, *, activating: bool = False) -> None:
         """Tell a failure of the connection by its code."""
-        told = _diagnose(error)
+        told = _diagnose(error, activating)
         if told != self._last or time.monotonic() - self._told > _REPEAT_REPORT_S:
             self._report(*told)
             self._last, self._told = told, time.monotonic()
@@ -567,15 +573,21 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _diagnose(error: Exception) -> tuple[str, str]:
-    """The code and a text for the site's log. Texts are ours: nothing that the other side wrote is repeated."""
+def _diagnose(error: Exception, activating: bool) -> tuple[str, str]:
+    """The code and a text for the site's log. Texts are ours: nothing that the other side wrote is repeated.
+
+    A coordinator that refuses a certificate hangs up in the middle of TLS 1.3's handshake, and asyncio hangs up
+    without the alert that would say why. So a fresh connection that ends before its first answer reads as a refusal.
+    """
     if isinstance(error, InputError):
         return error.code, str(error)
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return SERVER_UNTRUSTED, "the coordinator's certificate is not of this federation's CA or not for this host"
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return CERTIFICATE_REFUSED, "the coordinator refused this site's certificate"
+    hung_up = activating and isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError))
+    if hung_up or any(isinstance(cause, ssl.SSLError) for cause in causes):
+        text = "the coordinator hung up on this site's certificate: is it of the federation's CA and still valid?"
+        return CERTIFICATE_REFUSED, text
     status = _status(error)
     if status == httpx.codes.UNAUTHORIZED:
         return KEY_REFUSED, "the coordinator refused the node key's signature" + _clock_hint(error)

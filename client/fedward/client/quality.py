@@ -103,6 +103,8 @@ class QualityReport:
     """What a table holds. Local to the hospital: it has counts of few patients and, in `problems`, values."""
 
     study: str
+    refused: bool
+    """Whether the table was refused; the figures are then as clipping would have made them."""
     rows: int
     blank_rows: int
     patients: int
@@ -132,6 +134,7 @@ class QualityReport:
         return {
             "format": 1,
             "study": self.study,
+            "refused": self.refused,
             "rows": self.rows,
             "blank_rows": self.blank_rows,
             "patients": self.patients,
@@ -150,6 +153,8 @@ class QualityReport:
 
     def _head(self) -> Iterable[str]:
         yield f"Data quality for study {self.study}. For this hospital only: it may show patients' values."
+        if self.refused:
+            yield "REFUSED: see the problems below. The figures are as clipping would make them."
         blank = f" (and {self.blank_rows} blank, skipped)" if self.blank_rows else ""
         yield f"Rows of data: {self.rows}{blank}. Patients: {self.patients}. Rows excluded: {self.excluded}."
         share = "unknown" if self.prevalence is None else f"{self.with_outcome} patients ({self.prevalence:.1%})"
@@ -210,6 +215,7 @@ def summarise(
     frame: pd.DataFrame,
     manifest: Manifest,
     *,
+    refused: bool,
     rows: int,
     blank_rows: int,
     counts: Sequence[ProblemCount],
@@ -221,6 +227,7 @@ def summarise(
     with_outcome = int(frame[manifest.outcome.column].sum()) if len(frame) else 0
     report = QualityReport(
         study=manifest.study.id,
+        refused=refused,
         rows=rows,
         blank_rows=blank_rows,
         patients=len(frame),
@@ -286,16 +293,16 @@ def _warn(report: QualityReport, manifest: Manifest) -> Iterable[str]:
     patients, with_outcome = report.patients, report.with_outcome
     least = manifest.federation.min_patients
     if patients < least:
-        yield f"{patients} patients, and the study asks for at least {least} from a hospital"
+        yield f"patients: {patients}, and the study asks for at least {least} from a hospital"
     if patients and with_outcome in (0, patients):
         yield f"all patients have the same outcome ({1 if with_outcome else 0}): no model can learn from this table alone"
     if report.excluded:
-        yield f"{report.excluded} rows are excluded for want of a known outcome: they are listed above"
+        yield f"rows left out for want of a known outcome: {report.excluded}, listed above"
     for column in report.columns:
         yield from _warn_column(column, patients)
     for group in report.groups:
         if OUTSIDE_GROUP in group.sizes:
-            yield f"{group.column}: {group.sizes[OUTSIDE_GROUP]} patients are in no group that the study compares"
+            yield f"{group.column}: patients in no group that the study compares: {group.sizes[OUTSIDE_GROUP]}"
 
 
 def _warn_column(column: ColumnSummary, patients: int) -> Iterable[str]:
@@ -306,7 +313,7 @@ def _warn_column(column: ColumnSummary, patients: int) -> Iterable[str]:
     known = [level for level, count in (column.levels or {}).items() if count]
     one_number = column.minimum is not None and column.minimum == column.maximum
     if patients > 1 and (len(known) == 1 or one_number):
-        yield f"{column.column}: every known value is the same, so it tells patients apart only by being missing or not"
+        yield f"{column.column}: every known value is the same"
 
 
 def _percent(part: int, whole: int) -> float:

@@ -119,6 +119,7 @@ def read_site_table(
     report = summarise(
         frame,
         manifest,
+        refused=refused,
         rows=len(sheet.rows),
         blank_rows=sheet.blank,
         counts=findings.counts(),

@@ -167,9 +167,10 @@ class SecureDraws:
 
     def _uniform(self, n: int) -> NDArray[np.float64]:
         words = np.frombuffer(self._bytes(n * _WORD), dtype=np.uint64)
-        values = (words >> np.uint64(11)).astype(np.float64)
+        values: NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64)
         values *= 2.0**-53
-        return np.maximum(values, 2.0**-54, out=values)
+        np.maximum(values, 2.0**-54, out=values)
+        return values
 
     def _bytes(self, size: int) -> bytes:
         if size > _BUFFER_BYTES // 4:

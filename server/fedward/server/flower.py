@@ -61,7 +61,12 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequ
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLWR_IN_MEMORY_DB_NAME, NodeStatus, TaskType
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -106,6 +111,15 @@ _FLEET_CALLS: Final = frozenset(
     }
 )
 _NEWS: Final = "/v1/runtime/push-messages"
+# Layers around every request that do nothing without Flower's enterprise edition: a fifth of a request's time.
+_IDLE: Final = frozenset(
+    {
+        "ControlSensitiveResponseMiddleware",
+        "ControlLicenseMiddleware",
+        "ControlEventLogMiddleware",
+        "FleetEventLogMiddleware",
+    }
+)
 _DOOR_HEADER: Final = "fedward-door"
 _STATE_START_S: Final = 30.0
 _STOP_S: Final = 5.0
@@ -563,8 +577,10 @@ def _superlink_application(port: int) -> _Asgi:
         runtime_dependency_install=False,
     )
     lifespan = importlib.import_module("flwr.superlink.cli.flower_superlink").SuperLinkLifespan
-    application: _Asgi = importlib.import_module("flwr.superlink.main").create_app(config, lifespan)
-    return application
+    application = importlib.import_module("flwr.superlink.main").create_app(config, lifespan)
+    application.user_middleware = [layer for layer in application.user_middleware if layer.cls.__name__ not in _IDLE]
+    served: _Asgi = application
+    return served
 
 
 def _control_client() -> Any:
@@ -579,7 +595,9 @@ def _listen(addresses: list[tuple[str, int]]) -> list[socket.socket]:
     """Listening sockets, all of them or none."""
     sockets: list[socket.socket] = []
     for host, port in addresses:
-        opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # The protocol is named because asyncio switches Nagle's algorithm off only then: 40 ms per request otherwise.
+        opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sockets.append(opened)
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -852,8 +870,9 @@ class GridTransport:
         """
         if not payloads:
             return {}
-        messages = [self._message(node_id, payload) for node_id, payload in payloads.items()]
-        self._persist(lambda: self._push(messages))
+        with no_object_id_recompute():  # Flower would hash each payload again at every mention
+            messages = [self._message(node_id, payload) for node_id, payload in payloads.items()]
+            self._persist(lambda: self._push(messages))
         sent = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
         self._waiting.update(sent)
         return sent

@@ -1,0 +1,285 @@
+"""`fedward coordinator …`: what a coordinator does. Everything goes through the `Coordinator` interface."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedward.cli.output import JsonOption, note, print_json, say, table
+
+if TYPE_CHECKING:
+    from fedward.server.coordinator import Coordinator
+    from fedward.server.views import StudyView
+
+app = typer.Typer(
+    help=(
+        "Coordinate a federation: make it, enroll hospitals, propose and launch studies, follow them.\n\n"
+        "Order: init, start, enroll, propose, (hospitals approve), launch, status."
+    ),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Home = Annotated[
+    Path,
+    typer.Option("--home", envvar="FEDWARD_COORDINATOR_HOME", help="The coordinator's folder: keys, store, models."),
+]
+DEFAULT_HOME = Path.home() / ".fedward" / "coordinator"
+PROPOSE_S = 120.0
+Reference = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id, or the first digits of its digest.")]
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The federation's name, for people.")],
+    host: Annotated[str, typer.Option(help="The name or address by which hospitals reach this machine.")] = "localhost",
+    bind: Annotated[str, typer.Option(help="The address to listen on for hospitals.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The one port that hospitals reach.")] = 9443,
+    control_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="A loopback port for Flower's own control.")
+    ] = 9444,
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Make a federation: its certificate authority, the coordinator's identity, an empty store."""
+    from fedward.server.home import CoordinatorHome
+    from fedward.study.signing import fingerprint
+
+    made = CoordinatorHome.create(
+        home, name=name, host=host, bind=bind, port=port, control_port=control_port, now=datetime.now(UTC)
+    )
+    public = fingerprint(made.identity().public)
+    if as_json:
+        print_json({"name": name, "home": str(home), "address": f"{host}:{port}", "fingerprint": public})
+        return
+    say(f'Federation "{name}" lives in {home}; hospitals will reach it at {host}:{port}.')
+    say(f"The coordinator's fingerprint, to read to hospitals by telephone: {public}")
+    say(f"Next: fedward coordinator start --home {home}")
+
+
+@app.command()
+def start(home: Home = DEFAULT_HOME) -> None:
+    """Run the service until Ctrl-C or SIGTERM. Studies under way continue where they stopped."""
+    from fedward.server.home import CoordinatorHome
+    from fedward.server.service import CoordinatorService
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    CoordinatorService(CoordinatorHome.open(home), stop, note).run()
+    note("the service has stopped; studies under way continue at the next start")
+
+
+@app.command()
+def enroll(
+    request_file: Annotated[Path, typer.Argument(metavar="REQUEST", help="The site's request file.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write the kit.")] = None,
+    fingerprint_expected: Annotated[
+        str | None,
+        typer.Option("--fingerprint", help="The site's fingerprint as heard by telephone; refused if it differs."),
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Enrol a hospital from its request, and write its signed kit."""
+    from fedward.privacy.errors import IntegrityError
+    from fedward.study.enrolment import JoinRequest
+    from fedward.study.files import read_model, write_atomic
+    from fedward.study.signing import fingerprint
+
+    request = read_model(request_file, JoinRequest, "request")
+    seen = fingerprint(request.identity_key)
+    if fingerprint_expected is not None and fingerprint_expected.lower() != seen:
+        raise IntegrityError(
+            "the request comes from another key than you expected", expected=fingerprint_expected, got=seen
+        )
+    kit = _coordinator(home).enroll(request)
+    path = out or request_file.with_name(f"{request.site}.kit.json")
+    write_atomic(path, kit.model_dump_json(indent=1).encode())
+    if as_json:
+        print_json({"site": request.site, "kit": str(path), "fingerprint": seen})
+        return
+    say(f'Enrolled "{request.site}" with fingerprint {seen}.')
+    if fingerprint_expected is None:
+        say("Compare it with the hospital by telephone before you propose a study to it.")
+    say(f"Send {path} back to the hospital. It holds no secret.")
+
+
+@app.command()
+def sites(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
+    """List the enrolled hospitals."""
+    from fedward.study.signing import fingerprint
+
+    rows = [(row.site, fingerprint(row.identity_key)) for row in _coordinator(home).sites()]
+    if as_json:
+        print_json({"sites": [{"site": site, "fingerprint": print_} for site, print_ in rows]})
+        return
+    table("Enrolled hospitals", ("site", "fingerprint"), rows)
+
+
+@app.command()
+def propose(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study's manifest.")],
+    only: Annotated[str, typer.Option("--sites", help="Comma-separated sites; all enrolled ones by default.")] = "",
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Seal a study with the sites that take part, sign it, and offer it to them for approval."""
+    from fedward.study.manifest import load
+
+    coordinator = _coordinator(home)
+    chosen = tuple(site.strip() for site in only.split(",") if site.strip())
+    draft = coordinator.propose(load(study_file), chosen)
+    if not as_json:
+        note("asking the sites for their cohorts, calibrating the noise, sealing …")
+    view = _wait_sealed(coordinator, draft.key)
+    if as_json:
+        print_json(view.as_json())
+        return
+    say(f'Proposed "{view.title}": digest {view.digest}')
+    _say_standings(view)
+    say(f"Next, when enough hospitals have approved: fedward coordinator launch {view.study_id}")
+
+
+def _wait_sealed(coordinator: Coordinator, key: int) -> StudyView:
+    from fedward.privacy.errors import RefusalError, UnreachableError
+
+    deadline = time.monotonic() + PROPOSE_S
+    while time.monotonic() < deadline:
+        view = next(v for v in coordinator.studies() if v.key == key)
+        if view.state == "proposed":
+            return view
+        if view.state in {"failed", "stopped"}:
+            raise RefusalError("the study could not be proposed", got=view.reason, code="not-proposed")
+        if not coordinator.serving():
+            raise UnreachableError("the service stopped before the study was sealed", remedy="start it: it will go on")
+        time.sleep(0.2)
+    raise UnreachableError(
+        f"the study was not sealed within {PROPOSE_S:g} s", remedy="see `fedward coordinator status`; it may still be"
+    )
+
+
+@app.command()
+def launch(
+    study: Reference,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay and show progress until the study ends.")] = False,
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Start a proposed study, or continue one that failed or was stopped. It runs in the service."""
+    coordinator = _coordinator(home)
+    view = coordinator.launch(study)
+    if follow:
+        view = _follow(coordinator, view)
+    if as_json:
+        print_json(view.as_json())
+        return
+    if follow:
+        _say_study(view)
+        return
+    say(f'Launched "{view.title}" ({(view.digest or "")[:12]}): {view.rounds} rounds.')
+    say(f"Follow it: fedward coordinator status {view.study_id} --follow")
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study; without it, list them all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay and show progress until the study ends.")] = False,
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Show the service, the studies, or one study: rounds, every site's status and reason, metrics, ε."""
+    coordinator = _coordinator(home)
+    if study is None:
+        views = coordinator.studies()
+        if as_json:
+            print_json({"serving": coordinator.serving(), "studies": [view.as_json() for view in views]})
+            return
+        say("The service runs." if coordinator.serving() else "The service is stopped: `fedward coordinator start`.")
+        rows = [(v.study_id, (v.digest or "-")[:12], v.state, f"{v.version}/{v.rounds}", v.reason[:60]) for v in views]
+        table("Studies", ("study", "digest", "state", "rounds", "reason"), rows)
+        return
+    view = coordinator.status(study)
+    if follow:
+        view = _follow(coordinator, view)
+    if as_json:
+        print_json(view.as_json() | {"serving": coordinator.serving()})
+        return
+    if not coordinator.serving():
+        say("The service is stopped: nothing moves until `fedward coordinator start`.")
+    _say_study(view)
+
+
+@app.command()
+def stop(study: Reference, home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
+    """Stop a study. Committed rounds and models stay; `launch` continues it."""
+    view = _coordinator(home).stop(study)
+    if as_json:
+        print_json(view.as_json())
+        return
+    say(f'"{view.title}": stop is {"done" if view.state == "stopped" else "asked for; its run ends within seconds"}.')
+
+
+def _coordinator(home: Path) -> Coordinator:
+    from fedward.server.coordinator import LocalCoordinator
+
+    return LocalCoordinator(home)
+
+
+def _follow(coordinator: Coordinator, view: StudyView) -> StudyView:
+    seen = 0
+    while True:
+        view = next(v for v in coordinator.studies() if v.key == view.key)
+        for attempt in view.attempts[seen:]:
+            if attempt.outcome is None:
+                break
+            seen += 1
+            note(f"round {attempt.round}, attempt {attempt.attempt}: {attempt.outcome} ({attempt.reason})")
+        if view.state in {"completed", "failed", "stopped"} and view.wish == "none":
+            return view
+        if not coordinator.serving():
+            note("the service is stopped: nothing moves until `fedward coordinator start`")
+            return view
+        time.sleep(0.5)
+
+
+def _say_standings(view: StudyView) -> None:
+    rows = [(row.site, row.state, row.reason) for row in view.standings]
+    table("What the sites say", ("site", "standing", "reason"), rows)
+
+
+def _say_study(view: StudyView) -> None:
+    from fedward.server.views import PRIVACY_WORDS
+
+    say(
+        f'"{view.title}" ({view.study_id}, {(view.digest or "not sealed")[:12]}): {view.state}, round {view.version} of {view.rounds}'
+    )
+    if view.reason:
+        say(f"  {view.reason}")
+    _say_standings(view)
+    by_attempt = {a.attempt: [s for s in view.statuses if s.attempt == a.attempt] for a in view.attempts}
+    rows = []
+    for attempt in view.attempts:
+        done = [s.site for s in by_attempt[attempt.attempt] if s.status == "contributed"]
+        others = [f"{s.site} {s.status}: {s.reason}" for s in by_attempt[attempt.attempt] if s.status != "contributed"]
+        took = f"{attempt.seconds:.1f} s" if attempt.seconds is not None else "-"
+        what = "test only" if attempt.round > view.rounds else str(attempt.round)
+        rows.append(
+            (what, str(attempt.attempt), attempt.outcome or "under way", took, ", ".join(done), "; ".join(others))
+        )
+    table("Rounds", ("round", "attempt", "outcome", "took", "contributed", "others"), rows)
+    newest = view.auroc()
+    if newest is not None and newest.value is not None:
+        say(f"AUROC on held-out patients after round {newest.version}: {newest.value:.3f} "
+            f"(95% {newest.low:.3f} to {newest.high:.3f}; {newest.positives + newest.negatives} patients)")  # fmt: skip
+    if view.epsilon is not None:
+        say(
+            f"Privacy: ε at most {view.epsilon:g} per patient at δ = {view.delta:g} if every planned attempt is used ({PRIVACY_WORDS})"
+        )
+    else:
+        say("Privacy: this study trains WITHOUT differential privacy")

@@ -1,0 +1,102 @@
+"""What a person at a hospital reads before they approve a study, in plain words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fedward.cli.output import say
+from fedward.client import approvals, datasets
+from fedward.client.home import SiteHome
+from fedward.client.node import cost
+from fedward.client.policy import load_policy, objections
+from fedward.privacy.errors import InputError
+from fedward.study.manifest import CategoricalFeature, NumericFeature, SealedManifest
+from fedward.study.terms import study_event
+
+PRIVACY_WORDS = (
+    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside this hospital; "
+    "composition: every study in this ledger; covers training patients only (evaluation counts are not noised yet)"
+)
+
+
+def as_data(home: SiteHome, sealed: SealedManifest) -> dict[str, Any]:
+    """The review as JSON data."""
+    spent, after = cost(home, sealed)
+    decision = approvals.decision_on(home, sealed.digest)
+    dataset = _dataset(home, sealed)
+    found = objections(load_policy(home.policy_file), sealed, dataset.patients) if dataset else []
+    return {
+        "digest": sealed.digest,
+        "state": "pending" if decision is None else decision.state,
+        "manifest": sealed.manifest.model_dump(mode="json"),
+        "roster": [entry.model_dump() for entry in sealed.roster],
+        "noise_multiplier": sealed.noise_multiplier,
+        "data": dataset.model_dump() if dataset else None,
+        "objections": [{"code": o.code, "text": o.text} for o in found],
+        "privacy": {"spent": spent, "after": after, "budget": home.ledger().budget.epsilon, "meaning": PRIVACY_WORDS},
+    }
+
+
+def print_review(home: SiteHome, sealed: SealedManifest) -> None:
+    """The review as sentences."""
+    manifest, training = sealed.manifest, sealed.manifest.training
+    say(f"{manifest.study.title} ({manifest.study.id})")
+    say(f"  digest       {sealed.digest}")
+    say(f"  expires      {datetime.fromtimestamp(sealed.expires_at, UTC):%Y-%m-%d}")
+    say(f"  sites        {', '.join(f'{e.site} (about {e.declared_patients} patients)' for e in sealed.roster)}")
+    say(f"  predicts     {manifest.outcome.column} {manifest.outcome.description}")
+    say(f"  from         {', '.join(_feature(feature) for feature in manifest.features)}")
+    say(f"  compares     {', '.join(group.column for group in manifest.fairness.groups) or 'no groups'}")
+    say(f"  trains       {manifest.model.name} by {training.algorithm}, {training.rounds} rounds, "
+        f"on {1 - training.holdout:.0%} of the patients; the rest only test it")  # fmt: skip
+    say("  leaves here  in each round one update of the model"
+        + (", noised" if sealed.noise_multiplier > 0 else ", NOT noised")
+        + ", and in some rounds counts of test patients by score, outcome and group. The coordinator sees this site's own"
+        " update and counts: secure aggregation is off. No record, no column, no file ever leaves.")  # fmt: skip
+    _print_data(home, sealed)
+    _print_cost(home, sealed)
+
+
+def _feature(feature: object) -> str:
+    if isinstance(feature, NumericFeature):
+        return f"{feature.column} [{feature.bounds[0]:g}, {feature.bounds[1]:g}] {feature.unit}".rstrip()
+    if isinstance(feature, CategoricalFeature):
+        return f"{feature.column} ({' | '.join(feature.levels)})"
+    return str(getattr(feature, "column", feature))
+
+
+def _print_data(home: SiteHome, sealed: SealedManifest) -> None:
+    dataset = _dataset(home, sealed)
+    if dataset is None:
+        say("  data here    none is registered: run `fedward site register` first")
+        return
+    say(f"  data here    {dataset.patients} patients in {dataset.csv}")
+    found = objections(load_policy(home.policy_file), sealed, dataset.patients)
+    for objection in found:
+        say(f"  POLICY       refuses: {objection.text}")
+    if not found:
+        say("  policy       has no objection")
+
+
+def _print_cost(home: SiteHome, sealed: SealedManifest) -> None:
+    budget = home.ledger().budget
+    spent, after = cost(home, sealed)
+    event = study_event(sealed)
+    if event is None:
+        say("  privacy      NO differential privacy: the updates can reveal single patients")
+        return
+    privacy = sealed.manifest.privacy
+    say(f"  privacy      costs each patient at most ε = {privacy.epsilon:g} at δ = {privacy.delta:g}, with {event.steps} steps "
+        f"at noise σ = {event.noise_multiplier:g}, spare attempts included")  # fmt: skip
+    say(
+        f"  budget here  ε = {spent:.3f} spent, {after:.3f} after this study, of {budget.epsilon:g} (δ = {budget.delta:g})"
+    )
+    say(f"  meaning      {PRIVACY_WORDS}")
+
+
+def _dataset(home: SiteHome, sealed: SealedManifest) -> datasets.Dataset | None:
+    try:
+        return datasets.find(home, sealed.manifest.study.id)
+    except InputError:
+        return None

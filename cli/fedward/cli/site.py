@@ -1,0 +1,350 @@
+"""`fedward site …`: what hospital IT does. Keys and data stay in the site's home folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedward.cli.output import JsonOption, note, print_json, say, table
+
+if TYPE_CHECKING:
+    from fedward.client.home import SiteHome
+    from fedward.privacy.ledger import Entry
+    from fedward.study.manifest import SealedManifest
+
+app = typer.Typer(
+    help=(
+        "Run a hospital's node: join, register data, approve studies, see what was spent.\n\n"
+        "Order: init, request, (the coordinator enrolls), enroll, register, start, review, approve."
+    ),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Home = Annotated[
+    Path,
+    typer.Option("--home", envvar="FEDWARD_SITE_HOME", help="The site's folder: keys, policy, ledger, log."),
+]
+DEFAULT_HOME = Path.home() / ".fedward" / "site"
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The site's name: lower-case letters, digits, - and _.")],
+    home: Home = DEFAULT_HOME,
+    epsilon_budget: Annotated[
+        float, typer.Option(help="Lifetime ε that all studies together may cost a patient of this hospital.")
+    ] = 10.0,
+    delta: Annotated[float, typer.Option(help="δ of the lifetime budget; it must lie below 1/patients.")] = 1e-3,
+    as_json: bool = JsonOption,
+) -> None:
+    """Make a site: keys, a default policy and an empty privacy ledger. Nothing leaves."""
+    import re
+
+    from fedward.client.home import SiteHome
+    from fedward.privacy.errors import InputError
+    from fedward.privacy.ledger import Budget
+    from fedward.study.manifest import NAME
+    from fedward.study.signing import fingerprint
+
+    if not re.fullmatch(NAME, name):
+        raise InputError("the site's name cannot be used", expected="lower-case letters, digits, - and _", got=name)
+    made = SiteHome.create(home, name, Budget(epsilon_budget, delta))
+    public = fingerprint(made.identity().public)
+    if as_json:
+        print_json(
+            {
+                "site": name,
+                "home": str(home),
+                "fingerprint": public,
+                "budget": {"epsilon": epsilon_budget, "delta": delta},
+            }
+        )
+        return
+    say(f'Site "{name}" lives in {home}. Its private keys were made here and stay here.')
+    say(f"Its fingerprint is {public}")
+    say(f"Lifetime privacy budget: ε = {epsilon_budget:g}, δ = {delta:g}, per patient. Policy: {made.policy_file}")
+    say(f"Next: fedward site request --home {home}")
+
+
+@app.command()
+def request(
+    home: Home = DEFAULT_HOME,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write the request.")] = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """Write a request to join, for the coordinator. It holds public keys only."""
+    from fedward.client.enrolment import make_request
+    from fedward.client.home import SiteHome
+    from fedward.study.files import write_atomic
+    from fedward.study.signing import fingerprint
+
+    made = make_request(SiteHome.open(home))
+    path = out or home / f"{made.site}.request.json"
+    write_atomic(path, made.model_dump_json(indent=1).encode())
+    if as_json:
+        print_json({"site": made.site, "request": str(path), "fingerprint": fingerprint(made.identity_key)})
+        return
+    say(f"Send {path} to the coordinator, and read them this fingerprint by telephone:")
+    say(f"  {fingerprint(made.identity_key)}")
+    say("Next, with the kit that comes back: fedward site enroll KIT")
+
+
+@app.command()
+def enroll(
+    kit_file: Annotated[Path, typer.Argument(metavar="KIT", help="The signed kit from the coordinator.")],
+    home: Home = DEFAULT_HOME,
+    coordinator_fingerprint: Annotated[
+        str | None,
+        typer.Option(
+            "--fingerprint", help="The coordinator's fingerprint as heard by telephone; refused if it differs."
+        ),
+    ] = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """Join the federation with the kit that the coordinator signed."""
+    from fedward.client.enrolment import accept_kit
+    from fedward.client.home import SiteHome
+    from fedward.study.enrolment import JoinKit
+    from fedward.study.files import read_model
+    from fedward.study.signing import fingerprint
+
+    kit = read_model(kit_file, JoinKit, "kit")
+    accept_kit(SiteHome.open(home), kit, coordinator_fingerprint, datetime.now(UTC))
+    seen = fingerprint(kit.coordinator_key)
+    if as_json:
+        print_json(
+            {
+                "site": kit.site,
+                "federation": kit.federation_name,
+                "coordinator": seen,
+                "address": f"{kit.host}:{kit.port}",
+            }
+        )
+        return
+    say(f'Site "{kit.site}" has joined "{kit.federation_name}" at {kit.host}:{kit.port}.')
+    if coordinator_fingerprint is None:
+        say(f"Compare the coordinator's fingerprint by telephone before you approve anything: {seen}")
+    say("Next: fedward site register --study STUDY.toml --csv FILE --mapping FILE")
+
+
+@app.command()
+def register(
+    study: Annotated[Path, typer.Option("--study", help="The study's TOML file, as the coordinator circulated it.")],
+    csv: Annotated[Path, typer.Option("--csv", help="This hospital's data, one row a patient.")],
+    mapping: Annotated[Path, typer.Option("--mapping", help="TOML: local columns and codes to the study's.")],
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Check this hospital's data against a study and register it. Nothing leaves but a rounded count."""
+    from fedward.client import datasets
+    from fedward.client.home import SiteHome
+    from fedward.study.manifest import load
+
+    done = datasets.register(SiteHome.open(home), load(study), csv, mapping, int(time.time()))
+    if as_json:
+        print_json({"study": done.dataset.study_id, "patients": done.dataset.patients,
+                    "declared_patients": done.dataset.declared_patients, "report": done.report.to_json()})  # fmt: skip
+        return
+    for line in done.report.lines():
+        say(line)
+    say(f'Registered {done.dataset.patients} patients for study "{done.dataset.study_id}".')
+    say(f"What may leave of this, if your policy allows: the count, rounded to {done.dataset.declared_patients}.")
+
+
+@app.command()
+def review(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[DIGEST]", help="A proposal; without it, list them all.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Show what a study would do here: its manifest, the data it would use, and the ε that it would cost."""
+    from fedward.cli.review import as_data, print_review
+    from fedward.client import approvals
+    from fedward.client.home import SiteHome
+
+    opened = SiteHome.open(home)
+    if study is not None:
+        sealed = approvals.proposal(opened, study)
+        print_json(as_data(opened, sealed)) if as_json else print_review(opened, sealed)
+        return
+    listed = [_line(opened, sealed) for sealed in approvals.proposals(opened)]
+    if as_json:
+        print_json({"proposals": listed})
+    elif not listed:
+        say("No study has been proposed to this site yet. Proposals arrive while the node runs: fedward site start")
+    else:
+        rows = [(line["study"], line["digest"][:12], line["title"], line["state"]) for line in listed]
+        table("Proposed studies", ("study", "digest", "title", "state here"), rows)
+        say("See one whole: fedward site review DIGEST")
+
+
+def _line(home: SiteHome, sealed: SealedManifest) -> dict[str, str]:
+    from fedward.client import approvals
+
+    decision = approvals.decision_on(home, sealed.digest)
+    state = "pending" if decision is None else decision.state
+    return {
+        "study": sealed.manifest.study.id,
+        "digest": sealed.digest,
+        "title": sealed.manifest.study.title,
+        "state": state,
+    }
+
+
+@app.command()
+def approve(
+    study: Annotated[str, typer.Argument(metavar="DIGEST", help="The study's digest, or its first digits.")],
+    home: Home = DEFAULT_HOME,
+    by: Annotated[str | None, typer.Option("--by", help="Who decides; the login name by default.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    as_json: bool = JsonOption,
+) -> None:
+    """Approve one study, by its digest. This node trains nothing that was not approved."""
+    import getpass
+
+    from fedward.cli.review import print_review
+    from fedward.client import approvals, datasets
+    from fedward.client.home import SiteHome
+    from fedward.client.node import cost
+    from fedward.client.policy import load_policy, objections
+    from fedward.privacy.errors import RefusalError
+
+    opened = SiteHome.open(home)
+    sealed = approvals.proposal(opened, study)
+    dataset = datasets.find(opened, sealed.manifest.study.id)
+    found = objections(load_policy(opened.policy_file), sealed, dataset.patients)
+    if found:
+        raise RefusalError("this hospital's policy refuses the study", got="; ".join(o.text for o in found),
+                           remedy=f"reject it, or change {opened.policy_file}", code=found[0].code)  # fmt: skip
+    _, after = cost(opened, sealed)
+    budget = opened.ledger().budget
+    if not after <= budget.epsilon:
+        raise RefusalError(
+            "the study does not fit into what is left of the privacy budget",
+            expected=f"ε at most {budget.epsilon:g} in all",
+            got=f"{after:.2f} with this study",
+            remedy="reject it, or ask for a study with a smaller ε",
+            code="budget-exhausted",
+        )
+    if not yes and not as_json:
+        print_review(opened, sealed)
+        typer.confirm("Approve this study for this hospital?", abort=True)
+    decision = approvals.decide(opened, sealed, "approved", by or getpass.getuser(), int(time.time()))
+    if as_json:
+        print_json(decision.model_dump())
+        return
+    say(
+        f'Approved "{sealed.manifest.study.title}" ({sealed.digest[:12]}) as {decision.by}. The running node sees it at once.'
+    )
+
+
+@app.command()
+def reject(
+    study: Annotated[str, typer.Argument(metavar="DIGEST", help="The study's digest, or its first digits.")],
+    home: Home = DEFAULT_HOME,
+    by: Annotated[str | None, typer.Option("--by", help="Who decides; the login name by default.")] = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """Reject a study, or withdraw an approval. It binds from the next request on."""
+    import getpass
+
+    from fedward.client import approvals
+    from fedward.client.home import SiteHome
+
+    opened = SiteHome.open(home)
+    sealed = approvals.proposal(opened, study)
+    decision = approvals.decide(opened, sealed, "rejected", by or getpass.getuser(), int(time.time()))
+    if as_json:
+        print_json(decision.model_dump())
+        return
+    say(f'Rejected "{sealed.manifest.study.title}" ({sealed.digest[:12]}). What was spent stays in the ledger.')
+
+
+@app.command()
+def start(home: Home = DEFAULT_HOME) -> None:
+    """Run this hospital's node until Ctrl-C or SIGTERM. It makes one outbound connection and opens no port."""
+    from fedward.client.home import SiteHome
+    from fedward.client.running import run_node
+
+    run_node(SiteHome.open(home), note)
+
+
+@app.command()
+def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
+    """Show this site: federation, node, data, studies and budget."""
+    from fedward.client.home import SiteHome
+    from fedward.client.running import node_state
+
+    opened = SiteHome.open(home)
+    data: dict[str, Any] = {"site": opened.site, "home": str(home), "federation": None, "node": node_state(opened)}
+    if opened.kit_file.is_file():
+        kit = opened.kit()
+        data["federation"] = {"name": kit.federation_name, "address": f"{kit.host}:{kit.port}"}
+    data["datasets"] = [json.loads(path.read_text()) for path in sorted((home / "datasets").glob("*.json"))
+                        if not path.name.endswith(".report.json")]  # fmt: skip
+    if data["federation"]:
+        from fedward.client import approvals
+
+        data["studies"] = [_line(opened, sealed) for sealed in approvals.proposals(opened)]
+    ledger = opened.ledger()
+    data["ledger"] = {"spent": ledger.spent(), "budget": ledger.budget.epsilon, "delta": ledger.budget.delta}
+    if as_json:
+        print_json(data)
+        return
+    joined = data["federation"]
+    member = f'member of "{joined["name"]}" at {joined["address"]}' if joined else "not enrolled"
+    say(f'Site "{data["site"]}" in {home}: {member}')
+    say(f"Node: {data['node']['state']}" + (f" ({data['node']['text']})" if data["node"]["text"] else ""))
+    for dataset in data["datasets"]:
+        say(f"Data for {dataset['study_id']}: {dataset['patients']} patients from {dataset['csv']}")
+    for line in data.get("studies", []):
+        say(f"Study {line['study']} ({line['digest'][:12]}): {line['state']} here")
+    say(
+        f"Privacy spent: ε = {ledger.spent():.3f} of {ledger.budget.epsilon:g} at δ = {ledger.budget.delta:g}, per patient"
+    )
+
+
+@app.command()
+def ledger(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
+    """Print what studies have cost this hospital's patients, and what remains. The chain is verified first."""
+    from fedward.cli.review import PRIVACY_WORDS
+    from fedward.client.home import SiteHome
+
+    book = SiteHome.open(home).ledger()
+    entries, budget = book.charges(), book.budget
+    if as_json:
+        print_json({
+            "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
+            "spent": book.spent(),
+            "remaining": book.remaining,
+            "unprotected": book.unprotected,
+            "charges": [{"sequence": e.sequence, "at": e.at, "digest": e.digest} | asdict(e.charge) for e in entries],
+            "privacy": PRIVACY_WORDS,
+        })  # fmt: skip
+        return
+    columns = ("no.", "charged at (UTC)", "study", "round", "attempt", "noise σ", "q x steps")
+    table("Privacy ledger", columns, [_charge_row(entry) for entry in entries])
+    for study in book.spent_by_study():
+        say(f"{study.study_id}: ε = {study.epsilon:.3f} by itself, {study.charges} charges")
+    say(
+        f"Spent in all: ε = {book.spent():.3f} of {budget.epsilon:g}; remaining {book.remaining:.3f}; δ = {budget.delta:g}"
+    )
+    if book.unprotected:
+        say(f"{book.unprotected} attempts trained without differential privacy: for them no ε bounds anything.")
+    say(f"What it means: {PRIVACY_WORDS}")
+
+
+def _charge_row(entry: Entry) -> tuple[str, ...]:
+    charge = entry.charge
+    sigma = f"{charge.event.noise_multiplier:g}" if charge.event else "no DP"
+    steps = f"{charge.event.sampling_rate:g} x {charge.event.steps}" if charge.event else "-"
+    at = f"{datetime.fromtimestamp(entry.at, UTC):%Y-%m-%d %H:%M:%S}"
+    return (str(entry.sequence), at, charge.study_id, str(charge.round), str(charge.attempt), sigma, steps)

@@ -1,0 +1,108 @@
+"""The ServerApp: what a Flower run of ours executes, in its own process on the coordinator's machine.
+
+The run's configuration names the coordinator's home and the study; all else stands in the store. A lock on the study
+keeps a second run away, should an older process still be ending: two runs never write one study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedward.privacy.errors import FedwardError, UnreachableError
+from fedward.server.flower import ServerApp
+from fedward.server.home import CoordinatorHome
+from fedward.server.proposal import propose
+from fedward.server.running import StudyRun
+from fedward.server.sites import SiteTransport
+from fedward.server.store import Store
+
+LOCK_S = 30.0
+
+app = ServerApp()
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def unix(self) -> int:
+        return int(time.time())
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+@app.main()  # type: ignore[untyped-decorator]  # flwr's decorators are untyped here
+def main(grid: Any, context: Any) -> None:
+    """Carry out what is wished of one study."""
+    home = CoordinatorHome.open(Path(str(context.run_config["home"])))
+    key = int(str(context.run_config["study"]))
+    with _alone(home, key), RunLog(home.log_folder / f"study-{key}.log") as log:
+        store = Store.open(home.store_file)
+        try:
+            _serve(home, store, SiteTransport(grid, store), key, log)
+        finally:
+            store.close()
+
+
+def _serve(home: CoordinatorHome, store: Store, transport: SiteTransport, key: int, log: RunLog) -> None:
+    study, clock = store.study(key), SystemClock()
+    if study.wish in {"run", "stop"}:
+        with contextlib.suppress(FedwardError):  # its reason stands in the store and the log
+            StudyRun(home, store, transport, clock, log.write).run(key)
+        return
+    if study.wish == "propose":
+        try:
+            propose(store, transport, clock, study, home.identity(), home.settings.federation_id, log.write)
+            store.set_state(key, "proposed", "", clock.unix())
+        except FedwardError as error:
+            log.write(f"failed: {error.text()}")
+            store.set_state(key, "failed", error.text(), clock.unix())
+
+
+@contextlib.contextmanager
+def _alone(home: CoordinatorHome, key: int) -> Iterator[None]:
+    """
+    Raises:
+        UnreachableError: another process still runs the study.
+    """
+    home.log_folder.mkdir(parents=True, exist_ok=True)
+    with (home.log_folder / f"study-{key}.lock").open("w") as lock:
+        deadline = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise UnreachableError(
+                        "another process still runs this study", remedy="wait for it to end"
+                    ) from None
+                time.sleep(0.2)
+        yield
+
+
+class RunLog:
+    """One study's log, a line an event, flushed at once. It holds no patient data: the coordinator has none."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, text: str) -> None:
+        self._file.write(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} [{os.getpid()}] {text}\n")
+        self._file.flush()

@@ -1,0 +1,61 @@
+"""kill -9 while a ledger is being charged: no charge that was acknowledged may ever be missing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fedward.privacy.accounting import DpEvent, epsilon
+from fedward.privacy.ledger import Budget, Charge, Ledger
+
+BUDGET = Budget(50.0, 1e-5)
+EVENT = DpEvent(30.0, 1.0, 1)
+KILLS = 10
+
+
+def charge_for_ever(path: Path, life: int, acknowledge: int) -> None:
+    """The child: charges, and writes a line only once the receipt is in its hands."""
+    with Ledger.open(path) as ledger:
+        for round_ in range(100_000):
+            receipt = ledger.charge(Charge(f"{life:064x}", "kill", round_, 0, EVENT), at=life)
+            os.write(acknowledge, f"{receipt.sequence} {receipt.entry_digest}\n".encode())
+
+
+def one_life(path: Path, life: int, seconds: float) -> list[str]:
+    """Forks, kills the child after `seconds`, returns what it had acknowledged."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            charge_for_ever(path, life, write)
+        finally:
+            os._exit(1)
+    os.close(write)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as lines:
+        return [line for line in lines.read().split("\n") if line]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_9_never_loses_an_acknowledged_charge(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    Ledger.create(path, budget=BUDGET, lineage="kill").close()
+    epsilon([EVENT], BUDGET.delta)  # the children inherit the loaded accountant, so that they spend their life charging
+    moment = random.Random(20240607)  # noqa: S311 - only the moments of the kills
+    acknowledged: list[str] = []
+    for life in range(KILLS):
+        acknowledged += one_life(path, life, moment.uniform(0.05, 0.3))
+        with Ledger.open(path) as ledger:
+            found = {f"{entry.sequence} {entry.digest}" for entry in ledger.charges()}
+            assert set(acknowledged) <= found
+            # At most the charge in flight at each kill counts without having been acknowledged.
+            assert len(found) <= len(acknowledged) + life + 1
+            assert ledger.spent() == epsilon([EVENT] * len(found), BUDGET.delta)
+    assert len(acknowledged) >= KILLS
