@@ -256,9 +256,8 @@ def _say_standings(view: StudyView) -> None:
 def _say_study(view: StudyView) -> None:
     from fedward.server.views import PRIVACY_WORDS
 
-    say(
-        f'"{view.title}" ({view.study_id}, {(view.digest or "not sealed")[:12]}): {view.state}, round {view.version} of {view.rounds}'
-    )
+    name = f"{view.study_id}, {(view.digest or 'not sealed')[:12]}"
+    say(f'"{view.title}" ({name}): {view.state}, round {view.version} of {view.rounds}')
     if view.reason:
         say(f"  {view.reason}")
     _say_standings(view)
@@ -278,8 +277,6 @@ def _say_study(view: StudyView) -> None:
         say(f"AUROC on held-out patients after round {newest.version}: {newest.value:.3f} "
             f"(95% {newest.low:.3f} to {newest.high:.3f}; {newest.positives + newest.negatives} patients)")  # fmt: skip
     if view.epsilon is not None:
-        say(
-            f"Privacy: ε at most {view.epsilon:g} per patient at δ = {view.delta:g} if every planned attempt is used ({PRIVACY_WORDS})"
-        )
+        say(f"Privacy: ε at most {view.epsilon:g} at δ = {view.delta:g}, every planned attempt used; {PRIVACY_WORDS}")
     else:
         say("Privacy: this study trains WITHOUT differential privacy")

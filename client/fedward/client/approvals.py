@@ -14,8 +14,8 @@ from pydantic import Field
 from fedward.client.home import SiteHome
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError, IntegrityError, RefusalError
-from fedward.study.files import read_model, write_atomic
-from fedward.study.manifest import HEX_KEY, Part, SealedManifest, parse_sealed, read_text
+from fedward.study.files import read_json, read_model, write_atomic
+from fedward.study.manifest import HEX_KEY, Part, SealedManifest, parse_sealed
 from fedward.study.signing import from_text, to_text, verify
 
 State = Literal["pending", "approved", "rejected"]
@@ -79,7 +79,9 @@ def proposal(home: SiteHome, prefix: str) -> SealedManifest:
             expected="one",
             remedy="run `fedward site review` to list them",
         )
-    data = json.loads(read_text(matches[0], "proposal"))
+    data = read_json(matches[0], "proposal")
+    if not isinstance(data, dict) or not {"sealed", "signature"} <= data.keys():
+        raise IntegrityError("a kept proposal is damaged", remedy=f"delete {matches[0]} and ask for it again")
     sealed_bytes = str(data["sealed"]).encode()
     verify(
         home.kit().coordinator_key,

@@ -29,11 +29,11 @@ from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.privacy.ledger import Charge
 from fedward.study import messages
 from fedward.study.encoding import Encoded
-from fedward.study.manifest import SealedManifest
+from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Result, Standing, Work
 from fedward.study.metrics import histogram
 from fedward.study.signing import from_text
-from fedward.study.terms import site_terms, study_event
+from fedward.study.terms import evaluates, site_terms, study_event
 
 
 @dataclass(frozen=True)
@@ -144,16 +144,24 @@ class SiteNode:
         sealed = approvals.require_approved(self._home, request.study)
         if self._clock() >= sealed.expires_at:
             raise RefusalError("the study has expired", remedy="ask for a new proposal", code="expired")
-        last = sealed.manifest.training.rounds + (0 if request.train else 1)
-        if request.round > last:
-            raise RefusalError(
-                f"round {request.round} is not in the study", expected=f"at most {last}", code="unknown-round"
-            )
+        self._planned(sealed.manifest, request)
         dataset = datasets.find(self._home, sealed.manifest.study.id)
         found = objections(load_policy(self._home.policy_file), sealed, dataset.patients)
         if found:
             raise RefusalError("; ".join(o.text for o in found), code=found[0].code)
         return sealed
+
+    @staticmethod
+    def _planned(manifest: Manifest, request: Work) -> None:
+        """Refuse a round, or an evaluation, that the approved manifest does not plan."""
+        last = manifest.training.rounds + (0 if request.train else 1)
+        if request.round > last:
+            raise RefusalError(
+                f"round {request.round} is not in the study", expected=f"at most {last}", code="unknown-round"
+            )
+        trains = request.round <= manifest.training.rounds
+        if request.train != trains or (request.evaluate and not evaluates(manifest, request.round)):
+            raise RefusalError(f"the study plans no such work in round {request.round}", code="unplanned-work")
 
     def _charge(self, sealed: SealedManifest, request: Work) -> None:
         terms = site_terms(sealed, self._kit.site)

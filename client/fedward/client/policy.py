@@ -5,7 +5,6 @@ The policy is a file that the hospital edits. It is read again for every request
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from fedward.privacy.errors import InputError
-from fedward.study.manifest import Part, SealedManifest, explain, read_text
+from fedward.study.manifest import Part, SealedManifest, explain, read_toml
 
 DEFAULT_POLICY = """\
 # What this hospital refuses. Edit it; it binds from the next request on.
@@ -50,12 +49,10 @@ def load_policy(path: Path) -> Policy:
         InputError: missing, not TOML, or an unknown or wrong setting: a policy that cannot be read refuses everything.
     """
     try:
-        data = tomllib.loads(read_text(path, "policy"))
+        data = read_toml(path, "policy")
         if set(data) != {"policy"}:
             raise InputError(f"{path.name} is no policy", expected="one table [policy]", got=", ".join(sorted(data)))
         return Policy.model_validate(data["policy"])
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path.name} is not TOML", got=str(error)) from None
     except ValidationError as error:
         raise InputError(f"{path.name} is no policy", got=explain(error), remedy="correct the named settings") from None
 

@@ -21,12 +21,21 @@ class Admitted:
     counts: Counts | None
 
 
-def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: str, shape: tuple[int, ...]) -> Admitted:
+@dataclass(frozen=True)
+class Limits:
+    """What a site can honestly answer: the histogram's shape, the patients that it may count, the update's L2 norm."""
+
+    shape: tuple[int, ...]
+    patients: int
+    norm: float
+
+
+def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: str, limits: Limits) -> Admitted:
     """Check a reply to a request against all that is known.
 
     Raises:
         RefusalError: the site refused; the code is the site's.
-        FedwardError: malformed, stale, of another site, wrongly signed, of the wrong size, or not finite.
+        FedwardError: malformed, stale, of another site, wrongly signed, of the wrong size, not finite, or out of bounds.
     """
     reply, body = messages.open_reply(data, key)
     if reply.site != site:
@@ -40,7 +49,7 @@ def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: st
     if not isinstance(reply, Result):
         raise InputError("a reply is of the wrong kind", expected="result", got=reply.kind, code="wrong-kind")
     _same_attempt(reply, request)
-    size = int(np.prod(shape)) if request.evaluate else 0
+    size = int(np.prod(limits.shape)) if request.evaluate else 0
     length = request.dimension if request.train else 0
     if reply.update_values != length or reply.histogram_values != size or len(body) != 4 * length + 8 * size:
         raise InputError(
@@ -50,8 +59,31 @@ def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: st
             code="wrong-shape",
         )
     update = messages.floats_from_bytes(body[: 4 * length], length, "the update") if request.train else None
-    counts = messages.counts_from_bytes(body[4 * length :], shape) if request.evaluate else None
+    counts = messages.counts_from_bytes(body[4 * length :], limits.shape) if request.evaluate else None
+    if update is not None:
+        _plausible_update(update, limits)
+    if counts is not None:
+        _plausible_counts(counts, limits)
     return Admitted(update, counts)
+
+
+def _plausible_update(update: Vector, limits: Limits) -> None:
+    norm = float(np.linalg.norm(update.astype(np.float64)))
+    if not norm <= limits.norm:
+        raise InputError(
+            "an update is larger than clipping and noise can make it",
+            expected=f"a norm of at most {limits.norm:.3g}",
+            got=f"{norm:.3g}",
+            code="out-of-bounds",
+        )
+
+
+def _plausible_counts(counts: Counts, limits: Limits) -> None:
+    # In floats: the sum of a liar's int64 counts would wrap.
+    if not float(counts[0].astype(np.float64).sum()) <= limits.patients:
+        raise InputError("a histogram counts more patients than were declared", code="out-of-bounds")
+    if (counts[1:] > counts[0]).any():
+        raise InputError("a histogram counts more patients in a group than in all", code="out-of-bounds")
 
 
 def _same_attempt(reply: Result, request: Work) -> None:

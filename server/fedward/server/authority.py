@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -47,10 +48,12 @@ class Authority:
         try:
             certificate = x509.load_pem_x509_certificate(certificate_pem)
             key = serialization.load_pem_private_key(key_pem, None)
-        except ValueError:
+        except (ValueError, TypeError, UnsupportedAlgorithm):
             raise IntegrityError("the federation's CA cannot be read", remedy="restore it from a backup") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise IntegrityError("the federation's CA key is of another kind", expected="an elliptic-curve key")
+        if certificate.public_key() != key.public_key():
+            raise IntegrityError("the federation's CA key is not its certificate's", remedy="restore both from a backup")
         return cls(certificate, key)
 
     def pem(self) -> bytes:
@@ -76,9 +79,9 @@ class Authority:
         check_request(request)
         try:
             csr = x509.load_pem_x509_csr(request.certificate_request.encode())
-        except ValueError:
+            key = csr.public_key()
+        except (ValueError, UnsupportedAlgorithm):
             raise IntegrityError("the certificate request is damaged", remedy="make the request again") from None
-        key = csr.public_key()
         named = csr.subject == _name(request.site)
         if not csr.is_signature_valid or not named or not isinstance(key, ec.EllipticCurvePublicKey):
             raise IntegrityError("the certificate request does not fit the site", remedy="make the request again")

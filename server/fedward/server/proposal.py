@@ -15,7 +15,7 @@ from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Transport
 from fedward.study import messages
-from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, parse_sealed, parse_stored
+from fedward.study.manifest import MAX_DECLARED_PATIENTS, Manifest, RosterEntry, SealedManifest, parse_sealed, parse_stored
 from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Standing
 from fedward.study.signing import Identity, to_text
 from fedward.study.terms import noise_for
@@ -135,7 +135,11 @@ def _declared(
     roster: list[RosterEntry] = []
     for site, answer in sorted(exchange(transport, clock, requests, keys, DECLARE_S).items()):
         reply = answer.reply
-        if isinstance(reply, Declared) and reply.study_id == manifest.study.id and reply.patients >= 1:
+        if (
+            isinstance(reply, Declared)
+            and reply.study_id == manifest.study.id
+            and 1 <= reply.patients <= MAX_DECLARED_PATIENTS
+        ):
             roster.append(RosterEntry(site=site, identity_key=keys[site], declared_patients=reply.patients))
         else:
             store.set_standing(study.key, site, "absent", answer.reason or "no usable answer", answer.raw, clock.unix())

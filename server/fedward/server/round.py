@@ -192,7 +192,8 @@ class Round:
             return self._end(Outcome.STOPPED, event.reason, event.at)
         if not isinstance(event, Tick):
             self._note(event)
-        return [*self._ask_again(event), *self._close_if_due(event.at)]
+        # A stage that closes asks nobody again.
+        return self._close_if_due(event.at) or self._ask_again(event)
 
     def _open(self, at: float) -> list[Command]:
         if self._stage >= 0:

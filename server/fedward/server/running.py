@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import FedwardError, IntegrityError, RefusalError
 from fedward.server import models as model_files
-from fedward.server.admission import Admitted, admit, reason_of
+from fedward.server.admission import Admitted, Limits, admit, reason_of
 from fedward.server.aggregation import OptimiserState, step, weighted_mean
 from fedward.server.evaluation import evaluate
 from fedward.server.home import CoordinatorHome
@@ -43,7 +43,7 @@ from fedward.study.messages import Work
 from fedward.study.metrics import histogram_shape
 from fedward.study.models import Vector, build, dimension, to_vector
 from fedward.study.signing import Identity
-from fedward.study.terms import training_cohort
+from fedward.study.terms import evaluates, most_patients, most_update, training_cohort
 
 POLL_S = 0.03
 ASK_AGAIN_S = 1.0
@@ -94,7 +94,7 @@ class StudyRun:
         study = self._store.study(key)
         sealed = _sealed(study)
         try:
-            self._recover(study)
+            self._recover(study, sealed, "the coordinator stopped during this attempt")
             self._store.set_state(key, "running", "", self._clock.unix())
             self._await_approvals(study, sealed)
             self._rounds(study, sealed)
@@ -102,22 +102,22 @@ class StudyRun:
             self._store.set_state(key, "stopped", "a person stopped it", self._clock.unix())
             self._report("stopped, as wished")
         except FedwardError as error:
+            self._recover(study, sealed, f"the run failed: {error.what}")
             self._store.set_state(key, "failed", error.text(), self._clock.unix())
             self._report(f"failed: {error.text()}")
             raise
 
-    def _recover(self, study: StudyRow) -> None:
+    def _recover(self, study: StudyRow, sealed: SealedManifest, reason: str) -> None:
+        cohorts = {
+            entry.data["attempt"]: entry.data["cohort"]
+            for entry in self._store.journal(study.key)
+            if entry.kind == "opened"
+        }
         for attempt in self._store.attempts(study.key):
             if attempt.outcome is None:
-                self._store.close_attempt(
-                    study.key,
-                    attempt.attempt,
-                    Outcome.INTERRUPTED,
-                    "the coordinator stopped during this attempt",
-                    {},
-                    None,
-                    self._clock.unix(),
-                )
+                # What a site answered died with the run: nothing of it counts, whatever the site was charged.
+                sites = {site: SiteState(Status.DROPPED, reason) for site in cohorts[attempt.attempt]}
+                self._close(study, sealed, attempt.attempt, Outcome.INTERRUPTED, reason, sites, None)
                 self._report(f"attempt {attempt.attempt} of round {attempt.round} was interrupted; continuing")
 
     def _await_approvals(self, study: StudyRow, sealed: SealedManifest) -> None:
@@ -181,6 +181,8 @@ class StudyRun:
         """
         federation, reason = sealed.manifest.federation, ""
         for _ in range(federation.max_attempts):
+            if self._store.study(study.key).wish == "stop":  # rounds may be shorter than the time between stop checks
+                raise _StopWishedError
             number = len(self._store.attempts(study.key)) + 1
             trained = checkpoint.version < sealed.manifest.training.rounds
             if trained and self._planned_left(study, sealed) <= 0:
@@ -285,15 +287,16 @@ class StudyRun:
             base=name,
             dimension=len(base),
             train=plan.round <= training.rounds,
-            evaluate=plan.round > training.rounds
-            or (plan.round > 1 and (plan.round - 1) % sealed.manifest.evaluation.every == 0),
+            evaluate=evaluates(sealed.manifest, plan.round),
         )
         payload = messages.pack(request, messages.floats_to_bytes(base), self._identity)
         return _Attempt(Round(plan), request, payload, digest(payload), {}, {})
 
     def _drive(self, study: StudyRow, sealed: SealedManifest, attempt: _Attempt) -> None:
         """Feed the machine until it ends: replies, failures, the clock, and a person's wish to stop."""
-        self._act(attempt, attempt.machine.handle(Opened(self._clock.monotonic())))
+        for command in attempt.machine.handle(Opened(self._clock.monotonic())):
+            if isinstance(command, Ask):
+                self._send(attempt, command.sites)
         while attempt.machine.ended is None:
             for delivery in self._transport.poll():
                 event = self._event(sealed, attempt, delivery)
@@ -310,9 +313,7 @@ class StudyRun:
 
     def _act(self, attempt: _Attempt, commands: list[Command]) -> None:
         for command in commands:
-            if isinstance(command, Ask) and len(command.sites) == len(attempt.machine.plan.cohort):
-                self._send(attempt, command.sites)
-            elif isinstance(command, Ask):
+            if isinstance(command, Ask):
                 for site in command.sites:
                     attempt.ask_again[site] = self._clock.monotonic() + ASK_AGAIN_S
 
@@ -335,7 +336,11 @@ class StudyRun:
                 key=sealed.entry(site).identity_key,
                 request=attempt.request,
                 request_digest=attempt.request_digest,
-                shape=histogram_shape(sealed.manifest),
+                limits=Limits(
+                    histogram_shape(sealed.manifest),
+                    most_patients(sealed, site),
+                    most_update(sealed, site, attempt.request.dimension),
+                ),
             )
         except FedwardError as error:
             if error.code == "stale":

@@ -8,6 +8,7 @@ every site's status in one transaction. This is the server's one door to SQLAlch
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +133,11 @@ _GUARDS = [
     f"CREATE TRIGGER IF NOT EXISTS journal_no_{verb} BEFORE {verb.upper()} ON journal "
     "BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
     for verb in ("update", "delete")
+] + [
+    # INSERT OR REPLACE deletes without firing the trigger on delete.
+    "CREATE TRIGGER IF NOT EXISTS journal_no_replace BEFORE INSERT ON journal "
+    "WHEN EXISTS (SELECT 1 FROM journal WHERE sequence = NEW.sequence) "
+    "BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
 ]
 
 
@@ -150,8 +156,13 @@ class Store:
         """
         if read_only and not path.is_file():
             raise InputError(f"no store at {path}", remedy="give the coordinator's --home")
-        url = f"sqlite:///file:{path}?mode={'ro' if read_only else 'rwc'}&uri=true"
-        engine = sa.create_engine(url, connect_args={"timeout": 30})
+        # The path as a URI: a "#" or "?" in it would otherwise name another file.
+        uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        engine = sa.create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False),
+            poolclass=sa.pool.QueuePool,
+        )
         sa.event.listen(engine, "connect", _configure_read_only if read_only else _configure)
         store = cls(engine)
         try:
@@ -182,12 +193,15 @@ class Store:
                     connection.exec_driver_sql("ROLLBACK")
                     raise
                 connection.exec_driver_sql("COMMIT")
-        except sa.exc.OperationalError as error:
+        except sa.exc.DatabaseError as error:
             raise _translated(error, None) from None
 
     def _rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
-        with self._engine.connect() as connection:
-            return connection.execute(query).all()
+        try:
+            with self._engine.connect() as connection:
+                return connection.execute(query).all()
+        except sa.exc.DatabaseError as error:
+            raise _translated(error, None) from None
 
     # sites
 

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
-from fedward.study.manifest import CategoricalFeature, ImageFeature, Manifest, NumericFeature
+from fedward.study.manifest import CategoricalFeature, Group, ImageFeature, Manifest, NumericFeature
 
 Matrix: TypeAlias = NDArray[np.float32]
 
@@ -63,9 +63,19 @@ def group_names(manifest: Manifest) -> tuple[str, ...]:
         if group.cut is None:
             names.extend(f"{group.column}={level}" for level in levels[group.column])
         else:
-            edges = [f"{edge:g}" for edge in group.cut]
+            # Every digit: two bands must never share a name.
+            edges = [repr(edge).removesuffix(".0") for edge in group.cut]
             names.extend(f"{group.column} in [{a}, {b})" for a, b in pairwise(edges))
     return tuple(names)
+
+
+def group_size(manifest: Manifest, group: Group) -> int:
+    """How many groups an attribute makes."""
+    if group.cut is not None:
+        return len(group.cut) - 1
+    return next(
+        len(f.levels) for f in manifest.features if isinstance(f, CategoricalFeature) and f.column == group.column
+    )
 
 
 def encode(frame: pd.DataFrame, manifest: Manifest) -> Encoded:
@@ -84,6 +94,16 @@ def encode(frame: pd.DataFrame, manifest: Manifest) -> Encoded:
         inputs=np.concatenate(blocks, axis=1).astype(np.float32),
         outcomes=frame[manifest.outcome.column].to_numpy(dtype=np.float32),
         membership=_membership(frame, manifest),
+    )
+
+
+def concatenate(parts: list[Encoded]) -> Encoded:
+    """Several hospitals' patients below each other; their inputs must be of one study."""
+    return Encoded(
+        tuple(patient for part in parts for patient in part.patients),
+        np.concatenate([part.inputs for part in parts]),
+        np.concatenate([part.outcomes for part in parts]),
+        np.concatenate([part.membership for part in parts]),
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     Raises:
         UnreachableError: the disk is full or the folder cannot be written.
     """
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -39,6 +40,12 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
                 Path(name).unlink()
             raise
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UnreachableError(
             f"cannot write {path}",
@@ -57,8 +64,9 @@ def _sync_folder(folder: Path) -> None:
 
 def write_secret(path: Path, data: bytes) -> None:
     """A file that only its owner reads (0600), in a folder that only its owner enters (0700)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
     write_atomic(path, data, 0o600)
 
 
@@ -91,6 +99,8 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(read_text(path, what))
     except json.JSONDecodeError as error:
         raise InputError(f"{path.name} is not JSON", expected=what, got=f"line {error.lineno}: {error.msg}") from None
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number with thousands of digits
+        raise InputError(f"{path.name} is not JSON", expected=what, got=type(error).__name__) from None
 
 
 def read_model(path: Path, kind: type[P], what: str) -> P:

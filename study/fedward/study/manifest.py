@@ -22,6 +22,8 @@ from fedward.privacy.errors import InputError, IntegrityError
 MAX_MANIFEST_BYTES = 1_000_000
 """A manifest is read by people; a larger file is refused before it is parsed."""
 
+MAX_DECLARED_PATIENTS = 100_000_000
+
 NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 COLUMN = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 HEX_KEY = r"^[0-9a-f]{64}$"
@@ -98,6 +100,11 @@ class ImageFeature(Part):
         channels, height, width = self.shape
         return channels * height * width
 
+    def owns(self, column: str) -> bool:
+        """Whether a column of the table is one of this image's pixels."""
+        found = re.fullmatch(re.escape(self.column) + r"_(0|[1-9][0-9]{0,8})", column)
+        return found is not None and int(found[1]) < self.pixels
+
 
 Feature = Annotated[NumericFeature | CategoricalFeature | ImageFeature, Field(discriminator="type")]
 
@@ -150,13 +157,14 @@ class Training(Part):
         return self
 
 
+MAX_DURATION_S = 366 * 86_400.0
 _UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def _duration(text: str) -> str:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|h|d)", text)
-    if found is None or float(found[1]) <= 0:
-        raise ValueError(f'expected a duration such as "30s", "10min" or "2h", got "{text}"')
+    if found is None or not 0 < float(found[1]) * _UNITS[found[2]] <= MAX_DURATION_S:
+        raise ValueError(f'expected a duration such as "30s", "10min" or "2h", at most 366d, got "{text}"')
     return text
 
 
@@ -242,6 +250,13 @@ class Manifest(Part):
             raise ValueError(f"features name a column twice: {doubles}")
         if self.outcome.column in columns:
             raise ValueError(f'the outcome "{self.outcome.column}" is also a feature')
+        for image in (feature for feature in self.features if isinstance(feature, ImageFeature)):
+            taken = [c for c in (*columns, self.outcome.column) if image.owns(c)]
+            if taken:
+                raise ValueError(f'"{taken[0]}" is also a pixel of the image "{image.column}"')
+        grouped = [group.column for group in self.fairness.groups]
+        if len(set(grouped)) != len(grouped):
+            raise ValueError("fairness groups name a column twice: give it one entry")
         by_column = {feature.column: feature for feature in self.features}
         for group in self.fairness.groups:
             feature = by_column.get(group.column)
@@ -266,7 +281,7 @@ class RosterEntry(Part):
 
     site: Annotated[str, Field(pattern=NAME)]
     identity_key: Annotated[str, Field(pattern=HEX_KEY)]
-    declared_patients: Annotated[int, Field(ge=1, le=100_000_000)]
+    declared_patients: Annotated[int, Field(ge=1, le=MAX_DECLARED_PATIENTS)]
 
 
 class SealedManifest(Part):
@@ -346,6 +361,8 @@ def parse(data: dict[str, Any], source: str = "manifest") -> Manifest:
         raise InputError(
             f"{source} is not a valid study", got=explain(error), remedy="correct the named fields"
         ) from None
+    except (RecursionError, UnicodeEncodeError, ValueError):
+        raise InputError(f"{source} is not a valid study", got="values nested too deep, or no text") from None
 
 
 def parse_stored(text: str) -> Manifest:
@@ -385,12 +402,22 @@ def load(path: Path) -> Manifest:
     Raises:
         InputError: the file is missing, too large, not TOML, or not a manifest.
     """
-    text = read_text(path, "manifest")
+    return parse(read_toml(path, "manifest"), path.name)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Parsed TOML of a bounded file.
+
+    Raises:
+        InputError: missing, too large, not UTF-8, or not TOML.
+    """
+    text = read_text(path, what)
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path.name} is not TOML", expected="a study manifest", got=str(error)) from None
-    return parse(data, path.name)
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError(f"{path.name} is not TOML", expected=what, got="values nested too deep") from None
+    except ValueError as error:  # TOMLDecodeError, and what int() says of a number with thousands of digits
+        raise InputError(f"{path.name} is not TOML", expected=what, got=str(error)) from None
 
 
 def read_text(path: Path, what: str) -> str:

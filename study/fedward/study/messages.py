@@ -33,6 +33,8 @@ MAX_HEADER_BYTES = 65_536
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 """100 million float32 parameters and their header; more is refused before anything is allocated."""
 
+_OVERHEAD = 8 + SIGNATURE_BYTES
+
 Digest = Annotated[str, Field(pattern=HEX_KEY)]
 Site = Annotated[str, Field(pattern=NAME)]
 Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
@@ -121,7 +123,7 @@ def pack(message: Request | Reply, body: bytes, signer: Identity) -> bytes:
         InputError: the message is over its bounds.
     """
     header = canonical_json(message.model_dump(mode="json") | {"body_sha256": digest(body)})
-    if len(header) > MAX_HEADER_BYTES or len(body) > MAX_MESSAGE_BYTES:
+    if len(header) > MAX_HEADER_BYTES or _OVERHEAD + len(header) + len(body) > MAX_MESSAGE_BYTES:
         raise InputError("a message is too large to send", got=f"{len(header)} + {len(body)} bytes")
     framed = MAGIC + struct.pack(">I", len(header)) + header + body
     return framed + signer.sign("message", framed)
@@ -129,12 +131,12 @@ def pack(message: Request | Reply, body: bytes, signer: Identity) -> bytes:
 
 def _split(data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     """(signed part, header, body, signature) of a message's bytes."""
-    if len(data) > MAX_MESSAGE_BYTES + MAX_HEADER_BYTES:
+    if len(data) > MAX_MESSAGE_BYTES:
         raise InputError("the message is too large", expected=f"at most {MAX_MESSAGE_BYTES} bytes", code="malformed")
-    if len(data) < 8 + SIGNATURE_BYTES or data[:4] != MAGIC:
+    if len(data) < _OVERHEAD or data[:4] != MAGIC:
         raise InputError("these bytes are no Fedward message", code="malformed")
     (length,) = struct.unpack(">I", data[4:8])
-    if length > MAX_HEADER_BYTES or 8 + length + SIGNATURE_BYTES > len(data):
+    if length > MAX_HEADER_BYTES or _OVERHEAD + length > len(data):
         raise InputError("the message is cut or its header length is false", code="malformed")
     signed, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
     return signed, signed[8 : 8 + length], signed[8 + length :], signature

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
-from fedward.study.encoding import group_names
+from fedward.study.encoding import group_names, group_size
 from fedward.study.manifest import Manifest
 
 Counts: TypeAlias = NDArray[np.int64]
@@ -50,12 +50,14 @@ def histogram(
     """Counts (groups + 1, bins, 2) of scores (n,) in [0, 1], outcomes (n,) in {0, 1} and membership (n, groups).
 
     Raises:
-        InputError: lengths differ, or a score is not in [0, 1].
+        InputError: lengths differ, a score is not in [0, 1], or an outcome not in {0, 1}.
     """
     if not (len(scores) == len(outcomes) == len(membership)):
         raise InputError("scores, outcomes and groups differ in length")
     if not ((scores >= 0) & (scores <= 1)).all():
         raise InputError("a score is not in [0, 1]", code="not-finite")
+    if not ((outcomes == 0) | (outcomes == 1)).all():
+        raise InputError("an outcome is neither 0 nor 1")
     cells = np.minimum((scores * bins).astype(np.int64), bins - 1) * 2 + outcomes.astype(np.int64)
     everybody = np.ones((len(scores), 1), dtype=np.bool_)
     columns = np.concatenate([everybody, membership], axis=1).T
@@ -103,6 +105,20 @@ def exact_auroc(scores: NDArray[np.float64], outcomes: NDArray[np.float32]) -> A
     cells = index * 2 + outcomes.astype(np.int64)
     size = int(index.max()) + 1 if len(index) else 1
     return auroc(np.bincount(cells, minlength=2 * size).reshape(size, 2))
+
+
+def suppress_small(manifest: Manifest, counts: dict[str, tuple[int, int]]) -> set[str]:
+    """The groups whose (positives, negatives) must not be shown: one of the two is under `SMALL`, or, when a single group
+    of an attribute is hidden so, the smallest other one, which would give it away by subtraction from everybody."""
+    hidden: set[str] = set()
+    names = iter(group_names(manifest))
+    for attribute in manifest.fairness.groups:
+        size = group_size(manifest, attribute)
+        members = [next(names) for _ in range(size)]
+        small = {name for name in members if min(counts[name]) < SMALL}
+        others = sorted((name for name in members if name not in small), key=lambda name: sum(counts[name]))
+        hidden |= small | (set(others[:1]) if len(small) == 1 else set())
+    return hidden
 
 
 def brier(counts: Counts) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fedward.privacy.accounting import DpEvent, calibrate
@@ -47,6 +48,30 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
         noise_multiplier=sealed.noise_multiplier,
         proximal=training.proximal,
     )
+
+
+def evaluates(manifest: Manifest, round_: int) -> bool:
+    """Whether a round's base model is evaluated: every so many rounds, and the last model in the round after it."""
+    rounds, every = manifest.training.rounds, manifest.evaluation.every
+    return round_ == rounds + 1 or (1 < round_ <= rounds and (round_ - 1) % every == 0)
+
+
+def most_patients(sealed: SealedManifest, site: str) -> int:
+    """More patients than a site may show for what it declared: twice as many, as data may be registered again."""
+    return 2 * sealed.entry(site).declared_patients + 10
+
+
+def most_update(sealed: SealedManifest, site: str, dimension: int) -> float:
+    """The largest L2 norm that an honest site's private update has, but with probability below 1e-30; inf without one.
+
+    Each step moves by at most lr (C n + ‖noise‖) / (q N₀), and ‖noise‖ ≤ σC (√d + 12) by Laurent & Massart 2000.
+    """
+    terms = site_terms(sealed, site)
+    if not terms.private or terms.learning_rate * terms.proximal > 2:
+        return math.inf  # FedProx's pull grows what it should shrink
+    noise = terms.noise_multiplier * (math.sqrt(dimension) + 12)
+    step = terms.clipping_norm * (most_patients(sealed, site) + noise) / terms.expected_batch
+    return 1.01 * terms.steps * terms.learning_rate * step
 
 
 def training_cohort(sealed: SealedManifest, site: str) -> float:

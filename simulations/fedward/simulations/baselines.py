@@ -1,0 +1,266 @@
+"""A study in one process, and what to hold it against: each hospital alone, and the pool that privacy forbids.
+
+`federate` is the product without its network: the same terms, the same local training, the same aggregation, called in
+a loop. Only the draws are injected, and the manifest is sealed with placeholder keys, since nobody has to be convinced.
+The baselines train the study's own model on the same encoding, so that a difference comes from who saw which patients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from fedward.client.datasets import ROUNDING
+from fedward.client.split import held_out
+from fedward.client.training import train
+from fedward.privacy.draws import Draws
+from fedward.privacy.errors import FedwardError, InputError
+from fedward.server.aggregation import OptimiserState, step, weighted_mean
+from fedward.study.encoding import Encoded
+from fedward.study.manifest import Manifest, RosterEntry, SealedManifest
+from fedward.study.metrics import exact_auroc
+from fedward.study.models import Vector, build, load_vector, scores, to_vector
+from fedward.study.terms import noise_for, site_terms, training_cohort
+
+PENALTY = 1.0
+"""λ of the baselines' ridge, fixed before any result was seen: scikit-learn's default (its C = 1/λ)."""
+
+_MOST_STEPS = 1000
+_FLAT = 1e-5
+"""Largest entry of the summed loss's gradient at which a baseline counts as converged; a patient's own is about 1."""
+
+
+class UnsafeSeededDraws:
+    """Draws that a seed repeats: for simulations only, where the patients are public or made up.
+
+    Unsafe, because whoever knows or finds the seed computes the noise and subtracts it, and PCG64 can be reconstructed
+    from its outputs: there is then no privacy at all, whatever ε the accounting shows. It lives in `simulations`, which
+    no module of a node imports, so that a node cannot load it.
+    """
+
+    def __init__(self, *seed: int) -> None:
+        """Whole numbers of at least 0; each sequence of them gives a stream of its own."""
+        self._generator = np.random.default_rng(seed)
+
+    def uniform(self, n: int) -> NDArray[np.float64]:
+        """Uniforms, shape (n,), in (0, 1) up to a chance of 2^-53 for the 0."""
+        return self._generator.random(n)
+
+    def gaussian(self, shape: int | tuple[int, ...], sigma: float) -> NDArray[np.float64]:
+        """N(0, sigma²) of the given shape.
+
+        Raises:
+            InputError: `sigma` is no finite positive number.
+        """
+        if not (np.isfinite(sigma) and sigma > 0):
+            raise InputError("the noise has no scale", expected="a finite sigma above 0", got=repr(sigma))
+        return np.asarray(self._generator.normal(0.0, sigma, shape), dtype=np.float64)
+
+    def bernoulli(self, n: int, q: float) -> NDArray[np.bool_]:
+        """One Poisson sample of n patients at rate q, shape (n,)."""
+        return self.uniform(n) < q
+
+
+@dataclass(frozen=True)
+class Split:
+    """A hospital's patients: those who train and those who never do."""
+
+    training: Encoded
+    held_out: Encoded
+
+
+def split(data: Encoded, share: float, key: bytes) -> Split:
+    """Split as a node does, by a keyed hash of the patient: `key` has 32 bytes and stands for the hospital's own.
+
+    Raises:
+        InputError: the key has another length.
+    """
+    mask = held_out(data.patients, share, key)
+    return Split(data.select(~mask), data.select(mask))
+
+
+def pool(parts: Iterable[Encoded]) -> Encoded:
+    """Several hospitals' patients as one table, in the order given.
+
+    Raises:
+        InputError: there is none.
+    """
+    tables = list(parts)
+    if not tables:
+        raise InputError("there is nothing to pool", expected="at least one hospital's patients")
+    return Encoded(
+        patients=tuple(patient for table in tables for patient in table.patients),
+        inputs=np.concatenate([table.inputs for table in tables]),
+        outcomes=np.concatenate([table.outcomes for table in tables]),
+        membership=np.concatenate([table.membership for table in tables]),
+    )
+
+
+def rehearse(manifest: Manifest, patients: Mapping[str, int]) -> SealedManifest:
+    """The manifest sealed for a simulation: σ calibrated and cohorts rounded as in a real study, keys placeholders.
+
+    Args:
+        manifest: the study.
+        patients: each hospital's number of patients, held-out ones included, as it would register them.
+
+    Raises:
+        InputError: the roster does not fit the study.
+        RefusalError: no noise multiplier in reach keeps the manifest's promise.
+    """
+    roster = tuple(
+        RosterEntry(
+            site=site,
+            # Nobody holds the private half of a hash: nothing can ever be signed in this roster's name.
+            identity_key=_placeholder(site),
+            declared_patients=max(ROUNDING, round(patients[site] / ROUNDING) * ROUNDING),
+        )
+        for site in sorted(patients)
+    )
+    return SealedManifest(
+        manifest=manifest,
+        federation_id="0" * 32,
+        coordinator_key=_placeholder("coordinator"),
+        roster=roster,
+        noise_multiplier=noise_for(manifest),
+        sealed_at=0,
+        expires_at=1,
+    )
+
+
+def _placeholder(name: str) -> str:
+    return hashlib.sha256(b"fedward/simulation/" + name.encode()).hexdigest()
+
+
+def rounds(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Draws) -> Iterator[Vector]:
+    """The model before the first round and after each, shape (d,) float32: `rounds + 1` of them.
+
+    Every site of the roster contributes to every round, in roster order, as in a run in which nothing fails.
+
+    Args:
+        sealed: the study, from `rehearse` or a coordinator.
+        training: each roster site's training patients.
+        draws: where noise and Poisson samples come from.
+
+    Raises:
+        InputError: a site of the roster has no patients here, or another site has.
+        FedwardError: training did not stay finite.
+    """
+    sites = [entry.site for entry in sealed.roster]
+    if set(training) != set(sites):
+        raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(training))
+    weights = [training_cohort(sealed, site) for site in sites]
+    vector = to_vector(build(sealed.manifest))
+    state = OptimiserState.zeros(len(vector))
+    yield vector
+    for _ in range(sealed.manifest.training.rounds):
+        updates = [_update(sealed, site, vector, training[site], draws) for site in sites]
+        vector, state = step(vector, weighted_mean(updates, weights), state, sealed.manifest.training)
+        yield vector
+
+
+def _update(sealed: SealedManifest, site: str, base: Vector, data: Encoded, draws: Draws) -> Vector:
+    # A new model each time, as a node builds one for each request: Opacus's hooks must not pile up on one.
+    model = build(sealed.manifest)
+    load_vector(model, base)
+    return train(model, data, site_terms(sealed, site), draws)
+
+
+def federate(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Draws) -> Vector:
+    """The study's last model, shape (d,) float32; arguments and errors as `rounds`."""
+    *_, last = rounds(sealed, training, draws)
+    return last
+
+
+def local_only(manifest: Manifest, training: Encoded, penalty: float = PENALTY) -> Vector:
+    """What a hospital reaches alone, without privacy: the study's model fitted to its training patients.
+
+    Minimises Σᵢ BCE(xᵢ, yᵢ) + λ/2 ‖W‖² by full-batch L-BFGS (Nocedal & Wright 2006, algorithm 7.5) in float64 until the
+    gradient is flat. W are the weights; biases and norms' scales (parameters of one dimension) are not penalised.
+
+    Args:
+        manifest: the study; of its training table nothing is used but the encoding's.
+        training: the hospital's training patients.
+        penalty: λ.
+
+    Returns:
+        the parameters, shape (d,) float32.
+
+    Raises:
+        InputError: the penalty is not above 0, or the patients do not have both outcomes.
+        FedwardError: the fit did not converge.
+    """
+    if not (np.isfinite(penalty) and penalty > 0):
+        raise InputError("the penalty is no finite number above 0", got=repr(penalty))
+    if len(np.unique(training.outcomes)) < 2:
+        # Without a penalty on it the bias would grow for ever, and an AUROC of such a model says nothing.
+        raise InputError("a baseline needs patients of both outcomes", got=f"{len(training)} patients of at most one")
+    model = build(manifest).double().train()
+    _fit(model, torch.from_numpy(training.inputs).double(), torch.from_numpy(training.outcomes).double(), penalty)
+    return to_vector(model)
+
+
+def pooled(manifest: Manifest, hospitals: Iterable[Encoded], penalty: float = PENALTY) -> Vector:
+    """What all training patients together would give, which privacy forbids; arguments and errors as `local_only`."""
+    return local_only(manifest, pool(hospitals), penalty)
+
+
+def _fit(model: nn.Module, inputs: torch.Tensor, outcomes: torch.Tensor, penalty: float) -> None:
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    optimizer = torch.optim.LBFGS(
+        model.parameters(),
+        max_iter=_MOST_STEPS,
+        tolerance_grad=_FLAT / 10,
+        tolerance_change=0.0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        fit = binary_cross_entropy_with_logits(model(inputs), outcomes, reduction="sum")
+        total = fit + penalty / 2 * torch.stack([weight.square().sum() for weight in weights]).sum()
+        torch.autograd.backward(total)
+        return total.detach()
+
+    optimizer.step(loss)
+    loss()
+    steepest = max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+    if not steepest <= _FLAT:
+        raise FedwardError(
+            "a baseline did not converge",
+            expected=f"a gradient of at most {_FLAT:g} within {_MOST_STEPS} steps",
+            got=f"{steepest:.2g}",
+            remedy="raise its penalty, or choose a smaller model",
+            code="training-diverged",
+        )
+
+
+def predict(manifest: Manifest, vector: Vector, data: Encoded) -> NDArray[np.float64]:
+    """Predicted probabilities of a model's parameters, shape (n,).
+
+    Raises:
+        InputError: the parameters do not fit the study's model.
+    """
+    model = build(manifest)
+    load_vector(model, vector)
+    return scores(model, data.inputs)
+
+
+def auroc(manifest: Manifest, vector: Vector, patients: Sequence[Encoded]) -> float:
+    """AUROC of a model over several hospitals' patients taken together, on raw scores.
+
+    Raises:
+        InputError: they do not have both outcomes, or the parameters do not fit.
+    """
+    together = pool(patients)
+    found = exact_auroc(predict(manifest, vector, together), together.outcomes)
+    if found is None:
+        raise InputError("AUROC needs patients of both outcomes", got=f"{len(together)} patients of at most one")
+    return found.value
