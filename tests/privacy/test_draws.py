@@ -82,6 +82,26 @@ def test_neighbouring_gaussians_are_independent(draws: SecureDraws) -> None:
             assert abs(r) < 5 / np.sqrt(N)
 
 
+def test_each_gaussian_comes_from_four_pairs(draws: SecureDraws, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair's sine and cosine in one output would be a single draw again, and the sum no protection."""
+    n = 6
+    u = draws.uniform(4 * (n + 2)).reshape(4, n + 2)
+
+    def outputs(uniforms: np.ndarray) -> np.ndarray:
+        monkeypatch.setattr(draws, "_uniform", lambda _: uniforms.ravel().copy())
+        return draws._normals(n)
+
+    before = outputs(u)
+    used_by = np.zeros((n, 2 * (n + 2)), dtype=bool)
+    for pair in range(2 * (n + 2)):
+        moved = u.copy()
+        moved[pair // (n + 2), pair % (n + 2)] *= 0.5
+        used_by[:, pair] = outputs(moved) != before
+    assert (used_by.sum(axis=1) == 4).all()
+    shared = used_by.astype(int) @ used_by.T.astype(int)
+    assert (shared - np.diag(np.diag(shared)) <= 1).all()
+
+
 def test_gaussian_shapes(draws: SecureDraws) -> None:
     assert draws.gaussian((), 1.0).shape == ()
     assert draws.gaussian(0, 1.0).shape == (0,)

@@ -320,6 +320,17 @@ def test_any_changed_field_of_any_entry_is_found(pristine: Path, sequence: int, 
             Ledger.open(target)
 
 
+@pytest.mark.parametrize("sequence", [1, 2, 3])
+@pytest.mark.parametrize("column", TEXTS + NUMBERS)
+def test_a_plausible_change_of_any_field_is_found(pristine: Path, tmp_path: Path, column: str, sequence: int) -> None:
+    target = Path(shutil.copytree(pristine, tmp_path / "copy")) / "l"
+    change = f"'{'d' * 64}'" if column in TEXTS else f"{column} + 7"
+    with forced_open(target) as connection:
+        connection.execute(f"UPDATE entries SET {column} = {change} WHERE rowid = {sequence}")  # noqa: S608 - constants
+    with pytest.raises(IntegrityError):
+        Ledger.open(target)
+
+
 @pytest.mark.parametrize(
     ("column", "value"), [("epsilon", 30.0), ("delta", 1e-3), ("lineage", "y"), ("digest", "c" * 64)]
 )
@@ -391,6 +402,12 @@ def test_rollback_under_an_open_ledger_is_found(path: Path) -> None:
                 call()
 
 
+def test_opening_makes_no_file(path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        module._connect(path)
+    assert not path.exists()
+
+
 def test_a_ledger_that_vanished_is_not_made_anew(path: Path) -> None:
     filled(path)
     path.unlink()
@@ -448,6 +465,21 @@ def test_an_open_ledger_mends_the_head_of_another_that_crashed(path: Path, monke
         survivor.charge(charge(8), at=10)
         assert [entry.charge.round for entry in survivor.charges()] == [0, 1, 2, 7, 8]
         survivor.verify()
+
+
+def test_two_crashes_in_a_row_leave_the_head_one_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    filled(path)
+    with Ledger.open(path) as second:
+        crash_before_the_head(monkeypatch, path, 7)
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "_write_head", crash)
+            with pytest.raises(KeyboardInterrupt):
+                second.charge(charge(8), at=9)
+    with Ledger.open(path) as healed:
+        assert [entry.charge.round for entry in healed.charges()] == [0, 1, 2, 7]
 
 
 def test_a_head_two_behind_is_no_crash(path: Path) -> None:

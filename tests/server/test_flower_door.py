@@ -109,6 +109,20 @@ def trouble(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
     return {str(node): end.decode() if isinstance(end, bytes) else end for node, end in ends.items()}
 
 
+def lost(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
+    """The answer that carries one of two replies gets lost between the SuperLink and the ServerApp."""
+    sent = transport.send_all({nodes[0]: b"E forgotten", nodes[1]: b"E kept"})
+    forgotten = next(message for message, node in sent.items() if node == nodes[0])
+    time.sleep(1)
+    transport._client.PullMessages(server_door.PullAppMessagesRequest(message_ids=[forgotten]))
+    ends: dict[str, Any] = {}
+    while len(ends) < 2:
+        for arrival in transport.poll(sent):
+            ends[str(arrival.node_id)] = arrival.failure or "arrived"
+        time.sleep(0.05)
+    return ends
+
+
 def linger(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
     return {"parent": server_door.parent_alive()}
 
@@ -117,7 +131,7 @@ def raises(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
     raise RuntimeError("this ServerApp fails")
 
 
-SCENARIOS = {"echo": echo, "trouble": trouble, "linger": linger, "raises": raises}
+SCENARIOS = {"echo": echo, "trouble": trouble, "lost": lost, "linger": linger, "raises": raises}
 
 
 def handle(request: bytes) -> bytes:
@@ -332,6 +346,11 @@ def test_every_failure_of_a_site_has_a_name_and_no_text_of_a_handler_leaves(
     assert HIDDEN not in (federation.workshop.folder / "flower.log").read_text()
     assert federation.sites[1].said(client_door.HANDLER_FAILED) == "ValueError"
     assert HIDDEN not in repr(federation.sites[1].reports)
+
+
+def test_a_lost_reply_is_named_and_does_not_keep_the_others(federation: Federation, tmp_path: Path) -> None:
+    result = federation.play("lost", federation.nodes[:2], tmp_path / "lost.json")
+    assert [result[str(node)] for node in federation.nodes[:2]] == [server_door.MESSAGE_LOST, "arrived"]
 
 
 def test_a_run_whose_serverapp_fails_is_finished_and_failed(federation: Federation, tmp_path: Path) -> None:
@@ -559,7 +578,7 @@ def test_a_crashed_node_is_welcome_again_within_twenty_seconds(federation: Feder
     site.start()
     assert until(lambda: site.said(client_door.CONNECTED) is not None, 25)
     assert site.said(client_door.ACTIVATION_REFUSED) is not None
-    assert time.monotonic() - began < 2 * client_door._HEARTBEAT_S + client_door._MAX_BACKOFF_S
+    assert time.monotonic() - began < 2 * client_door._HEARTBEAT_S + 2
     site.end()
 
 
@@ -617,7 +636,7 @@ def test_flower_still_behaves_as_the_doors_assume() -> None:
     layers = [
         layer.__name__ for layer in vars(importlib.import_module("flwr.superlink.main")).values() if is_layer(layer)
     ]
-    assert server_door._IDLE < set(layers)
+    assert set(layers) > server_door._IDLE
     assert "NodeAuthMiddleware" in layers
     grid = importlib.import_module("flwr.superlink.grid").HttpGrid("127.0.0.1:1", insecure=True, token="token")  # noqa: S106
     assert (grid._addr, grid._token) == ("127.0.0.1:1", "token")

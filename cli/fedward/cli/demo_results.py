@@ -12,8 +12,8 @@ from fedward.client import datasets
 from fedward.client.split import held_out
 from fedward.server import models as model_files
 from fedward.server.views import PRIVACY_WORDS, StudyView
-from fedward.simulations.baselines import local_only, pooled
-from fedward.study.encoding import Encoded, concatenate, group_names
+from fedward.simulations.baselines import local_only, pool, pooled
+from fedward.study.encoding import Encoded, group_names
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import Auroc, exact_auroc, suppress_small
 from fedward.study.models import Vector, build, load_vector, scores
@@ -31,10 +31,10 @@ def gather(federation: DemoFederation, view: StudyView) -> dict[str, Any]:
         train[site], test[site] = data.select(~mask), data.select(mask)
     models = {
         "federated": model_files.load_model(federation.coordinator_home.models_folder, view.model or ""),
-        "pooled": pooled(manifest, list(train.values())),
+        "pooled": pooled(manifest, train.values()),
     }
     own = {site: local_only(manifest, train[site]) for site in federation.names}
-    everyone = concatenate(list(test.values()))
+    everyone = pool(test.values())
     federated = _score(manifest, models["federated"], everyone)
     return {
         "study": {

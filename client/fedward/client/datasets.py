@@ -55,14 +55,17 @@ def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: i
         InputError: the file or the mapping does not fit the study; nothing is recorded.
     """
     report_file = home.path / "datasets" / f"{manifest.study.id}.report.json"
+    report_file.parent.mkdir(parents=True, exist_ok=True)
+    # Digests first: a file that changes while it is checked is then refused when it is loaded.
+    csv_sha256, mapping_sha256 = file_digest(csv), file_digest(mapping)
     table = read_site_table(csv, load_mapping(mapping), manifest, report_to=report_file)
     encode(table.frame, manifest)
     dataset = Dataset(
         study_id=manifest.study.id,
         csv=str(csv.resolve()),
         mapping=str(mapping.resolve()),
-        csv_sha256=file_digest(csv),
-        mapping_sha256=file_digest(mapping),
+        csv_sha256=csv_sha256,
+        mapping_sha256=mapping_sha256,
         patients=len(table.frame),
         registered_at=at,
     )

@@ -96,6 +96,8 @@ _HELD_S: Final = 0.5
 _OBJECTS_PER_REQUEST: Final = 3
 # A site that is told to stop does not wait longer than this for a coordinator that does not answer.
 _FAREWELL_S: Final = 3.0
+# A crashed node asks this often whether its last session has lapsed.
+_LAPSE_POLL_S: Final = 1.0
 # Longer than the pause between two heartbeats, so that a quiet site does not shake hands for each.
 _KEEP_ALIVE_S: Final = 30.0
 _REPEAT_REPORT_S: Final = 60.0
@@ -104,7 +106,7 @@ _REPEAT_REPORT_S: Final = 60.0
 class Handler(Protocol):
     """Answers one request payload with one reply payload; it is trusted to catch its own errors."""
 
-    def __call__(self, request: bytes) -> bytes: ...
+    def __call__(self, request: bytes, /) -> bytes: ...
 
 
 Report = Callable[[str, str], None]
@@ -163,7 +165,8 @@ class FleetLoop:
                 session = _Session.activate(self._address, self._max_bytes)
             except Exception as error:  # noqa: BLE001 - the loop outlives any failure, known to Flower or not
                 self._report.failure(error, activating=True)
-                self._stop.wait(backoff.next())
+                wait = backoff.next()
+                self._stop.wait(min(wait, _LAPSE_POLL_S) if _says_not_yet(error) else wait)
                 continue
             backoff.reset()
             self._report(CONNECTED, f"node {session.node_id} at {self._address.host}:{self._address.port}")
@@ -211,6 +214,7 @@ class FleetLoop:
         except Exception as error:  # noqa: BLE001 - as above
             self._report(REPLY_LOST, _name(error))
             return
+        session.confirm(request)  # last: it is not what the coordinator waits for
         self._report(HANDLED, f"answered in {seconds:.3f} s")
 
     def _handle(self, message: Any) -> Any:
@@ -323,7 +327,6 @@ class _Session:
         contents = {object_id: self._object(request.run_id, object_id) for object_id in request.object_ids}
         message = inflate_object_from_contents(request.message_id, contents)
         message.metadata.__dict__["_message_id"] = request.message_id
-        self._confirm(request)
         return message
 
     def push(self, reply: Any, seconds: float) -> None:
@@ -361,7 +364,7 @@ class _Session:
             raise _PendingError
         return bytes(response.object_content)
 
-    def _confirm(self, request: _Request) -> None:
+    def confirm(self, request: _Request) -> None:
         """Let the SuperLink free the message. Losing this costs it memory until the run ends, nothing else."""
         confirmation = ConfirmMessageReceivedRequest(
             node=self._node, run_id=request.run_id, message_object_id=request.message_id
@@ -557,6 +560,11 @@ def _says_unknown_node(error: Exception) -> bool:
     return _status(error) == httpx.codes.UNAUTHORIZED
 
 
+def _says_not_yet(error: Exception) -> bool:
+    """Whether the SuperLink refuses to activate the node: it is unknown, or still counts as online."""
+    return _status(error) == httpx.codes.PRECONDITION_FAILED
+
+
 def _can_pass(error: Exception) -> bool:
     """Whether trying again may work."""
     status = _status(error)
@@ -591,7 +599,7 @@ def _diagnose(error: Exception, activating: bool) -> tuple[str, str]:
     status = _status(error)
     if status == httpx.codes.UNAUTHORIZED:
         return KEY_REFUSED, "the coordinator refused the node key's signature" + _clock_hint(error)
-    if status == httpx.codes.PRECONDITION_FAILED:
+    if _says_not_yet(error):
         text = (
             "the coordinator does not know this node key, or its last session has not lapsed yet (20 s after a crash)"
         )

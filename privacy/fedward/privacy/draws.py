@@ -159,7 +159,7 @@ class SecureDraws:
         np.subtract(1.0, square, out=square)
         cosine = square
         cosine *= radius
-        total = cosine[0, :n] + cosine[1, :n]
+        total: NDArray[np.float64] = cosine[0, :n] + cosine[1, :n]
         total += sine[0, 1 : n + 1]
         total += sine[1, 2:]
         total *= 0.5
@@ -167,7 +167,7 @@ class SecureDraws:
 
     def _uniform(self, n: int) -> NDArray[np.float64]:
         words = np.frombuffer(self._bytes(n * _WORD), dtype=np.uint64)
-        values: NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64)
+        values = (words >> np.uint64(11)).astype(np.float64)
         values *= 2.0**-53
         np.maximum(values, 2.0**-54, out=values)
         return values

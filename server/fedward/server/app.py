@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedward.privacy.errors import FedwardError, UnreachableError
-from fedward.server.flower import ServerApp
+from fedward.server.flower import new_server_app
 from fedward.server.home import CoordinatorHome
 from fedward.server.proposal import propose
 from fedward.server.running import StudyRun
@@ -25,7 +25,7 @@ from fedward.server.store import Store
 
 LOCK_S = 30.0
 
-app = ServerApp()
+app = new_server_app()
 
 
 class SystemClock:
@@ -41,7 +41,7 @@ class SystemClock:
         time.sleep(seconds)
 
 
-@app.main()  # type: ignore[untyped-decorator]  # flwr's decorators are untyped here
+@app.main()
 def main(grid: Any, context: Any) -> None:
     """Carry out what is wished of one study."""
     home = CoordinatorHome.open(Path(str(context.run_config["home"])))

@@ -59,7 +59,8 @@ from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, GetNodesRequest, PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.serverapp import ServerApp
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLWR_IN_MEMORY_DB_NAME, NodeStatus, TaskType
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -73,6 +74,8 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from fedward.privacy.errors import FedwardError, InputError, UnreachableError
+
+__all__ = ["Arrival", "GridTransport", "ServerApp", "SuperLinkService", "parent_alive", "quiet_flower", "serve_app"]
 
 RECORD: Final = "fedward"
 FIELD: Final = "payload"
@@ -110,7 +113,7 @@ _FLEET_CALLS: Final = frozenset(
         _PUSH,
     }
 )
-_NEWS: Final = "/v1/runtime/push-messages"
+_NEWS: Final = "/fedward/news"
 # Layers around every request that do nothing without Flower's enterprise edition: a fifth of a request's time.
 _IDLE: Final = frozenset(
     {
@@ -121,7 +124,7 @@ _IDLE: Final = frozenset(
     }
 )
 _DOOR_HEADER: Final = "fedward-door"
-_STATE_START_S: Final = 30.0
+_START_S: Final = 30.0
 _STOP_S: Final = 5.0
 _ORPHAN_S: Final = 3.0
 _HELD_NODES: Final = 4096
@@ -214,11 +217,11 @@ class SuperLinkService:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(sockets, ready), name="fedward-superlink", daemon=True)
         self._thread.start()
-        if not ready.wait(_STATE_START_S) or self._failure is not None:
+        if not ready.wait(_START_S) or self._failure is not None:
             self.stop()
             raise UnreachableError(
                 "The SuperLink did not start",
-                got=type(self._failure).__name__ if self._failure else f"no answer within {_STATE_START_S:.0f} s",
+                got=type(self._failure).__name__ if self._failure else f"no answer within {_START_S:.0f} s",
                 remedy="look into Flower's log file",
             ) from self._failure
         self._spare = self._spawn()
@@ -308,8 +311,12 @@ class SuperLinkService:
         """Let the process of a run that is over end, and clear it away."""
         with self._lock:
             app = self._apps.pop(run_id, None)
-        if app is not None:
-            _end(app)
+        if app is None:
+            return
+        _end(app)
+        with self._lock:
+            if self._spare is None and self._thread is not None:
+                self._spare = self._spawn()
 
     def _claim(self, run_id: int) -> str:
         """The token that makes its holder the ServerApp of the run: what Flower's SuperExec polls for."""
@@ -400,9 +407,10 @@ class SuperLinkService:
 class _Doorbell:
     """Holds polls open until there may be news.
 
-    A message for a node can appear only when the ServerApp pushes messages. So each push counts one up, and a node
-    that was told "nothing" at the present count need not be answered before the next push, or before `hold_s`. A
-    signature is checked when the poll goes on, well within the 300 s that Flower grants it.
+    A message for a node can appear only when the ServerApp pushes messages, and it rings when a message and all its
+    parts are there. So each ring counts one up, and a node that was told "nothing" at the present count need not be
+    answered before the next ring; or before `hold_s`, should a ring be lost. A signature is checked when the poll goes
+    on, well within the 300 s that Flower grants it.
     """
 
     def __init__(self, hold_s: float) -> None:
@@ -533,9 +541,11 @@ def _local_only(app: _Asgi, secret: str, doorbell: _Doorbell) -> _Asgi:
             if not secrets.compare_digest(offered, secret.encode()):
                 await _answer(send, 401)
                 return
-        await app(scope, receive, send)
         if path == _NEWS:
             doorbell.ring()
+            await _answer(send, 204)
+            return
+        await app(scope, receive, send)
 
     return serve
 
@@ -700,6 +710,11 @@ def _end(app: subprocess.Popen[bytes]) -> None:
 _orphaned = threading.Event()
 
 
+def new_server_app() -> Any:
+    """An empty ServerApp, for the module that says what a run does."""
+    return ServerApp()
+
+
 def parent_alive() -> bool:
     """In the ServerApp's process: whether the coordinator that started it is still there."""
     return not _orphaned.is_set()
@@ -780,6 +795,11 @@ class _DirectSend:
         headers = [(k, v) for k, v in response.headers.items() if k not in {"content-encoding", "content-length"}]
         return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
 
+    def ring(self, url: str) -> None:
+        """Wake the sites' held polls; if it fails they wake a little later by themselves."""
+        with contextlib.suppress(httpx.HTTPError):
+            self._wire.post(url)
+
     def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
         size = 0
         for chunk in response.iter_bytes():
@@ -830,6 +850,7 @@ class GridTransport:
     announces a reply and never uploads it, retries without end, and answers "unauthorised" with a SIGINT to itself.
 
     A reply is known by the message that it answers: Flower's own error replies do not carry the site's identifier.
+    Flower hands every reply out once: one that is lost on the last yard, as one that expired, ends as `MESSAGE_LOST`.
     """
 
     def __init__(
@@ -848,11 +869,13 @@ class GridTransport:
         self._ttl_s = ttl_s
         self._node = Node(node_id=SUPERLINK_NODE_ID)
         token = RuntimeTokenHttpInterceptor(token=grid._token)
-        self._client = _flower_client(RuntimeHttpClient, grid._addr, [token, _DirectSend(max_bytes + _ENVELOPE_BYTES)])
+        self._wire = _DirectSend(max_bytes + _ENVELOPE_BYTES)
+        self._client = _flower_client(RuntimeHttpClient, grid._addr, [token, self._wire])
+        self._news = f"http://{grid._addr}{_NEWS}"
+        self._spent: list[str] = []
         self._waiting: dict[str, int] = {}
         self._uploads: dict[str, _Upload] = {}
         self._refused: set[str] = set()
-        self._strikes: dict[str, int] = {}
         self._trouble_since: float | None = None
 
     def send(self, node_id: int, payload: bytes) -> str:
@@ -873,6 +896,7 @@ class GridTransport:
         with no_object_id_recompute():  # Flower would hash each payload again at every mention
             messages = [self._message(node_id, payload) for node_id, payload in payloads.items()]
             self._persist(lambda: self._push(messages))
+        self._wire.ring(self._news)
         sent = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
         self._waiting.update(sent)
         return sent
@@ -891,7 +915,14 @@ class GridTransport:
         if open_ids:
             arrivals += self._pull(open_ids)
         uploads = [i for i in wanted if i in self._uploads]
-        return arrivals + [arrival for i in uploads if (arrival := self._collect(i)) is not None]
+        arrivals += [arrival for i in uploads if (arrival := self._collect(i)) is not None]
+        if not arrivals:
+            self._tidy()
+        return arrivals
+
+    def online(self) -> set[int]:
+        """The nodes that Flower counts as online. Raises: UnreachableError, as `send_all`."""
+        return {int(node.node_id) for node in self._persist(lambda: self._client.GetNodes(GetNodesRequest())).nodes}
 
     def _message(self, node_id: int, payload: bytes) -> Any:
         content = RecordDict({RECORD: ConfigRecord({FIELD: payload})})
@@ -931,8 +962,6 @@ class GridTransport:
         try:
             response = self._client.PullMessages(PullAppMessagesRequest(message_ids=ids))
         except (httpx.HTTPError, ValueError) as error:
-            if _status(error) == httpx.codes.INTERNAL_SERVER_ERROR:
-                return self._single_out(ids)
             self._trouble(error)
             return []
         self._trouble_since = None
@@ -948,17 +977,6 @@ class GridTransport:
             deadline = time.monotonic() + _REPLY_UPLOAD_S
             self._uploads[message_id] = _Upload(reply.metadata.message_id, object_ids, deadline)
         return arrivals
-
-    def _single_out(self, ids: list[str]) -> list[Arrival]:
-        """Find the messages that the SuperLink has lost.
-
-        Flower answers 500 to a poll if one of its messages is gone: it expired, or its reply was pulled and the
-        answer got lost on the way. Asked one by one, the others arrive, and three strikes end the one that is gone.
-        """
-        if len(ids) > 1:
-            return [arrival for message_id in ids for arrival in self._pull([message_id])]
-        strikes = self._strikes[ids[0]] = self._strikes.get(ids[0], 0) + 1
-        return [self._done(ids[0], failure=REPLY_LOST)] if strikes >= 3 else []
 
     def _collect(self, message_id: str) -> Arrival | None:
         """A reply whose parts have all arrived, or None if one is still on its way."""
@@ -1002,17 +1020,21 @@ class GridTransport:
         return bytes(response.object_content) if response.object_available else None
 
     def _done(self, message_id: str, *, payload: bytes | None = None, failure: str | None = None) -> Arrival:
-        """The end of a message; the SuperLink may forget its reply."""
+        """The end of a message."""
         upload = self._uploads.pop(message_id, None)
         self._refused.discard(message_id)
-        self._strikes.pop(message_id, None)
         if upload is not None:
-            confirmation = ConfirmMessageReceivedRequest(
-                node=self._node, run_id=self._run_id, message_object_id=upload.reply_id
-            )
-            with contextlib.suppress(Exception):  # it frees memory, nothing else
-                self._client.ConfirmMessageReceived(confirmation)
+            self._spent.append(upload.reply_id)
         return Arrival(message_id, self._waiting.pop(message_id), payload, failure)
+
+    def _tidy(self) -> None:
+        """Let the SuperLink free one reply that was read, while there is nothing better to do."""
+        if self._spent:
+            confirmation = ConfirmMessageReceivedRequest(
+                node=self._node, run_id=self._run_id, message_object_id=self._spent.pop()
+            )
+            with contextlib.suppress(httpx.HTTPError, ValueError):  # the end of the run frees it all the same
+                self._client.ConfirmMessageReceived(confirmation)
 
     def _persist(self, attempt: Callable[[], _T]) -> _T:
         """Try until it works or patience ends."""

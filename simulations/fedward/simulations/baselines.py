@@ -29,7 +29,7 @@ from fedward.study.metrics import exact_auroc
 from fedward.study.models import Vector, build, load_vector, scores, to_vector
 from fedward.study.terms import noise_for, site_terms, training_cohort
 
-PENALTY = 1.0
+PENALTY = 10.0
 """λ of the baselines' ridge, fixed before any result was seen: scikit-learn's default (its C = 1/λ)."""
 
 _MOST_STEPS = 1000

@@ -97,16 +97,6 @@ def encode(frame: pd.DataFrame, manifest: Manifest) -> Encoded:
     )
 
 
-def concatenate(parts: list[Encoded]) -> Encoded:
-    """Several hospitals' patients below each other; their inputs must be of one study."""
-    return Encoded(
-        tuple(patient for part in parts for patient in part.patients),
-        np.concatenate([part.inputs for part in parts]),
-        np.concatenate([part.outcomes for part in parts]),
-        np.concatenate([part.membership for part in parts]),
-    )
-
-
 def feature_columns(feature: NumericFeature | CategoricalFeature | ImageFeature) -> list[str]:
     """The table's columns that hold a feature."""
     if isinstance(feature, ImageFeature):
