@@ -18,6 +18,9 @@ from fedward.study.encoding import group_names, group_size
 from fedward.study.manifest import Manifest
 
 Counts: TypeAlias = NDArray[np.int64]
+TEMPER = 4.0
+"""Bins are equal in sigmoid(logit(score) / TEMPER). Equal bins of the score itself would put most patients of a confident
+model into the two outermost ones: on the heart hospitals that cost .014 of AUROC, and this costs .001."""
 SMALL = 11
 """Counts below this are not shown (CMS cell-size suppression policy: 1 to 10)."""
 Z95 = 1.959963984540054
@@ -58,11 +61,24 @@ def histogram(
         raise InputError("a score is not in [0, 1]", code="not-finite")
     if not ((outcomes == 0) | (outcomes == 1)).all():
         raise InputError("an outcome is neither 0 nor 1")
-    cells = np.minimum((scores * bins).astype(np.int64), bins - 1) * 2 + outcomes.astype(np.int64)
+    cells = np.minimum((_tempered(scores) * bins).astype(np.int64), bins - 1) * 2 + outcomes.astype(np.int64)
     everybody = np.ones((len(scores), 1), dtype=np.bool_)
     columns = np.concatenate([everybody, membership], axis=1).T
     counts = [np.bincount(cells[column], minlength=bins * 2).reshape(bins, 2) for column in columns]
     return np.stack(counts).astype(np.int64)
+
+
+def _tempered(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """sigmoid(logit(s) / TEMPER), written so that 0 and 1 need no special case."""
+    high, low = scores ** (1 / TEMPER), (1 - scores) ** (1 / TEMPER)
+    return np.asarray(high / (high + low))
+
+
+def bin_centres(bins: int) -> NDArray[np.float64]:
+    """The score at the middle of each bin, shape (bins,)."""
+    middle = (np.arange(bins) + 0.5) / bins
+    high, low = middle**TEMPER, (1 - middle) ** TEMPER
+    return np.asarray(high / (high + low))
 
 
 def auroc(counts: Counts) -> Auroc | None:
@@ -123,8 +139,7 @@ def suppress_small(manifest: Manifest, counts: dict[str, tuple[int, int]]) -> se
 
 def brier(counts: Counts) -> float | None:
     """Brier score of one slice with every score at the middle of its bin; None without patients."""
-    bins = len(counts)
-    middle = (np.arange(bins) + 0.5) / bins
+    middle = bin_centres(len(counts))
     total = counts.sum()
     if total == 0:
         return None
