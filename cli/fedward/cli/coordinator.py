@@ -23,7 +23,6 @@ app = typer.Typer(
         "Order: init, start, enroll, propose, (hospitals approve), launch, status."
     ),
     no_args_is_help=True,
-    rich_markup_mode=None,
 )
 Home = Annotated[
     Path,
@@ -254,7 +253,7 @@ def _say_standings(view: StudyView) -> None:
 
 
 def _say_study(view: StudyView) -> None:
-    from fedward.server.views import PRIVACY_WORDS
+    from fedward.study.terms import PRIVACY_WORDS
 
     name = f"{view.study_id}, {(view.digest or 'not sealed')[:12]}"
     say(f'"{view.title}" ({name}): {view.state}, round {view.version} of {view.rounds}')

@@ -11,12 +11,13 @@ from fedward.cli.output import say, table
 from fedward.client import datasets
 from fedward.client.split import held_out
 from fedward.server import models as model_files
-from fedward.server.views import PRIVACY_WORDS, StudyView
+from fedward.server.views import StudyView
 from fedward.simulations.baselines import local_only, pool, pooled
 from fedward.study.encoding import Encoded, group_names
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import Auroc, exact_auroc, suppress_small
 from fedward.study.models import Vector, build, load_vector, scores
+from fedward.study.terms import PRIVACY_WORDS
 
 
 def gather(federation: DemoFederation, view: StudyView) -> dict[str, Any]:

@@ -21,7 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # a traceback with local variables could show patients' values
-    rich_markup_mode=None,
 )
 app.add_typer(site.app, name="site")
 app.add_typer(coordinator.app, name="coordinator")

@@ -12,12 +12,7 @@ from fedward.client.node import cost
 from fedward.client.policy import load_policy, objections
 from fedward.privacy.errors import InputError
 from fedward.study.manifest import CategoricalFeature, NumericFeature, SealedManifest
-from fedward.study.terms import study_event
-
-PRIVACY_WORDS = (
-    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside this hospital; "
-    "composition: every study in this ledger; covers training patients only (evaluation counts are not noised yet)"
-)
+from fedward.study.terms import PRIVACY_WORDS, study_event
 
 
 def as_data(home: SiteHome, sealed: SealedManifest) -> dict[str, Any]:
@@ -90,7 +85,7 @@ def _print_cost(home: SiteHome, sealed: SealedManifest) -> None:
     say(f"  privacy      costs each patient at most ε = {privacy.epsilon:g} at δ = {privacy.delta:g}, with {event.steps} steps "
         f"at noise σ = {event.noise_multiplier:g}, spare attempts included")  # fmt: skip
     say(
-        f"  budget here  ε = {spent:.3f} spent, {after:.3f} after this study, of {budget.epsilon:g} (δ = {budget.delta:g})"
+        f"  budget here  ε = {spent:.3f} spent, {after:.3f} with all of this study, of {budget.epsilon:g} (δ = {budget.delta:g})"
     )
     say(f"  meaning      {PRIVACY_WORDS}")
 

@@ -24,7 +24,6 @@ app = typer.Typer(
         "Order: init, request, (the coordinator enrolls), enroll, register, start, review, approve."
     ),
     no_args_is_help=True,
-    rich_markup_mode=None,
 )
 Home = Annotated[
     Path,
@@ -315,8 +314,8 @@ def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
 @app.command()
 def ledger(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     """Print what studies have cost this hospital's patients, and what remains. The chain is verified first."""
-    from fedward.cli.review import PRIVACY_WORDS
     from fedward.client.home import SiteHome
+    from fedward.study.terms import PRIVACY_WORDS
 
     book = SiteHome.open(home).ledger()
     entries, budget = book.charges(), book.budget

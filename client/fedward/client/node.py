@@ -199,7 +199,7 @@ class SiteNode:
 
 
 def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
-    """(ε spent at this hospital so far, ε after all of the study's planned attempts), at the ledger's δ."""
+    """(ε spent at this hospital so far, ε once all of the study's planned attempts are charged), at the ledger's δ."""
     ledger = home.ledger()
-    event = study_event(sealed)
+    event = study_event(sealed, ledger.charges_of(sealed.digest))
     return ledger.spent(), ledger.would_cost([event] if event is not None else [])

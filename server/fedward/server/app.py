@@ -10,13 +10,13 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fedward.privacy.errors import FedwardError, UnreachableError
-from fedward.server.flower import new_server_app
+from fedward.server.flower import server_app
 from fedward.server.home import CoordinatorHome
 from fedward.server.proposal import propose
 from fedward.server.running import StudyRun
@@ -24,8 +24,6 @@ from fedward.server.sites import SiteTransport
 from fedward.server.store import Store
 
 LOCK_S = 30.0
-
-app = new_server_app()
 
 
 class SystemClock:
@@ -41,11 +39,10 @@ class SystemClock:
         time.sleep(seconds)
 
 
-@app.main()
-def main(grid: Any, context: Any) -> None:
+def main(grid: Any, config: Mapping[str, str]) -> None:
     """Carry out what is wished of one study."""
-    home = CoordinatorHome.open(Path(str(context.run_config["home"])))
-    key = int(str(context.run_config["study"]))
+    home = CoordinatorHome.open(Path(config["home"]))
+    key = int(config["study"])
     with _alone(home, key), RunLog(home.log_folder / f"study-{key}.log") as log:
         store = Store.open(home.store_file)
         try:
@@ -106,3 +103,6 @@ class RunLog:
     def write(self, text: str) -> None:
         self._file.write(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} [{os.getpid()}] {text}\n")
         self._file.flush()
+
+
+app = server_app(main)

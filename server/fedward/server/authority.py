@@ -53,7 +53,9 @@ class Authority:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise IntegrityError("the federation's CA key is of another kind", expected="an elliptic-curve key")
         if certificate.public_key() != key.public_key():
-            raise IntegrityError("the federation's CA key is not its certificate's", remedy="restore both from a backup")
+            raise IntegrityError(
+                "the federation's CA key is not its certificate's", remedy="restore both from a backup"
+            )
         return cls(certificate, key)
 
     def pem(self) -> bytes:

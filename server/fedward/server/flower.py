@@ -710,9 +710,15 @@ def _end(app: subprocess.Popen[bytes]) -> None:
 _orphaned = threading.Event()
 
 
-def new_server_app() -> Any:
-    """An empty ServerApp, for the module that says what a run does."""
-    return ServerApp()
+def server_app(main: Callable[[Any, Mapping[str, str]], None]) -> Any:
+    """The ServerApp that calls `main` with the run's grid and its run config."""
+    app = ServerApp()
+
+    def called(grid: Any, context: Any) -> None:
+        main(grid, {key: str(value) for key, value in context.run_config.items()})
+
+    app.main()(called)
+    return app
 
 
 def parent_alive() -> bool:

@@ -15,7 +15,14 @@ from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Transport
 from fedward.study import messages
-from fedward.study.manifest import MAX_DECLARED_PATIENTS, Manifest, RosterEntry, SealedManifest, parse_sealed, parse_stored
+from fedward.study.manifest import (
+    MAX_DECLARED_PATIENTS,
+    Manifest,
+    RosterEntry,
+    SealedManifest,
+    parse_sealed,
+    parse_stored,
+)
 from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Standing
 from fedward.study.signing import Identity, to_text
 from fedward.study.terms import noise_for

@@ -8,11 +8,7 @@ from typing import Any
 from fedward.server.records import AttemptRow, MetricRow, StandingRow, StatusRow, StudyRow
 from fedward.server.store import Store
 from fedward.study.manifest import Manifest, parse_stored
-
-PRIVACY_WORDS = (
-    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
-    "composition: every study of that hospital's ledger; covers training patients only (evaluation counts are not noised yet)"
-)
+from fedward.study.terms import PRIVACY_WORDS
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from fedward.privacy.accounting import DpEvent, calibrate
 from fedward.study.manifest import Manifest, SealedManifest
 
+PRIVACY_WORDS = (
+    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
+    "composition: every study in that hospital's ledger; covers training patients only (evaluation counts are not noised yet)"
+)
+"""What an ε means here. It stands wherever an ε is shown (NIST SP 800-226's elements)."""
+
 
 @dataclass(frozen=True)
 class SiteTerms:
@@ -79,14 +85,13 @@ def training_cohort(sealed: SealedManifest, site: str) -> float:
     return sealed.entry(site).declared_patients * (1 - sealed.manifest.training.holdout)
 
 
-def study_event(sealed: SealedManifest) -> DpEvent | None:
-    """All that a study may charge a site, its spare attempts included; None when nothing is promised."""
-    if sealed.noise_multiplier == 0:
+def study_event(sealed: SealedManifest, charged: int = 0) -> DpEvent | None:
+    """All that a study may still charge a site after `charged` attempts, spare ones included; None when it is nothing."""
+    left = sealed.manifest.planned_attempts - charged
+    if sealed.noise_multiplier == 0 or left <= 0:
         return None
     training = sealed.manifest.training
-    return DpEvent(
-        sealed.noise_multiplier, training.sampling_rate, training.local_steps * sealed.manifest.planned_attempts
-    )
+    return DpEvent(sealed.noise_multiplier, training.sampling_rate, training.local_steps * left)
 
 
 def noise_for(manifest: Manifest) -> float:

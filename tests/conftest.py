@@ -1,0 +1,47 @@
+"""Shared by all tests: the one federation on loopback, and the rule that nothing is skipped where all is required."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from loopback import Loopback
+
+
+@pytest.fixture(scope="session")
+def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """The session's federation. Each test takes a study id of its own."""
+    from loopback import Loopback  # imports torch and Flower: only for the tests that need it
+
+    federation = Loopback(tmp_path_factory.mktemp("loopback"))
+    try:
+        federation.start()
+        yield federation
+    finally:
+        federation.end()
+
+
+def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Under FEDWARD_REQUIRE_ALL=1 a test that did not run is a test that failed."""
+    if os.environ.get("FEDWARD_REQUIRE_ALL") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but FEDWARD_REQUIRE_ALL=1: {reason}"
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    _forbid_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    _forbid_skip(report)
+    return report
