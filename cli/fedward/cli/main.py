@@ -8,7 +8,7 @@ from importlib.metadata import version
 import click
 import typer
 
-from fedward.cli import coordinator, demo, site
+from fedward.cli import coordinator, demo, example, site
 from fedward.cli.output import print_error, stderr
 from fedward.privacy.errors import FedwardError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(site.app, name="site")
 app.add_typer(coordinator.app, name="coordinator")
 app.command("demo")(demo.demo)
+app.command("example")(example.example)
 
 
 @app.callback()
