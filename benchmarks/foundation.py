@@ -8,8 +8,8 @@ from pathlib import Path
 # Run as a file, Python looks for modules beside it; ours are found from the folder above.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import accuracy, flamby  # noqa: E402
-from benchmarks.figures import Part  # noqa: E402
+from benchmarks import accuracy, flamby
+from benchmarks.figures import Part
 
 PARTS: list[Part] = [accuracy.figures, flamby.figures]
 

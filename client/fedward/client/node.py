@@ -112,6 +112,7 @@ class SiteNode:
         if request.train:
             self._charge(sealed, request)
         cohort = self._cohort(sealed)
+        began = time.perf_counter()
         models.load_vector(model, base)
         counts = b""
         if request.evaluate:
@@ -120,6 +121,7 @@ class SiteNode:
             bins = sealed.manifest.evaluation.bins
             counts = messages.counts_to_bytes(histogram(scores, unseen.outcomes, unseen.membership, bins))
         update = self._train(sealed, model, cohort) if request.train else b""
+        train_ms = round(1000 * (time.perf_counter() - began), 1)
         result = Result(
             site=self._kit.site,
             request=name,
@@ -137,6 +139,7 @@ class SiteNode:
             attempt=request.attempt,
             trained=int(request.train),
             evaluated=int(request.evaluate),
+            train_ms=train_ms,
         )
         return result, update + counts
 
