@@ -150,14 +150,19 @@ def test_stopped_study_keeps_its_rounds_and_launch_continues(loopback: Loopback)
 
 
 def test_two_studies_at_once(loopback: Loopback) -> None:
-    digests = [ready(loopback, name) for name in ("twin-a", "twin-b")]
+    rounds = 5
+    digests = [loopback.propose(loopback.study(name, training={"rounds": rounds})) for name in ("twin-a", "twin-b")]
     for digest in digests:
         loopback.launch(digest)
+    for digest in digests:  # approved only once both wait, so that their rounds fall into the same seconds
+        loopback.wait(digest, "runs", lambda view: view.state == "running")
+    for digest in digests:
+        loopback.approve(digest)
     views = [loopback.wait_ended(digest, 90) for digest in digests]
     for digest, view in zip(digests, views, strict=True):
-        assert (view.state, view.version) == ("completed", 2), view.reason
-        assert view.contributions() == dict.fromkeys(SITES, 2)
-        assert {site: len(loopback.charges(site, digest)) for site in SITES} == dict.fromkeys(SITES, 2)
+        assert (view.state, view.version) == ("completed", rounds), view.reason
+        assert view.contributions() == dict.fromkeys(SITES, rounds)
+        assert {site: len(loopback.charges(site, digest)) for site in SITES} == dict.fromkeys(SITES, rounds)
     assert views[0].model != views[1].model
     began = [view.attempts[0].opened_at for view in views]
     ended = [view.attempts[-1].opened_at for view in views]

@@ -196,7 +196,7 @@ def test_an_installed_model_can_be_named_by_a_study(monkeypatch: pytest.MonkeyPa
     "offered", ["no model", CatalogueModel("mlp", "takes a built-in name", lambda _: None, lambda _: nn.Linear(1, 1))]
 )
 def test_an_installed_package_cannot_replace_a_built_in_model(offered: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "entry_points", lambda group: [Point("bad", offered)])
+    monkeypatch.setattr(models, "entry_points", lambda **_: [Point("bad", offered)])
     with pytest.raises(InputError, match='installed model "bad"'):
         models.catalogue()
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import typer
 
 from fedward.cli import coordinator, demo, example, site
 from fedward.cli.output import print_error, stderr
-from fedward.privacy.errors import FedwardError
+from fedward.privacy.errors import FedwardError, UsageError
 
 app = typer.Typer(
     name="fedward",
@@ -47,19 +50,42 @@ def _code(arguments: list[str]) -> int:
     try:
         result = app(arguments, prog_name="fedward", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except FedwardError as error:
-        print_error(error, as_json="--json" in arguments)
-        return error.exit_code
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
         stderr.print("interrupted; nothing that was recorded is lost")
         return 130
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except BrokenPipeError:
-        return 1
+    except Exception as error:  # noqa: BLE001  # a traceback, or a foreign error's text, could show patients' values
+        return _failed(error, as_json="--json" in arguments)
+
+
+def _failed(error: Exception, *, as_json: bool) -> int:
+    """Tell an error; its exit code."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output has left
+        return FedwardError.exit_code
+    if isinstance(error, click.ClickException):
+        if not as_json:
+            error.show()
+            return error.exit_code
+        error = UsageError(error.format_message())
+    told = error if isinstance(error, FedwardError) else _unexpected(error)
+    print_error(told, as_json=as_json)
+    return told.exit_code
+
+
+def _unexpected(error: Exception) -> FedwardError:
+    """A bug, or a system that fails in a way that nobody foresaw: its kind and its place, none of its values."""
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f": {error.filename}" if error.filename is not None else ""
+        return FedwardError("the system refused", got=f"{os.strerror(error.errno)}{place}", code="system")
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return FedwardError(
+        "an error that Fedward did not foresee",
+        got=f"{type(error).__name__}{where}",
+        remedy="report it; nothing that was recorded is lost",
+        code="internal-error",
+    )
 
 
 if __name__ == "__main__":

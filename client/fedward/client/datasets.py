@@ -1,7 +1,7 @@
 """Data registered for a study: where it lies, what it was when a person registered it, and how many patients.
 
-Registration records the SHA-256 of the file and the mapping. Training reads them again and refuses anything else, so
-that what was reviewed is what trains. Nothing of a registration leaves but, where policy allows, a rounded count.
+Registration records the SHA-256 of the file and the mapping. A node reads them once for each registration and refuses
+anything else, so that what was reviewed is what trains. Nothing of a registration leaves but, where policy allows, a rounded count.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ from fedward.study.manifest import HEX_KEY, NAME, Manifest, Part
 ROUNDING = 10
 
 
+def declared(patients: int) -> int:
+    """A count as it may leave: rounded to tens, at least ten."""
+    return max(ROUNDING, round(patients / ROUNDING) * ROUNDING)
+
+
 class Dataset(Part):
     format: Annotated[int, Field(ge=1, le=1)] = 1
     study_id: Annotated[str, Field(pattern=NAME)]
@@ -38,8 +43,8 @@ class Dataset(Part):
 
     @property
     def declared_patients(self) -> int:
-        """The count that may leave: rounded to tens, at least ten."""
-        return max(ROUNDING, round(self.patients / ROUNDING) * ROUNDING)
+        """The count that may leave."""
+        return declared(self.patients)
 
 
 @dataclass(frozen=True)

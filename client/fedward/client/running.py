@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,7 @@ from fedward.privacy.errors import UsageError
 from fedward.study.files import write_atomic
 
 EXPIRY_WARNING_DAYS = 30
+LOCK_S = 1.0
 
 
 def run_node(home: SiteHome, report: Callable[[str], None]) -> None:
@@ -73,12 +75,18 @@ def _warm_up() -> None:
 @contextlib.contextmanager
 def _alone(home: SiteHome) -> Iterator[None]:
     with (home.path / "node.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + LOCK_S  # `fedward site status` holds it for an instant
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
             raise UsageError(
                 f'the node of site "{home.site}" runs already', remedy="stop it first; one node serves all studies"
-            ) from None
+            )
         yield
 
 
@@ -95,7 +103,7 @@ def node_state(home: SiteHome) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(path.read_text())
     with (home.path / "node.lock").open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return state
     return state | {"state": "stopped", "pid": None}

@@ -24,6 +24,9 @@ from fedward.study.encoding import Encoded
 from fedward.study.models import Vector, to_vector
 from fedward.study.terms import SiteTerms
 
+# Inputs are data and need no gradient, which torch remarks on once a step; the hooks do not care.
+warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+
 
 class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
     """Opacus's optimiser with noise from the injected draws; hooks and accounting calls stay as they are."""
@@ -66,8 +69,6 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
 
 
 def _private_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> Any:
-    # Inputs are data and need no gradient, which torch remarks on once a step; the hooks do not care.
-    warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
     GradSampleHooks(model, loss_reduction="sum")
     inner = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
     optimizer = PatientOptimizer(inner, terms, draws)

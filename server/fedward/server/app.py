@@ -60,7 +60,8 @@ def _serve(home: CoordinatorHome, store: Store, transport: SiteTransport, key: i
     if study.wish == "propose":
         try:
             propose(store, transport, clock, study, home.identity(), home.settings.federation_id, log.write)
-            store.set_state(key, "proposed", "", clock.unix())
+            if store.study(key).wish == "propose":  # a person may have stopped it meanwhile
+                store.set_state(key, "proposed", "", clock.unix())
         except FedwardError as error:
             log.write(f"failed: {error.text()}")
             store.set_state(key, "failed", error.text(), clock.unix())

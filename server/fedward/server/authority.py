@@ -76,9 +76,11 @@ class Authority:
         """The site's client certificate in PEM.
 
         Raises:
-            IntegrityError: the request was changed, or its certificate request is not for the site that it names.
+            IntegrityError: the request was changed, its node key is none that Flower takes, or its certificate request
+                is not for the site that it names.
         """
         check_request(request)
+        _check_node_key(request)
         try:
             csr = x509.load_pem_x509_csr(request.certificate_request.encode())
             key = csr.public_key()
@@ -106,6 +108,17 @@ class Authority:
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         builder = builder.add_extension(authority, critical=False)
         return builder.sign(self.key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
+
+
+def _check_node_key(request: JoinRequest) -> None:
+    try:
+        key = serialization.load_pem_public_key(request.node_key.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise IntegrityError("the request's node key is damaged", remedy="make the request again") from None
+    if not (isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)):
+        raise IntegrityError(
+            "the request's node key is of another kind", expected="EC P-384", remedy="make the request again"
+        )
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -691,8 +691,11 @@ def _order(app: subprocess.Popen[bytes], order: Mapping[str, str]) -> None:
     """Tell a waiting process what to run. Over the pipe: a command line is read by every user of the machine."""
     if app.stdin is None:
         raise UnreachableError("The ServerApp's process has no pipe")
-    app.stdin.write(json.dumps(dict(order)).encode() + b"\n")
-    app.stdin.flush()
+    try:
+        app.stdin.write(json.dumps(dict(order)).encode() + b"\n")
+        app.stdin.flush()
+    except OSError:  # it died between the look and the order
+        raise UnreachableError("The ServerApp's process ended before it had its orders") from None
 
 
 def _end(app: subprocess.Popen[bytes]) -> None:
@@ -752,7 +755,8 @@ def serve_app() -> None:
 
 def _watch_parent() -> None:
     """End this process when the coordinator's end of the pipe is gone; works for SIGKILL and for zombies alike."""
-    while sys.stdin.buffer.read(4096):
+    # The bare descriptor: a thread that waits in sys.stdin's buffer makes the interpreter abort when it ends.
+    while os.read(0, 4096):
         pass
     _orphaned.set()
     os.kill(os.getpid(), signal.SIGINT)  # Flower's handlers end the run in order

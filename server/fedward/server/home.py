@@ -8,7 +8,11 @@ service.json      the running service's process and ports; absent when it is sto
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +25,8 @@ from fedward.server.authority import Authority
 from fedward.study.files import read_model, read_secret, write_atomic, write_secret
 from fedward.study.manifest import Part
 from fedward.study.signing import Identity
+
+LOCK_S = 1.0
 
 
 class Settings(Part):
@@ -125,18 +131,53 @@ class CoordinatorHome:
         return Authority.load(self.ca_file.read_bytes(), read_secret(self.key("ca.pem"), "the federation's CA key"))
 
     def service(self) -> ServiceFile | None:
-        """The running service, or None when it is stopped or died."""
-        if not self.service_file.is_file():
+        """The running service, or None when it is stopped or died.
+
+        The lock says so, not the process number: after a crash or a reboot another program may have that number.
+        """
+        if not self.service_file.is_file() or not self._locked():
             return None
-        service = read_model(self.service_file, ServiceFile, "service file")
-        return service if _alive(service.pid) else None
+        try:
+            return read_model(self.service_file, ServiceFile, "service file")
+        except InputError:
+            if self.service_file.is_file():
+                raise
+            return None  # it stopped between the look and the reading
 
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    def _locked(self) -> bool:
+        with self._lock_file.open("a") as lock:
+            try:
+                # Shared: two commands that look at the same time must not see each other as the service.
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
         return False
-    except PermissionError:
-        return True
-    return True
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Hold the home for one service.
+
+        Raises:
+            UsageError: a service of this home runs already.
+        """
+        with self._lock_file.open("a") as lock:
+            deadline = time.monotonic() + LOCK_S  # a command that only looks holds it for an instant
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() < deadline:
+                        time.sleep(0.05)
+                        continue
+                service = self.service()
+                raise UsageError(
+                    "this coordinator's service runs already",
+                    got=f"process {service.pid}" if service else None,
+                    remedy="stop it first",
+                )
+            yield
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / "service.lock"

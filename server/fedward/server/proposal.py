@@ -96,6 +96,9 @@ def propose(
     Raises:
         RefusalError: fewer sites than the quorum declared a cohort.
     """
+    if study.sealed is not None:  # an earlier run sealed it and died: another seal would be another digest
+        collect_standings(store, transport, clock, study, identity)
+        return parse_sealed(study.sealed)
     manifest = parse_stored(study.manifest)
     invited = [site for site in store.sites() if site.site in study.invited]
     report(f"asking {', '.join(site.site for site in invited)} for their cohorts")

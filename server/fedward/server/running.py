@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedward.privacy.canonical import digest
-from fedward.privacy.errors import FedwardError, IntegrityError, RefusalError
+from fedward.privacy.errors import FedwardError, IntegrityError, RefusalError, UnreachableError
 from fedward.server import models as model_files
 from fedward.server.admission import Admitted, Limits, admit, reason_of
 from fedward.server.aggregation import OptimiserState, step, weighted_mean
@@ -33,7 +33,9 @@ from fedward.server.round import (
     Status,
     Stopped,
     Tick,
-    Unreachable,
+)
+from fedward.server.round import (
+    Unreachable as SiteUnreachable,
 )
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Delivery, Transport
@@ -41,7 +43,7 @@ from fedward.study import messages
 from fedward.study.manifest import SealedManifest, parse_sealed, seconds
 from fedward.study.messages import Work
 from fedward.study.metrics import histogram_shape
-from fedward.study.models import Vector, build, dimension, to_vector
+from fedward.study.models import Vector, build, to_vector
 from fedward.study.signing import Identity
 from fedward.study.terms import evaluates, most_patients, most_update, training_cohort
 
@@ -89,6 +91,7 @@ class StudyRun:
         """Continue the study until it ends. Its end, with the reason, stands in the store.
 
         Raises:
+            UnreachableError: the SuperLink or the store cannot be used now; the study stays as it is.
             FedwardError: something is wrong that a person must see; the study is then `failed`.
         """
         study = self._store.study(key)
@@ -101,6 +104,8 @@ class StudyRun:
         except _StopWishedError:
             self._store.set_state(key, "stopped", "a person stopped it", self._clock.unix())
             self._report("stopped, as wished")
+        except UnreachableError:
+            raise  # a full disk or a lost SuperLink says nothing about the study: a new run goes on when it can
         except FedwardError as error:
             self._recover(study, sealed, f"the run failed: {error.what}")
             self._store.set_state(key, "failed", error.text(), self._clock.unix())
@@ -183,9 +188,10 @@ class StudyRun:
         for _ in range(federation.max_attempts):
             if self._store.study(study.key).wish == "stop":  # rounds may be shorter than the time between stop checks
                 raise _StopWishedError
-            number = len(self._store.attempts(study.key)) + 1
+            number = self._store.attempts_made(study.key) + 1
             trained = checkpoint.version < sealed.manifest.training.rounds
-            if trained and self._planned_left(study, sealed) <= 0:
+            asked = self._store.attempts_asked(study.key, sealed.manifest.training.rounds)
+            if trained and asked >= sealed.manifest.planned_attempts:
                 raise RefusalError(
                     "the planned attempts are used up",
                     expected=f"{sealed.manifest.planned_attempts} with the spare ones",
@@ -202,15 +208,6 @@ class StudyRun:
             remedy="see `fedward coordinator status`, help the sites that are missing, then launch again: it continues here",
             code="quorum-missed",
         )
-
-    def _planned_left(self, study: StudyRow, sealed: SealedManifest) -> int:
-        rounds = sealed.manifest.training.rounds
-        asked = {
-            entry.data["attempt"]
-            for entry in self._store.journal(study.key)
-            if entry.kind == "opened" and entry.data["round"] <= rounds and entry.data["cohort"]
-        }
-        return sealed.manifest.planned_attempts - len(asked)
 
     def _cohort(self, study: StudyRow, sealed: SealedManifest) -> tuple[str, ...]:
         """Reachable sites of the roster, once they make a quorum or the deadline passes. Who rejected is not asked."""
@@ -328,7 +325,7 @@ class StudyRun:
         if known is None or known.status != Status.ASKED:
             return None
         if delivery.payload is None:
-            return Unreachable(site, f"unreachable: {delivery.failure}", now)
+            return SiteUnreachable(site, f"unreachable: {delivery.failure}", now)
         try:
             admitted = admit(
                 delivery.payload,
@@ -416,7 +413,3 @@ def _sealed(study: StudyRow) -> SealedManifest:
         )
     return sealed
 
-
-def parameters(sealed: SealedManifest) -> int:
-    """d: how many numbers a model of the study has."""
-    return dimension(build(sealed.manifest))

@@ -13,23 +13,31 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from logging.handlers import RotatingFileHandler
+from typing import TypeVar
 
-from fedward.privacy.errors import FedwardError, UsageError
+from fedward.privacy.errors import FedwardError
 from fedward.server.coordinator import under_way
 from fedward.server.flower import SuperLinkService
 from fedward.server.home import CoordinatorHome, ServiceFile
-from fedward.server.records import StudyRow
+from fedward.server.records import SiteRow, StudyRow, Wish
 from fedward.server.store import Store
 from fedward.study.files import write_atomic
 
 BEAT_S = 0.25
+TROUBLE_S = 2.0
 MOST_DEATHS = 5
+
+T = TypeVar("T")
 
 
 @dataclass
 class _Running:
+    """A Flower run, what was wished when it began, and how far the study was."""
+
     run_id: int
+    wish: Wish
     version: int
 
 
@@ -42,6 +50,7 @@ class CoordinatorService:
         self._report = report
         self._runs: dict[int, _Running] = {}
         self._deaths: dict[int, int] = {}
+        self._pauses: dict[str, float] = {}
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -50,11 +59,10 @@ class CoordinatorService:
             UsageError: a service of this home runs already.
             UnreachableError: a port is in use.
         """
-        other = self._home.service()
-        if other is not None and other.pid != os.getpid():
-            raise UsageError(
-                "this coordinator's service runs already", got=f"process {other.pid}", remedy="stop it first"
-            )
+        with self._home.serving():
+            self._run()
+
+    def _run(self) -> None:
         settings, home = self._home.settings, self._home
         home.log_folder.mkdir(parents=True, exist_ok=True)
         log = _log(home)
@@ -79,29 +87,38 @@ class CoordinatorService:
             store.close()
 
     def _beat(self, link: SuperLinkService, store: Store, log: logging.Logger) -> None:
-        try:
-            self._register(link, store)
-            for study in store.studies():
-                if study.key in self._runs:
-                    self._watch(link, store, study, log)
-                elif under_way(study):
-                    self._launch(link, store, study, log)
-        except FedwardError as error:
-            # One study's trouble, or a full disk, must not take the federation down: say so, and try again.
-            log.error("%s", error.text())
-            self._report(error.text())
-            self._stop.wait(2.0)
+        for site in self._outliving("the store", store.sites, log) or []:
+            self._outliving(f'site "{site.site}"', partial(self._register, link, store, site), log)
+        for study in self._outliving("the store", store.studies, log) or []:
+            if study.key in self._runs:
+                action = partial(self._watch, link, store, study, log)
+            elif under_way(study):
+                action = partial(self._launch, link, store, study, log)
+            else:
+                continue
+            self._outliving(f"study {study.study_id}", action, log)
 
-    def _register(self, link: SuperLinkService, store: Store) -> None:
-        for row in store.sites():
-            node = link.register_node(row.node_key.encode())
-            if node != row.node_id:
-                store.set_node(row.site, node)
-                self._report(f'site "{row.site}" may connect')
+    def _outliving(self, what: str, action: Callable[[], T], log: logging.Logger) -> T | None:
+        """One site's or study's trouble, or a full disk, must not stop the others: say so, and try again later."""
+        if time.monotonic() < self._pauses.get(what, 0.0):
+            return None
+        try:
+            return action()
+        except FedwardError as error:
+            self._pauses[what] = time.monotonic() + TROUBLE_S
+            log.error("%s: %s", what, error.text())
+            self._report(f"{what}: {error.text()}")
+            return None
+
+    def _register(self, link: SuperLinkService, store: Store, row: SiteRow) -> None:
+        node = link.register_node(row.node_key.encode())
+        if node != row.node_id:
+            store.set_node(row.site, node)
+            self._report(f'site "{row.site}" may connect')
 
     def _launch(self, link: SuperLinkService, store: Store, study: StudyRow, log: logging.Logger) -> None:
         run_id = link.launch({"home": str(self._home.path.resolve()), "study": str(study.key)})
-        self._runs[study.key] = _Running(run_id, _version(store, study.key))
+        self._runs[study.key] = _Running(run_id, study.wish, _version(store, study.key))
         log.info("study %s (%s): run %s to %s", study.study_id, study.key, run_id, study.wish)
         self._report(f"study {study.study_id}: {study.wish}")
 
@@ -114,7 +131,7 @@ class CoordinatorService:
         log.info("study %s (%s): run %s ended, %s", study.study_id, study.key, running.run_id, status)
         study = store.study(study.key)
         self._report(f"study {study.study_id}: {study.state}{f' ({study.reason})' if study.reason else ''}")
-        if not under_way(study):
+        if not under_way(study) or study.wish != running.wish:  # done, or a person wished something new meanwhile
             self._deaths.pop(study.key, None)
             return
         progressed = _version(store, study.key) > running.version

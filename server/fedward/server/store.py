@@ -75,6 +75,7 @@ _ATTEMPTS = sa.Table(
     sa.Column("study", sa.Integer, sa.ForeignKey("studies.key"), primary_key=True),
     sa.Column("attempt", sa.Integer, primary_key=True),
     sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("asked", sa.Integer, nullable=False),
     sa.Column("base", sa.String, nullable=False),
     sa.Column("outcome", sa.String, nullable=True),
     sa.Column("reason", sa.Text, nullable=False, default=""),
@@ -352,7 +353,7 @@ class Store:
             )
             connection.execute(
                 _ATTEMPTS.insert().values(
-                    study=study, attempt=attempt, round=round_, base=base, reason="", opened_at=at
+                    study=study, attempt=attempt, round=round_, asked=len(cohort), base=base, reason="", opened_at=at
                 )
             )
 
@@ -440,6 +441,15 @@ class Store:
         return [
             AttemptRow(r.attempt, r.round, r.base, r.outcome, r.reason, r.model, r.opened_at, r.seconds) for r in rows
         ]
+
+    def attempts_made(self, study: int) -> int:
+        """How many attempts were opened; the next one's number is one more."""
+        return int(self._rows(sa.select(sa.func.count()).where(_ATTEMPTS.c.study == study))[0][0])
+
+    def attempts_asked(self, study: int, rounds: int) -> int:
+        """How many attempts of the training rounds 1 to `rounds` asked any site, and so may have been charged."""
+        where = sa.and_(_ATTEMPTS.c.study == study, _ATTEMPTS.c.round <= rounds, _ATTEMPTS.c.asked > 0)
+        return int(self._rows(sa.select(sa.func.count()).where(where))[0][0])
 
     def statuses(self, study: int) -> list[StatusRow]:
         """Every site's status in every attempt."""

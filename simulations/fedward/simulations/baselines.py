@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedward.client.datasets import ROUNDING
+from fedward.client.datasets import declared
 from fedward.client.split import held_out
 from fedward.client.training import train
 from fedward.privacy.draws import Draws
@@ -120,7 +120,7 @@ def rehearse(manifest: Manifest, patients: Mapping[str, int]) -> SealedManifest:
             site=site,
             # Nobody holds the private half of a hash: nothing can ever be signed in this roster's name.
             identity_key=_placeholder(site),
-            declared_patients=max(ROUNDING, round(patients[site] / ROUNDING) * ROUNDING),
+            declared_patients=declared(patients[site]),
         )
         for site in sorted(patients)
     )

@@ -178,7 +178,9 @@ def build(manifest: Manifest) -> nn.Module:
             remedy="correct model.name, or install the package that offers it",
         )
     chosen.check(manifest)
-    return chosen.build(manifest)
+    # Torch's layers draw their first weights from the global generator; a caller's randomness must not shift for that.
+    with torch.random.fork_rng(devices=[]):
+        return chosen.build(manifest)
 
 
 def dimension(model: nn.Module) -> int:
