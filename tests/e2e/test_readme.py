@@ -113,7 +113,7 @@ def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
     finally:
         machines.end()
     assert "completed, round 15 of 15" in said["fedward coordinator status heart-4-hospitals"]
-    assert "15 charges" in said["fedward site ledger"]
+    assert "18 charges" in said["fedward site ledger"]
     result = json.loads((tmp_path / "researcher" / "result.json").read_text())
     assert 0.7 < result["auroc"]["federated"] < 1
     assert result["privacy"]["study_epsilon"] == 2

@@ -131,7 +131,7 @@ def _privacy(federation: DemoFederation, manifest: Manifest) -> dict[str, Any]:
         "study_epsilon": manifest.privacy.epsilon,
         "relaxed_policies": sorted(set(federation.relaxed)),
         "sites": {
-            site: {"spent": ledger.spent(), "budget": ledger.budget.epsilon, "unprotected_attempts": ledger.unprotected}
+            site: {"spent": ledger.spent(), "budget": ledger.budget.epsilon, "without_noise": ledger.unprotected}
             for site, ledger in ledgers.items()
         },
     }

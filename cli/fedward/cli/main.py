@@ -7,6 +7,7 @@ import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import click
 import typer
@@ -14,6 +15,8 @@ import typer
 from fedward.cli import coordinator, demo, example, site
 from fedward.cli.output import print_error, stderr
 from fedward.privacy.errors import FedwardError, UsageError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="fedward",
@@ -31,13 +34,19 @@ app.command("demo")(demo.demo)
 app.command("example")(example.example)
 
 
-@app.callback()
-def _root(
-    show_version: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True),
-) -> None:
-    if show_version:
+def _version(wanted: bool) -> None:
+    if wanted:
         sys.stdout.write(f"fedward {version('fedward')}\n")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _show: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -49,14 +58,16 @@ def run(arguments: list[str] | None = None) -> None:
 def _code(arguments: list[str]) -> int:
     try:
         result = app(arguments, prog_name="fedward", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
     except click.exceptions.Exit as exit_:
-        return exit_.exit_code
+        code = exit_.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
-        stderr.print("interrupted; nothing that was recorded is lost")
-        return 130
+        code = INTERRUPTED
     except Exception as error:  # noqa: BLE001  # a traceback, or a foreign error's text, could show patients' values
         return _failed(error, as_json="--json" in arguments)
+    if code == INTERRUPTED:  # Typer turns some of a person's Ctrl-C into this code by itself
+        stderr.print("interrupted; nothing that was recorded is lost")
+    return code
 
 
 def _failed(error: Exception, *, as_json: bool) -> int:

@@ -329,21 +329,27 @@ def ledger(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
             "privacy": PRIVACY_WORDS,
         })  # fmt: skip
         return
-    columns = ("no.", "charged at (UTC)", "study", "round", "attempt", "noise σ", "q x steps")
+    columns = ("no.", "charged at (UTC)", "study", "round", "attempt", "for", "noise σ", "q x steps")
     table("Privacy ledger", columns, [_charge_row(entry) for entry in entries])
     for study in book.spent_by_study():
         say(f"{study.study_id}: ε = {study.epsilon:.3f} by itself, {study.charges} charges")
     say(
         f"Spent in all: ε = {book.spent():.3f} of {budget.epsilon:g}; remaining {book.remaining:.3f}; δ = {budget.delta:g}"
     )
-    if book.unprotected:
-        say(f"{book.unprotected} attempts trained without differential privacy: for them no ε bounds anything.")
+    trained = sum(e.charge.purpose == "train-without-dp" for e in entries)
+    if trained:
+        say(f"{trained} attempts trained without differential privacy: for them no ε bounds anything.")
+    if book.unprotected > trained:
+        say(
+            f"{book.unprotected - trained} times counts of held-out patients left without noise: ε does not cover them."
+        )
     say(f"What it means: {PRIVACY_WORDS}")
 
 
 def _charge_row(entry: Entry) -> tuple[str, ...]:
     charge = entry.charge
-    sigma = f"{charge.event.noise_multiplier:g}" if charge.event else "no DP"
+    purpose = charge.purpose.removesuffix("-without-dp")
+    sigma = f"{charge.event.noise_multiplier:g}" if charge.event else "none"
     steps = f"{charge.event.sampling_rate:g} x {charge.event.steps}" if charge.event else "-"
     at = f"{datetime.fromtimestamp(entry.at, UTC):%Y-%m-%d %H:%M:%S}"
-    return (str(entry.sequence), at, charge.study_id, str(charge.round), str(charge.attempt), sigma, steps)
+    return (str(entry.sequence), at, charge.study_id, str(charge.round), str(charge.attempt), purpose, sigma, steps)

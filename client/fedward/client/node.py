@@ -23,6 +23,7 @@ from fedward.client.home import SiteHome
 from fedward.client.log import SiteLog
 from fedward.client.policy import load_policy, objections
 from fedward.client.split import held_out
+from fedward.privacy.accounting import DpEvent
 from fedward.privacy.canonical import digest
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
@@ -109,8 +110,7 @@ class SiteNode:
         base = messages.floats_from_bytes(body, request.dimension, "the base model")
         if models.vector_digest(base) != request.base:
             raise InputError("the base model is not the one that the request names", code="wrong-base")
-        if request.train:
-            self._charge(sealed, request)
+        self._charge(sealed, request)
         cohort = self._cohort(sealed)
         began = time.perf_counter()
         models.load_vector(model, base)
@@ -167,21 +167,33 @@ class SiteNode:
             raise RefusalError(f"the study plans no such work in round {request.round}", code="unplanned-work")
 
     def _charge(self, sealed: SealedManifest, request: Work) -> None:
-        terms = site_terms(sealed, self._kit.site)
-        if self._ledger.charges_of(sealed.digest) >= sealed.manifest.planned_attempts:
-            raise RefusalError("the study's planned attempts are used up", code="attempts-used-up")
-        receipt = self._ledger.charge(
-            Charge(
-                study_digest=sealed.digest,
-                study_id=sealed.manifest.study.id,
-                round=request.round,
-                attempt=request.attempt,
-                event=terms.event,
-                purpose="train" if terms.private else "train-without-dp",
-            ),
-            at=int(self._clock()),
+        """Charge what the request would release. Counts of held-out patients carry no noise yet: no ε covers them, so
+        they are entered as unprotected, refused a second time for the same attempt, and limited to the plan."""
+        terms, manifest = site_terms(sealed, self._kit.site), sealed.manifest
+        training = "train" if terms.private else "train-without-dp"
+        if request.train:
+            self._enter(sealed, request, training, terms.event, manifest.planned_attempts, "attempts-used-up")
+        if request.evaluate:
+            self._enter(
+                sealed, request, "evaluate-without-dp", None, manifest.planned_evaluations, "evaluations-used-up"
+            )
+
+    def _enter(
+        self, sealed: SealedManifest, request: Work, purpose: str, event: DpEvent | None, most: int, code: str
+    ) -> None:
+        made = [e.charge for e in self._ledger.charges() if e.charge.study_digest == sealed.digest]
+        if sum(charge.purpose == purpose for charge in made) >= most:
+            raise RefusalError(f"the study's plan of {most} is used up", got=purpose, code=code)
+        charge = Charge(
+            study_digest=sealed.digest,
+            study_id=sealed.manifest.study.id,
+            round=request.round,
+            attempt=request.attempt,
+            event=event,
+            purpose=purpose,
         )
-        self._log.write("charged", study=sealed.digest, round=request.round, epsilon=receipt.epsilon_after)
+        receipt = self._ledger.charge(charge, at=int(self._clock()))
+        self._log.write("charged", purpose, study=sealed.digest, round=request.round, epsilon=receipt.epsilon_after)
 
     def _cohort(self, sealed: SealedManifest) -> _Cohort:
         dataset = datasets.find(self._home, sealed.manifest.study.id)
@@ -204,5 +216,8 @@ class SiteNode:
 def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
     """(ε spent at this hospital so far, ε once all of the study's planned attempts are charged), at the ledger's δ."""
     ledger = home.ledger()
-    event = study_event(sealed, ledger.charges_of(sealed.digest))
+    made = [
+        e.charge for e in ledger.charges() if e.charge.study_digest == sealed.digest and e.charge.purpose == "train"
+    ]
+    event = study_event(sealed, len(made))
     return ledger.spent(), ledger.would_cost([event] if event is not None else [])

@@ -162,7 +162,9 @@ class StudyRun:
         total = sealed.manifest.training.rounds
         while checkpoint.version < total:
             checkpoint = self._round(study, sealed, checkpoint)
-        self._round(study, sealed, checkpoint)
+        last = self._store.attempts(study.key)[-1]
+        if (last.round, last.outcome) != (total + 1, Outcome.COMMITTED):  # else the run died right after evaluating
+            self._round(study, sealed, checkpoint)
         self._store.set_state(study.key, "completed", f"{total} rounds committed", self._clock.unix())
         self._report("completed")
 

@@ -275,6 +275,11 @@ class Manifest(Part):
         """Charged attempts that σ is calibrated for: every round once, and the spare ones."""
         return self.training.rounds + self.privacy.spare_attempts
 
+    @property
+    def planned_evaluations(self) -> int:
+        """How often a site gives counts of its held-out patients: at the planned rounds, at the end, and the spare ones."""
+        return (self.training.rounds - 1) // self.evaluation.every + 1 + self.privacy.spare_attempts
+
 
 class RosterEntry(Part):
     """A site as the study knows it. Weights come from `declared_patients`, never from live counts."""

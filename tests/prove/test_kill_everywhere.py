@@ -1,0 +1,308 @@
+"""A study is killed at every single step, and must end as if nothing had happened: nothing counts twice, nothing is lost.
+
+Each test first runs the study once with a `Fuse` that only counts the places where a process can die. Then, for each
+place, a fresh copy of the federation is run until it dies there. The dead process leaves its files and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from federation import Federation, MemoryTransport, heart_manifest
+
+from fedward.client.node import SiteNode
+from fedward.server import models as model_files
+from fedward.server.store import Store
+from fedward.server.transport import Delivery
+from fedward.study.messages import Result, open_reply
+
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(3600)]
+
+ROUNDS = 3
+
+
+class Killed(BaseException):
+    """A process dies here. No code of the product catches it, as none can catch SIGKILL."""
+
+
+@dataclass
+class Fuse:
+    """Counts the places that a run passes, and kills at the one numbered `at`, once."""
+
+    at: int | None = None
+    places: list[str] = field(default_factory=list)
+    armed: bool = True
+
+    def place(self, name: str) -> None:
+        self.places.append(name)
+        if self.armed and self.at == len(self.places) - 1:
+            self.armed = False
+            raise Killed(name)
+
+
+@dataclass
+class Released:
+    """Every update that left a hospital, by site, round and attempt: what an eavesdropper would have."""
+
+    updates: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+
+    def note(self, federation: Federation, site: str, payload: bytes) -> None:
+        reply, _ = open_reply(payload, federation.sites[site].identity().public)
+        if isinstance(reply, Result) and reply.update_values:
+            self.updates[site, reply.round, reply.attempt] += 1
+
+
+class FragileTransport(MemoryTransport):
+    """The coordinator may die before and after each single message is delivered; a node that dies says nothing."""
+
+    def __init__(self, federation: Federation, fuse: Fuse, released: Released) -> None:
+        super().__init__(federation.transport.nodes)
+        self._federation, self._fuse, self._released = federation, fuse, released
+
+    def send(self, requests: Mapping[str, bytes]) -> None:
+        for site, payload in requests.items():
+            self._fuse.place(f"before the message to {site}")
+            self.sent.append((site, payload))
+            reply = self.nodes[site](payload)
+            self._released.note(self._federation, site, reply)
+            self._arrived.append(Delivery(site, reply))
+            self._fuse.place(f"after the message to {site}")
+
+    def poll(self) -> list[Delivery]:
+        arrived = super().poll()
+        if arrived:
+            self._fuse.place("after replies were taken")
+        return arrived
+
+
+class MortalNodesTransport(MemoryTransport):
+    """A node that dies loses its reply and is started again at once."""
+
+    def __init__(self, federation: Federation, fuse: Fuse, released: Released) -> None:
+        super().__init__(federation.transport.nodes)
+        self._federation, self._fuse, self._released = federation, fuse, released
+        for site in self.nodes:
+            self._start(site)
+
+    def _start(self, site: str) -> None:
+        self._federation.transport = self
+        self._federation.restart(site)
+        node = self.nodes[site]
+        assert isinstance(node, SiteNode)
+        _make_mortal(node, self._fuse)
+
+    def send(self, requests: Mapping[str, bytes]) -> None:
+        for site, payload in requests.items():
+            self.sent.append((site, payload))
+            node = self.nodes[site]
+            try:
+                self._fuse.place(f"{site} before it reads a request")
+                reply = node(payload)
+                self._fuse.place(f"{site} before it sends its reply")
+            except Killed:
+                node._ledger.close()  # type: ignore[attr-defined]
+                self._start(site)
+                self._arrived.append(Delivery(site, None, "the node died"))
+                continue
+            self._released.note(self._federation, site, reply)
+            try:
+                self._fuse.place(f"{site} after its reply left, which is lost")
+            except Killed:
+                node._ledger.close()  # type: ignore[attr-defined]
+                self._start(site)
+                self._arrived.append(Delivery(site, None, "reply-lost"))
+                continue
+            self._arrived.append(Delivery(site, reply))
+
+
+def _make_mortal(node: Any, fuse: Fuse) -> None:
+    """The node dies where the fuse says: around its charge, between a charge and its head file, and around training."""
+    _around(node, "_charge", fuse, "the charge")
+    _before(node._ledger, "_confirm", fuse, "the charge is confirmed")
+    _around(node, "_train", fuse, "training")
+
+
+def _before(owner: Any, name: str, fuse: Fuse, what: str) -> None:
+    original = getattr(owner, name)
+
+    def step(*arguments: Any, **named: Any) -> Any:
+        fuse.place(f"before {what}")
+        return original(*arguments, **named)
+
+    setattr(owner, name, step)
+
+
+def _around(owner: Any, name: str, fuse: Fuse, what: str) -> None:
+    original = getattr(owner, name)
+
+    def step(*arguments: Any, **named: Any) -> Any:
+        fuse.place(f"before {what}")
+        result = original(*arguments, **named)
+        fuse.place(f"after {what}")
+        return result
+
+    setattr(owner, name, step)
+
+
+def _mortal_store(store: Store, fuse: Fuse) -> None:
+    """The coordinator dies before a write, in the middle of its transaction, or right after its commit."""
+    original: Callable[[], Any] = store._write
+
+    @contextmanager
+    def write() -> Iterator[Any]:
+        fuse.place("before a write")
+        with original() as connection:
+            yield connection
+            fuse.place("before a commit")
+        fuse.place("after a commit")
+
+    store._write = write  # type: ignore[method-assign]
+
+
+def _mortal_models(monkeypatch: pytest.MonkeyPatch, fuse: Fuse) -> None:
+    """The coordinator dies before or after a model's file is written, which is before the commit that names it."""
+    original = model_files.save_model
+
+    def save(*arguments: Any) -> str:
+        fuse.place("before a model's file")
+        name: str = original(*arguments)
+        fuse.place("after a model's file")
+        return name
+
+    monkeypatch.setattr(model_files, "save_model", save)
+
+
+def _restart_coordinator(federation: Federation) -> None:
+    """Memory and everything on its way are gone; the file and the nodes stay."""
+    federation.store.close()
+    federation.store = Store.open(federation.home.store_file)
+    federation.transport = MemoryTransport(federation.transport.nodes)
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """Proposed and approved by all four; every test works on copies."""
+    federation = Federation(tmp_path_factory.mktemp("ready"))
+    federation.ready(heart_manifest(training={"rounds": ROUNDS}, evaluation={"every": 1}))
+    return federation
+
+
+@dataclass
+class Case:
+    """A copy of the federation in which one place is deadly."""
+
+    federation: Federation
+    fuse: Fuse
+    released: Released
+
+    def check(self) -> None:
+        """What holds of a study however often it was killed."""
+        federation, key = self.federation, self.federation.key
+        study, attempts = federation.store.study(key), federation.store.attempts(key)
+        assert study.state == "completed", study.reason
+        committed = [a for a in attempts if a.outcome == "committed"]
+        assert [a.round for a in committed] == [*range(1, ROUNDS + 1), ROUNDS + 1]
+        checkpoint = federation.store.checkpoint(key)
+        assert checkpoint is not None
+        assert checkpoint.version == ROUNDS
+        # Each round starts from the model that the round before committed, and the last one is the study's.
+        assert [a.base for a in committed][1:] == [a.model for a in committed][:-1]
+        assert checkpoint.model == committed[ROUNDS - 1].model
+        model_files.load_model(federation.home.models_folder, checkpoint.model)
+        self._check_journal()
+        for site in federation.sites:
+            self._check_site(site)
+
+    def _check_journal(self) -> None:
+        journal = self.federation.store.journal(self.federation.key)
+        opened = [entry.data["attempt"] for entry in journal if entry.kind == "opened"]
+        closed = [entry.data["attempt"] for entry in journal if entry.kind == "closed"]
+        assert opened == list(range(1, len(opened) + 1)), "an attempt's number was used again, or left out"
+        assert closed == opened
+        assert [entry.kind for entry in journal].count("started") == 1
+
+    def _check_site(self, site: str) -> None:
+        federation = self.federation
+        charged = Counter((e.charge.round, e.charge.attempt) for e in federation.sites[site].ledger().charges())
+        assert set(charged.values()) <= {1}, "an attempt was charged twice"
+        opened = {(a.round, a.attempt) for a in federation.store.attempts(federation.key)}
+        assert set(charged) <= opened, "an attempt was charged that was never journalled"
+        left = {(round_, attempt): n for (name, round_, attempt), n in self.released.updates.items() if name == site}
+        assert all(n == 1 for n in left.values()), "two updates left under one charge"
+        assert set(left) <= set(charged), "an update left without a charge"
+        contributed = {
+            (a.round, a.attempt)
+            for a in federation.store.attempts(federation.key)
+            for row in federation.store.statuses(federation.key)
+            if a.outcome == "committed" and a.round <= ROUNDS and row.attempt == a.attempt
+            if row.site == site and row.status == "contributed"
+        }
+        assert contributed <= set(left)
+        assert len(charged) >= len(contributed)
+
+
+Run = Callable[[Case], None]
+
+
+def _everywhere(ready: Federation, folder: Path, run: Run, at_least: int) -> None:
+    """Run once to count the places, then once for each of them."""
+    dry = Case(ready.copy(folder / "dry"), Fuse(), Released())
+    run(dry)
+    dry.check()
+    total = len(dry.fuse.places)
+    assert total >= at_least, f"only {total} places: the test no longer sees what it should kill"
+    for at in range(total):
+        case = Case(ready.copy(folder / str(at)), Fuse(at), Released())
+        try:
+            run(case)
+            assert not case.fuse.armed, "nothing was killed"
+            case.check()
+        except Exception as error:
+            pytest.fail(f"killed at place {at}, {dry.fuse.places[at]}: {type(error).__name__}: {error}")
+        case.federation.store.close()
+
+
+def _run_again_after_death(case: Case, make_transport: Callable[[], MemoryTransport]) -> None:
+    """Start the coordinator until it ends by itself. Its nodes live on."""
+    federation = case.federation
+    federation.transport = make_transport()
+    try:
+        federation.run()
+    except Killed:
+        _restart_coordinator(federation)
+        federation.transport = FragileTransport(federation, Fuse(), case.released)
+        federation.run()
+
+
+def test_the_coordinator_dies_at_every_write(
+    ready: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(case: Case) -> None:
+        with monkeypatch.context() as patch:
+            _mortal_models(patch, case.fuse)
+            _mortal_store(case.federation.store, case.fuse)
+            _run_again_after_death(case, lambda: FragileTransport(case.federation, Fuse(), case.released))
+
+    # Every one of: the state (2), four standings, the start, four attempts opened and closed; three places each.
+    _everywhere(ready, tmp_path, run, at_least=3 * (2 + 4 + 1 + 8) + 2 * (1 + ROUNDS))
+
+
+def test_the_coordinator_dies_at_every_message(ready: Federation, tmp_path: Path) -> None:
+    def run(case: Case) -> None:
+        _run_again_after_death(case, lambda: FragileTransport(case.federation, case.fuse, case.released))
+
+    _everywhere(ready, tmp_path, run, at_least=2 * 4 * (2 + ROUNDS))
+
+
+def test_a_node_dies_at_every_step_of_every_request(ready: Federation, tmp_path: Path) -> None:
+    def run(case: Case) -> None:
+        case.federation.transport = MortalNodesTransport(case.federation, case.fuse, case.released)
+        case.federation.run()
+
+    _everywhere(ready, tmp_path, run, at_least=4 * (3 * (2 + ROUNDS) + 5 * ROUNDS))
