@@ -8,10 +8,10 @@ from pathlib import Path
 # Run as a file, Python looks for modules beside it; ours are found from the folder above.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import accuracy, flamby
+from benchmarks import accuracy, flamby, overhead
 from benchmarks.figures import Part
 
-PARTS: list[Part] = [accuracy.figures, flamby.figures]
+PARTS: list[Part] = [accuracy.figures, flamby.figures, overhead.figures]
 
 
 def main() -> int:

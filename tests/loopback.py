@@ -185,9 +185,9 @@ class Loopback:
         return self.wait(digest, "ends", lambda view: view.state in ENDED and view.wish == "none", seconds)
 
     def charges(self, site: str, digest: str) -> list[tuple[int, int]]:
-        """(round, attempt) of every charge of a study in a site's ledger, in order."""
-        entries = SiteHome.open(self.sites[site]).ledger().charges()
-        return [(e.charge.round, e.charge.attempt) for e in entries if e.charge.study_digest == digest]
+        """(round, attempt) of every training charge of a study in a site's ledger, in order."""
+        charges = [entry.charge for entry in SiteHome.open(self.sites[site]).ledger().charges()]
+        return [(c.round, c.attempt) for c in charges if c.study_digest == digest and c.purpose.startswith("train")]
 
     def _told(self, digest: str) -> str:
         view = self.view(digest)

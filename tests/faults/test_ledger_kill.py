@@ -15,7 +15,7 @@ from fedward.privacy.ledger import Budget, Charge, Ledger
 
 BUDGET = Budget(50.0, 1e-5)
 EVENT = DpEvent(30.0, 1.0, 1)
-KILLS = 10
+KILLS = int(os.environ.get("FEDWARD_KILLS", "10"))
 
 
 def charge_for_ever(path: Path, life: int, acknowledge: int) -> None:
@@ -44,6 +44,7 @@ def one_life(path: Path, life: int, seconds: float) -> list[str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.timeout(180 + 5 * KILLS)
 def test_kill_9_never_loses_an_acknowledged_charge(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     Ledger.create(path, budget=BUDGET, lineage="kill").close()

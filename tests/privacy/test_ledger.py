@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedward.privacy import ledger as module
+from fedward.privacy import ledgerfile
 from fedward.privacy.accounting import DpEvent, epsilon
 from fedward.privacy.errors import (
     FedwardError,
@@ -404,7 +405,7 @@ def test_rollback_under_an_open_ledger_is_found(path: Path) -> None:
 
 def test_opening_makes_no_file(path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError):
-        module._connect(path)
+        ledgerfile.connect(path)
     assert not path.exists()
 
 
@@ -444,7 +445,7 @@ def crash_before_the_head(monkeypatch: pytest.MonkeyPatch, path: Path, round_: i
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, Ledger.open(path) as doomed:
-        patched.setattr(module, "_write_head", crash)
+        patched.setattr(module, "write_head", crash)
         with pytest.raises(KeyboardInterrupt):
             doomed.charge(charge(round_), at=9)
 
@@ -452,10 +453,10 @@ def crash_before_the_head(monkeypatch: pytest.MonkeyPatch, path: Path, round_: i
 def test_a_crash_between_commit_and_head_is_mended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = filled(path)
     crash_before_the_head(monkeypatch, path, 7)
-    assert module._read_head(path) == before
+    assert ledgerfile.read_head(path) == before
     with Ledger.open(path) as healed:
         assert healed.charges()[-1].charge.round == 7
-        assert module._read_head(path) == healed.head == healed.verify()
+        assert ledgerfile.read_head(path) == healed.head == healed.verify()
 
 
 def test_an_open_ledger_mends_the_head_of_another_that_crashed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,7 +476,7 @@ def test_two_crashes_in_a_row_leave_the_head_one_behind(path: Path, monkeypatch:
     with Ledger.open(path) as second:
         crash_before_the_head(monkeypatch, path, 7)
         with monkeypatch.context() as patched:
-            patched.setattr(module, "_write_head", crash)
+            patched.setattr(module, "write_head", crash)
             with pytest.raises(KeyboardInterrupt):
                 second.charge(charge(8), at=9)
     with Ledger.open(path) as healed:
@@ -500,7 +501,7 @@ def test_a_head_that_cannot_be_written_grants_nothing_and_counts(path: Path, mon
 
     with Ledger.create(path, budget=BUDGET, lineage="x") as made:
         with monkeypatch.context() as patched:
-            patched.setattr(module, "_write_head", full)
+            patched.setattr(module, "write_head", full)
             with pytest.raises(UnreachableError) as caught:
                 made.charge(charge(0), at=1)
         assert caught.value.code == "charge-unconfirmed"
@@ -548,7 +549,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_ledger_held_by_another_is_unreachable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(path)
-    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(ledgerfile, "_PATIENCE", 0.05)
     with Ledger.open(path) as made, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(UnreachableError, match="locked"):

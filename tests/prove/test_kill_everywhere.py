@@ -6,7 +6,6 @@ place, a fresh copy of the federation is run until it dies there. The dead proce
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,12 +14,12 @@ from typing import Any
 
 import pytest
 from federation import Federation, MemoryTransport, heart_manifest
+from invariants import Released, check_study
 
 from fedward.client.node import SiteNode
 from fedward.server import models as model_files
 from fedward.server.store import Store
 from fedward.server.transport import Delivery
-from fedward.study.messages import Result, open_reply
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(3600)]
 
@@ -44,18 +43,6 @@ class Fuse:
         if self.armed and self.at == len(self.places) - 1:
             self.armed = False
             raise Killed(name)
-
-
-@dataclass
-class Released:
-    """Every update that left a hospital, by site, round and attempt: what an eavesdropper would have."""
-
-    updates: Counter[tuple[str, int, int]] = field(default_factory=Counter)
-
-    def note(self, federation: Federation, site: str, payload: bytes) -> None:
-        reply, _ = open_reply(payload, federation.sites[site].identity().public)
-        if isinstance(reply, Result) and reply.update_values:
-            self.updates[site, reply.round, reply.attempt] += 1
 
 
 class FragileTransport(MemoryTransport):
@@ -202,49 +189,7 @@ class Case:
     released: Released
 
     def check(self) -> None:
-        """What holds of a study however often it was killed."""
-        federation, key = self.federation, self.federation.key
-        study, attempts = federation.store.study(key), federation.store.attempts(key)
-        assert study.state == "completed", study.reason
-        committed = [a for a in attempts if a.outcome == "committed"]
-        assert [a.round for a in committed] == [*range(1, ROUNDS + 1), ROUNDS + 1]
-        checkpoint = federation.store.checkpoint(key)
-        assert checkpoint is not None
-        assert checkpoint.version == ROUNDS
-        # Each round starts from the model that the round before committed, and the last one is the study's.
-        assert [a.base for a in committed][1:] == [a.model for a in committed][:-1]
-        assert checkpoint.model == committed[ROUNDS - 1].model
-        model_files.load_model(federation.home.models_folder, checkpoint.model)
-        self._check_journal()
-        for site in federation.sites:
-            self._check_site(site)
-
-    def _check_journal(self) -> None:
-        journal = self.federation.store.journal(self.federation.key)
-        opened = [entry.data["attempt"] for entry in journal if entry.kind == "opened"]
-        closed = [entry.data["attempt"] for entry in journal if entry.kind == "closed"]
-        assert opened == list(range(1, len(opened) + 1)), "an attempt's number was used again, or left out"
-        assert closed == opened
-        assert [entry.kind for entry in journal].count("started") == 1
-
-    def _check_site(self, site: str) -> None:
-        federation = self.federation
-        charged = Counter((e.charge.round, e.charge.attempt) for e in federation.sites[site].ledger().charges())
-        assert set(charged.values()) <= {1}, "an attempt was charged twice"
-        opened = {(a.round, a.attempt) for a in federation.store.attempts(federation.key)}
-        assert set(charged) <= opened, "an attempt was charged that was never journalled"
-        left = {(round_, attempt): n for (name, round_, attempt), n in self.released.updates.items() if name == site}
-        assert all(n == 1 for n in left.values()), "two updates left under one charge"
-        assert set(left) <= set(charged), "an update left without a charge"
-        contributed = {
-            (a.round, a.attempt)
-            for a in federation.store.attempts(federation.key)
-            for row in federation.store.statuses(federation.key)
-            if a.outcome == "committed" and a.round <= ROUNDS and row.attempt == a.attempt
-            if row.site == site and row.status == "contributed"
-        }
-        assert contributed <= set(left)
-        assert len(charged) >= len(contributed)
+        check_study(self.federation, self.released, ROUNDS)
 
 
 Run = Callable[[Case], None]
@@ -264,7 +209,8 @@ def _everywhere(ready: Federation, folder: Path, run: Run, at_least: int) -> Non
             assert not case.fuse.armed, "nothing was killed"
             case.check()
         except Exception as error:
-            pytest.fail(f"killed at place {at}, {dry.fuse.places[at]}: {type(error).__name__}: {error}")
+            error.add_note(f"killed at place {at} of {total}: {dry.fuse.places[at]}")
+            raise
         case.federation.store.close()
 
 

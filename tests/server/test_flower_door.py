@@ -36,13 +36,14 @@ from flwr.app import Context
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message, Metadata
 from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid, ServerApp
 
 from fedward.client import flower as client_door
-from fedward.client.flower import FleetAddress, FleetLoop
+from fedward.client.flower import FleetAddress, FleetLoop, session
 from fedward.privacy.errors import InputError, UnreachableError
 from fedward.server import flower as server_door
-from fedward.server.flower import GridTransport, SuperLinkService
+from fedward.server.flower import GridTransport, SuperLinkService, listeners, superlink
 
 pytestmark = pytest.mark.federation
 
@@ -114,7 +115,7 @@ def lost(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
     sent = transport.send_all({nodes[0]: b"E forgotten", nodes[1]: b"E kept"})
     forgotten = next(message for message, node in sent.items() if node == nodes[0])
     time.sleep(1)
-    transport._client.PullMessages(server_door.PullAppMessagesRequest(message_ids=[forgotten]))
+    transport._client.PullMessages(PullAppMessagesRequest(message_ids=[forgotten]))
     ends: dict[str, Any] = {}
     while len(ends) < 2:
         for arrival in transport.poll(sent):
@@ -508,7 +509,7 @@ def test_the_loop_outlives_errors_500_and_a_restart_that_loses_all_state(
     first.start()
     site = workshop.site("survivor", ports[0])
     node = first.register_node(site.public_key)
-    monkeypatch.setattr(client_door, "_HEARTBEAT_PERIOD_S", 0.1)
+    monkeypatch.setattr(session, "_HEARTBEAT_PERIOD_S", 0.1)
     site.start()
     assert until(lambda: first.online_nodes() == {node})
 
@@ -516,10 +517,10 @@ def test_the_loop_outlives_errors_500_and_a_restart_that_loses_all_state(
 
     async def broken(guard: object, scope: Any, receive: Any, send: Any) -> None:
         failed.add(scope["path"])
-        await server_door._answer(send, 500)
+        await listeners._answer(send, 500)
 
     with monkeypatch.context() as patch:
-        patch.setattr(server_door._FleetGuard, "__call__", broken)
+        patch.setattr(listeners.FleetGuard, "__call__", broken)
         assert until(lambda: {"/v1/fleet/pull-messages", "/v1/fleet/send-node-heartbeat"} <= failed)
     site.reports.clear()
     assert until(lambda: site.said(client_door.CONNECTED) == f"node {node} again"), site.reports
@@ -572,13 +573,13 @@ def alive(pid: int) -> bool:
 def test_a_crashed_node_is_welcome_again_within_twenty_seconds(federation: Federation) -> None:
     site = federation.workshop.site("crashed", federation.fleet_port)
     federation.service.register_node(site.public_key)
-    session = client_door._Session.activate(site.address, MAX_BYTES)
-    session._send.close()  # gone without a word
+    crashed = session.Session.activate(site.address, MAX_BYTES)
+    crashed._send.close()  # gone without a word
     began = time.monotonic()
     site.start()
     assert until(lambda: site.said(client_door.CONNECTED) is not None, 25)
     assert site.said(client_door.ACTIVATION_REFUSED) is not None
-    assert time.monotonic() - began < 2 * client_door._HEARTBEAT_S + 2
+    assert time.monotonic() - began < 2 * session.HEARTBEAT_S + 2
     site.end()
 
 
@@ -614,7 +615,7 @@ def test_flower_still_has_the_private_names_that_the_doors_use(module: str) -> N
 
 
 def test_flower_is_the_release_that_the_doors_were_written_for() -> None:
-    assert flwr.__version__.startswith("1.42."), "read both flower.py again before raising the pin of flwr"
+    assert flwr.__version__.startswith("1.42."), "read both doors again before raising the pin of flwr"
 
 
 def is_layer(value: object) -> bool:
@@ -623,7 +624,7 @@ def is_layer(value: object) -> bool:
 
 def test_flower_still_behaves_as_the_doors_assume() -> None:
     constants = importlib.import_module("flwr.common.constant")
-    assert constants.HEARTBEAT_MIN_INTERVAL <= client_door._HEARTBEAT_S
+    assert constants.HEARTBEAT_MIN_INTERVAL <= session.HEARTBEAT_S
     assert constants.HEARTBEAT_PATIENCE == 2
     assert constants.SUPERLINK_NODE_ID == 1
     config = importlib.import_module("flwr.superlink.config_loader").SuperLinkLifespanConfig
@@ -636,7 +637,7 @@ def test_flower_still_behaves_as_the_doors_assume() -> None:
     layers = [
         layer.__name__ for layer in vars(importlib.import_module("flwr.superlink.main")).values() if is_layer(layer)
     ]
-    assert set(layers) > server_door._IDLE
+    assert set(layers) > superlink.IDLE_LAYERS
     assert "NodeAuthMiddleware" in layers
     grid = importlib.import_module("flwr.superlink.grid").HttpGrid("127.0.0.1:1", insecure=True, token="token")  # noqa: S106
     assert (grid._addr, grid._token) == ("127.0.0.1:1", "token")

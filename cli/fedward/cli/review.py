@@ -51,6 +51,11 @@ def print_review(home: SiteHome, sealed: SealedManifest) -> None:
         " update and counts: secure aggregation is off. No record, no column, no file ever leaves.")  # fmt: skip
     _print_data(home, sealed)
     _print_cost(home, sealed)
+    decision = approvals.decision_on(home, sealed.digest)
+    if decision is None:
+        say("  decision     nobody here has decided yet")
+    else:
+        say(f"  decision     {decision.state} by {decision.by} on {datetime.fromtimestamp(decision.at, UTC):%Y-%m-%d}")
 
 
 def _feature(feature: object) -> str:

@@ -20,10 +20,11 @@ from fedward.client.log import SiteLog
 from fedward.client.node import SiteNode
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.errors import UsageError
-from fedward.study.files import write_atomic
+from fedward.study.files import read_secret, write_atomic
 
 EXPIRY_WARNING_DAYS = 30
 LOCK_S = 1.0
+KEYS = ("identity.pem", "node.pem", "tls.pem", "patients.key")
 
 
 def run_node(home: SiteHome, report: Callable[[str], None]) -> None:
@@ -32,12 +33,14 @@ def run_node(home: SiteHome, report: Callable[[str], None]) -> None:
     Raises:
         UsageError: a node of this home runs already.
         InputError: the site has not joined a federation.
-        IntegrityError: its certificate has expired, or its ledger does not hold.
+        IntegrityError: its certificate has expired, others may read a key, or its ledger does not hold.
     """
     kit = home.kit()
     days = check_certificate_dates(home, datetime.now(UTC))
     if days < EXPIRY_WARNING_DAYS:
         report(f"the site's certificate expires in {days} days: send a fresh request to the coordinator")
+    for key in KEYS:
+        read_secret(home.key(key), f"the key {key}")
     with _alone(home):
         log = SiteLog(home.log_file)
         node = SiteNode(home, log, SecureDraws())

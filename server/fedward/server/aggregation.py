@@ -64,7 +64,8 @@ def step(
         first, second = momentum * state.first + delta, state.second
         move = rate * first
     model = (base.astype(np.float64) + move).astype(np.float32)
-    if not np.isfinite(model).all():
+    # The state too: an infinite second moment would stop its coordinate for ever, and silently.
+    if not all(np.isfinite(part).all() for part in (model, first, second)):
         raise FedwardError(
             "the model did not stay finite", remedy="lower training.server_learning_rate", code="training-diverged"
         )

@@ -103,7 +103,8 @@ class Authority:
         builder = _builder(subject, self.certificate.subject, key, now, LEAF_DAYS)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(sign_certificates=False), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=True)
+        # Not critical, as the CA/Browser Forum's profile has it: strict verifiers refuse it otherwise.
+        builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=False)
         builder = builder.add_extension(names, critical=False)
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         builder = builder.add_extension(authority, critical=False)

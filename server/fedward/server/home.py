@@ -18,12 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from fedward.privacy.errors import InputError, UsageError
 from fedward.server.authority import Authority
 from fedward.study.files import read_model, read_secret, write_atomic, write_secret
-from fedward.study.manifest import Part
+from fedward.study.manifest import Part, explain
 from fedward.study.signing import Identity
 
 LOCK_S = 1.0
@@ -57,13 +57,17 @@ class CoordinatorHome:
         """
         Raises:
             UsageError: a coordinator lives there already.
+            InputError: no name, or a host or address that is none.
         """
         home = cls(path)
         if home.settings_file.exists():
             raise UsageError(f"a coordinator already lives in {path}", remedy="choose another --home, or keep using it")
-        settings = Settings(
-            federation_id=os.urandom(16).hex(), name=name, host=host, bind=bind, port=port, control_port=control_port
-        )
+        try:
+            settings = Settings(
+                federation_id=os.urandom(16).hex(), name=name, host=host, bind=bind, port=port, control_port=control_port
+            )
+        except ValidationError as error:
+            raise InputError("the federation's settings cannot be used", got=explain(error)) from None
         authority = Authority.create(name, now)
         certificate, key = authority.issue_server(tuple(dict.fromkeys((host, "localhost", "127.0.0.1"))), now)
         write_secret(home.key("coordinator.pem"), Identity.generate().pem())
@@ -123,6 +127,15 @@ class CoordinatorHome:
     @property
     def settings(self) -> Settings:
         return read_model(self.settings_file, Settings, "federation file")
+
+    def check_keys(self) -> None:
+        """
+        Raises:
+            InputError: a key is missing.
+            IntegrityError: others may read one.
+        """
+        for name in ("coordinator.pem", "ca.pem", "server.pem"):
+            read_secret(self.key(name), f"the key {name}")
 
     def identity(self) -> Identity:
         return Identity.from_pem(read_secret(self.key("coordinator.pem"), "the coordinator's identity key"))

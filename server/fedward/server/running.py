@@ -302,7 +302,9 @@ class StudyRun:
                 if event is not None:
                     self._act(attempt, attempt.machine.handle(event))
             now = self._clock.monotonic()
-            due = [site for site, at in attempt.ask_again.items() if now >= at]
+            # A site that was lost may have answered meanwhile: it must not be asked for what it has given.
+            waiting = attempt.machine.in_status(Status.ASKED)
+            due = [site for site, at in attempt.ask_again.items() if now >= at and site in waiting]
             if due:
                 self._send(attempt, tuple(due))
             event = Stopped("a person stopped the study", now) if self._stop_wished(study) else Tick(now)

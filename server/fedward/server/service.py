@@ -58,7 +58,9 @@ class CoordinatorService:
         Raises:
             UsageError: a service of this home runs already.
             UnreachableError: a port is in use.
+            IntegrityError: others may read a key.
         """
+        self._home.check_keys()
         with self._home.serving():
             self._run()
 

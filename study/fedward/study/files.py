@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from fedward.privacy.durable import replace_file
 from fedward.privacy.errors import InputError, IntegrityError, UnreachableError
 from fedward.study.manifest import Part, explain, read_text
 
@@ -27,19 +27,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                os.fchmod(file.fileno(), mode)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
-        _sync_folder(path.parent)
+        replace_file(path, data, mode)
 
 
 @contextlib.contextmanager
@@ -52,14 +40,6 @@ def _writing(path: Path) -> Iterator[None]:
             got=os.strerror(error.errno or 0),
             remedy="free disk space or correct the permissions",
         ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_secret(path: Path, data: bytes) -> None:

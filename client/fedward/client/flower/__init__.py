@@ -1,0 +1,62 @@
+"""The hospital's door to Flower: one warm process that answers the coordinator over mTLS.
+
+The rest of the node sees bytes: a `Handler` takes one request payload and returns one reply payload. All knowledge of
+Flower's Fleet API (flwr 1.42) is here: the loop in `loop`, one activation of the node in `session`.
+
+Rules of the loop:
+
+1. Nothing shipped by the coordinator ever executes: the loop never asks for a FAB, follows no redirect, and refuses a
+   message that is not exactly one `bytes` value under `fedward`/`payload`.
+2. The loop outlives every failure of the network or the SuperLink, heartbeats included, until `stop` is set. What
+   happened is told to `report(code, text)`; the codes are the constants below.
+3. A failure that can pass (time-out, reset, 5xx) keeps the node's identity: Flower refuses to activate a node that it
+   still counts as online. Only an answer that says "unknown node" (401) makes the loop activate anew, which is what a
+   restarted SuperLink with an empty database says.
+4. Heartbeats run in their own thread: a handler that trains for an hour never takes the site offline.
+5. `stop` deactivates the node, so that a restart is welcome at once. After a crash the SuperLink refuses the node
+   until its last heartbeat lapses, `HEARTBEAT_PATIENCE` (2) times `session.HEARTBEAT_S` later; the loop waits patiently.
+6. An exception that escapes the handler is reported by its type alone, and the coordinator learns "handler-failed".
+
+Import from here; the modules inside are this door's own.
+"""
+
+from __future__ import annotations
+
+from fedward.client.flower.credentials import FleetAddress
+from fedward.client.flower.diagnosis import (
+    ACTIVATION_REFUSED,
+    CERTIFICATE_REFUSED,
+    CONNECTED,
+    CREDENTIALS_UNREADABLE,
+    DISCONNECTED,
+    HANDLED,
+    HANDLER_FAILED,
+    KEY_REFUSED,
+    REPLY_LOST,
+    REQUEST_LOST,
+    REQUEST_MALFORMED,
+    RETRYING,
+    SERVER_UNTRUSTED,
+    Report,
+)
+from fedward.client.flower.loop import FleetLoop, Handler
+
+__all__ = [
+    "ACTIVATION_REFUSED",
+    "CERTIFICATE_REFUSED",
+    "CONNECTED",
+    "CREDENTIALS_UNREADABLE",
+    "DISCONNECTED",
+    "HANDLED",
+    "HANDLER_FAILED",
+    "KEY_REFUSED",
+    "REPLY_LOST",
+    "REQUEST_LOST",
+    "REQUEST_MALFORMED",
+    "RETRYING",
+    "SERVER_UNTRUSTED",
+    "FleetAddress",
+    "FleetLoop",
+    "Handler",
+    "Report",
+]

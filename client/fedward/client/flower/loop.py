@@ -1,0 +1,182 @@
+"""`FleetLoop`: takes the coordinator's messages one by one, and answers each with what the handler returns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app.error import Error
+from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
+
+from fedward.client.flower.credentials import FleetAddress, node_key, tls_context
+from fedward.client.flower.diagnosis import (
+    CONNECTED,
+    DISCONNECTED,
+    HANDLED,
+    HANDLER_FAILED,
+    REPLY_LOST,
+    REQUEST_LOST,
+    REQUEST_MALFORMED,
+    Report,
+    Reporter,
+    can_pass,
+    name_of,
+    says_not_yet,
+    says_unknown_node,
+)
+from fedward.client.flower.pace import Backoff, Pace
+from fedward.client.flower.session import Request, Session
+from fedward.privacy.errors import InputError
+
+RECORD: Final = "fedward"
+FIELD: Final = "payload"
+
+# How long the loop fights for one message: its objects arrive once, and a reply may have cost hours of training.
+_MESSAGE_PATIENCE_S: Final = 300.0
+# A crashed node asks this often whether its last session has lapsed.
+_LAPSE_POLL_S: Final = 1.0
+
+_T = TypeVar("_T")
+
+
+class Handler(Protocol):
+    """Answers one request payload with one reply payload; it is trusted to catch its own errors."""
+
+    def __call__(self, request: bytes, /) -> bytes: ...
+
+
+class FleetLoop:
+    """Answers the coordinator's messages with `handler` until `stop` is set."""
+
+    def __init__(
+        self,
+        address: FleetAddress,
+        handler: Handler,
+        *,
+        report: Report,
+        stop: threading.Event,
+        idle_poll_s: float = 1.0,
+        busy_poll_s: float = 0.05,
+        max_bytes: int = 256 * 2**20,
+    ) -> None:
+        """Polls every `busy_poll_s` while a round is on and backs off to `idle_poll_s`; no response of the
+        coordinator may be larger than `max_bytes`.
+
+        Raises:
+            InputError: a certificate or key cannot be read, or the node key is not EC P-384.
+        """
+        if not 0 < busy_poll_s <= idle_poll_s:
+            raise InputError("The poll intervals are wrong", expected="0 < busy_poll_s <= idle_poll_s")
+        self._address = address
+        self._handler = handler
+        self._report = Reporter(report)
+        self._stop = stop
+        self._pace = Pace(busy_poll_s, idle_poll_s)
+        self._max_bytes = max_bytes
+        tls_context(address)
+        node_key(address.node_key)
+
+    def run(self) -> None:
+        """Run until `stop` is set, then deactivate the node. Raises nothing but what `report` raises."""
+        backoff = Backoff()
+        while not self._stop.is_set():
+            try:
+                session = Session.activate(self._address, self._max_bytes)
+            except Exception as error:  # noqa: BLE001 - the loop outlives any failure, known to Flower or not
+                self._report.failure(error, activating=True)
+                wait = backoff.next()
+                self._stop.wait(min(wait, _LAPSE_POLL_S) if says_not_yet(error) else wait)
+                continue
+            backoff.reset()
+            self._report(CONNECTED, f"node {session.node_id} at {self._address.host}:{self._address.port}")
+            with session:
+                self._serve(session)
+        self._report(DISCONNECTED, "stopped")
+
+    def _serve(self, session: Session) -> None:
+        """Answer messages until the node is stopped or the SuperLink no longer knows it."""
+        backoff = Backoff()
+        while not self._stop.is_set() and not session.lost.is_set():
+            began = time.monotonic()
+            try:
+                request = session.pull()
+            except Exception as error:  # noqa: BLE001 - as in run()
+                if says_unknown_node(error):
+                    session.lost.set()
+                    break
+                self._report.failure(error)
+                self._stop.wait(backoff.next())
+                continue
+            if backoff.reset():
+                self._report(CONNECTED, f"node {session.node_id} again")
+            if request is None:
+                self._stop.wait(self._pace.after_silence(time.monotonic() - began))
+            else:
+                self._answer(session, request)
+                self._pace.after_message()
+        if not self._stop.is_set():
+            self._report(DISCONNECTED, "the SuperLink no longer knows this node; activating again")
+
+    def _answer(self, session: Session, request: Request) -> None:
+        """Fetch one message, handle it and push the reply, whatever the network does meanwhile."""
+        try:
+            message = self._persist(session, lambda: session.fetch(request))
+        except Exception as error:  # noqa: BLE001 - a message that cannot be had must not end the loop
+            self._report(REQUEST_LOST, name_of(error))
+            return
+        began = time.monotonic()
+        reply = self._handle(message)
+        seconds = time.monotonic() - began
+        try:
+            with no_object_id_recompute():  # Flower would hash the payload again at every mention
+                self._persist(session, lambda: session.push(reply, seconds))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._report(REPLY_LOST, name_of(error))
+            return
+        session.confirm(request)  # last: it is not what the coordinator waits for
+        self._report(HANDLED, f"answered in {seconds:.3f} s")
+
+    def _handle(self, message: Any) -> Any:
+        """The reply to a message: the handler's payload, or an error that carries a code and no other text."""
+        payload = _payload(message)
+        if payload is None:
+            self._report(REQUEST_MALFORMED, "a message without a single payload was refused")
+            return _error_reply(REQUEST_MALFORMED, message)
+        try:
+            reply = self._handler(payload)
+            content = RecordDict({RECORD: ConfigRecord({FIELD: bytes(reply)})})
+        except Exception as error:  # noqa: BLE001 - rule 6
+            self._report(HANDLER_FAILED, type(error).__name__)
+            return _error_reply(HANDLER_FAILED, message)
+        return Message(content, reply_to=message)
+
+    def _persist(self, session: Session, attempt: Callable[[], _T]) -> _T:
+        """Try until it works, the node is unknown or stopped, the coordinator refuses, or patience ends."""
+        backoff = Backoff(first=0.02)
+        deadline = time.monotonic() + _MESSAGE_PATIENCE_S
+        while True:
+            try:
+                return attempt()
+            except Exception as error:
+                done = session.lost.is_set() or time.monotonic() > deadline
+                if done or not can_pass(error) or self._stop.wait(backoff.next()):
+                    raise
+
+
+def _payload(message: Any) -> bytes | None:
+    """The one payload of a message, or None if it is anything but that."""
+    if not message.has_content() or set(message.content) != {RECORD}:
+        return None
+    record = message.content[RECORD]
+    if not isinstance(record, Mapping) or set(record) != {FIELD}:
+        return None
+    value = record[FIELD]
+    return value if isinstance(value, bytes) else None
+
+
+def _error_reply(code: str, message: Any) -> Any:
+    return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=code), reply_to=message)

@@ -1,0 +1,119 @@
+"""A ledger's files: the SQLite database with its append-only rules, and the head file `<ledger>.head` beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+from fedward.privacy.canonical import canonical_json
+from fedward.privacy.chain import FORMAT, Budget, Head, broken, check_count, check_digest, genesis_digest
+from fedward.privacy.durable import replace_file
+from fedward.privacy.errors import InputError, UnreachableError
+
+# How long a charge waits for another process's charge, in seconds.
+_PATIENCE = 30.0
+
+_SCHEMA = (
+    """CREATE TABLE genesis (
+        id INTEGER PRIMARY KEY CHECK (id = 1), format INTEGER NOT NULL, lineage TEXT NOT NULL,
+        epsilon REAL NOT NULL, delta REAL NOT NULL, digest TEXT NOT NULL)""",
+    """CREATE TABLE entries (
+        sequence INTEGER PRIMARY KEY, previous TEXT NOT NULL, at INTEGER NOT NULL, study_digest TEXT NOT NULL,
+        study_id TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, purpose TEXT NOT NULL,
+        noise_multiplier REAL, sampling_rate REAL, steps INTEGER, digest TEXT NOT NULL,
+        UNIQUE (study_digest, round, attempt, purpose))""",
+    *(
+        f"""CREATE TRIGGER {table}_no_{action} BEFORE {action} ON {table}
+        BEGIN SELECT RAISE(ABORT, 'the privacy ledger is append-only'); END"""
+        for table in ("genesis", "entries")
+        for action in ("UPDATE", "DELETE")
+    ),
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to an existing file, durable at every commit. Transactions are the caller's to begin."""
+    # mode=rw: a file that has vanished must not come back empty.
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+    )
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "fullfsync = ON", "trusted_schema = OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def write_genesis(draft: Path, budget: Budget, lineage: str) -> str:
+    """Fills the draft and closes it, which folds its write-ahead log into it. Returns the first link's digest."""
+    first = genesis_digest(budget, lineage)
+    connection = connect(draft)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO genesis VALUES (1, ?, ?, ?, ?, ?)", (FORMAT, lineage, budget.epsilon, budget.delta, first)
+        )
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    return first
+
+
+def touch_new(draft: Path) -> None:
+    """An empty file for a new ledger, for its owner only; one creation at a time has it."""
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        log_path(draft).unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise InputError(
+            f"{draft} exists: a ledger is being created here, or creating it was cut off",
+            remedy="if no other creation is running, delete that file and try again; it holds no charge",
+        ) from error
+
+
+def log_path(path: Path) -> Path:
+    """SQLite's write-ahead log."""
+    return path.with_name(path.name + "-wal")
+
+
+def head_path(path: Path) -> Path:
+    """The head file."""
+    return path.with_name(path.name + ".head")
+
+
+def read_head(path: Path) -> Head:
+    """What the head file says.
+
+    Raises:
+        IntegrityError: it is missing or holds no head.
+        UnreachableError: it cannot be read.
+    """
+    try:
+        found = json.loads(head_path(path).read_bytes())
+        head = Head(found["sequence"], found["digest"])
+        check_count(head.sequence, "sequence", 2**53)
+        check_digest(head.digest, "digest")
+    except FileNotFoundError as error:
+        raise broken(f"the ledger's head file {head_path(path).name} is missing") from error
+    except OSError as error:
+        raise unreachable(path, error.strerror or type(error).__name__) from error
+    except (ValueError, TypeError, KeyError, InputError) as error:
+        raise broken(f"the ledger's head file {head_path(path).name} is no head") from error
+    return head
+
+
+def write_head(path: Path, head: Head) -> None:
+    """Replaces the head file in one step, and returns when it is on disk."""
+    data = canonical_json({"sequence": head.sequence, "digest": head.digest}) + b"\n"
+    replace_file(head_path(path), data, 0o600)
+
+
+def unreachable(path: Path, why: str) -> UnreachableError:
+    """The error that the storage cannot be used now."""
+    return UnreachableError(
+        f"the ledger {path} cannot be used now: {why}",
+        remedy="see that the disk has space, that its owner runs this, and that no other program holds the file",
+        code="ledger-unreachable",
+    )

@@ -1,0 +1,184 @@
+"""What is exhaustive, and too long for `make test`: `python scripts/prove.py [--only foundation] [--again]`.
+
+A proof is one run of pytest. One that holds is recorded in .prove/state.json under a digest of everything it depends on,
+so that a run which was interrupted goes on where it was, and a change of the code asks for the proof again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+STATE = ROOT / ".prove" / "state.json"
+PACKAGES = ("study", "privacy", "client", "server")
+SHARED = ("pyproject.toml", "constraints.txt", "tests/conftest.py", "tests/federation.py", "tests/invariants.py")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One run of pytest over `tests`. `needs` are environment variables that must be set; `settings` are set for it."""
+
+    name: str
+    what: str
+    tests: tuple[str, ...]
+    marker: str = "prove"
+    settings: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+PROOFS: dict[str, list[Proof]] = {
+    "foundation": [
+        Proof(
+            "heart-data",
+            "the embedded hospitals hold UCI's records, bit by bit",
+            ("tests/study/test_heart_data.py",),
+            marker="not prove",
+            needs=("FEDWARD_TEST_DATA",),
+        ),
+        Proof(
+            "kill-everywhere",
+            "coordinator and nodes die at every single step of a study",
+            ("tests/prove/test_kill_everywhere.py",),
+        ),
+        Proof(
+            "ledger-kill",
+            "200 × kill -9 while a ledger is charged",
+            ("tests/faults/test_ledger_kill.py",),
+            marker="not prove",
+            settings={"FEDWARD_KILLS": "200"},
+        ),
+        Proof("soak", "50 rounds of everyday trouble", ("tests/prove/test_soak.py",), settings={"FEDWARD_SOAKS": "10"}),
+        Proof(
+            "fuzz-messages",
+            "100 000 changed messages and manifests for each parser",
+            ("tests/prove/test_fuzz_messages.py",),
+            settings={"FEDWARD_FUZZ_EXAMPLES": "100000"},
+        ),
+    ],
+}
+
+State = dict[str, dict[str, Any]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run every proof that is not on record; 0 if all of them hold, else 1."""
+    names, again = _chosen(arguments)
+    proofs = [(f"{name}/{proof.name}", proof) for name in names for proof in PROOFS[name]]
+    state, results = _read_state(), {}
+    for place, (name, proof) in enumerate(proofs, 1):
+        digest = _digest(proof)
+        known = state.get(name)
+        if known is not None and known["digest"] == digest and not again:
+            results[name] = f"holds (on record since {known['at']}, commit {known['commit']})"
+            _say(f"[{place}/{len(proofs)}] {name}: on record")
+            continue
+        _say(f"[{place}/{len(proofs)}] {name}: {proof.what} …")
+        began = time.monotonic()
+        failure = _run(proof)
+        took = time.monotonic() - began
+        if not failure and digest != _digest(proof):
+            failure = "what it tests was changed while it ran; run it again"
+        _record(state, name, None if failure else digest, took)
+        results[name] = f"FAILED: {failure}" if failure else f"holds ({took:.0f} s)"
+        _say(f"[{place}/{len(proofs)}] {name}: {results[name]}")
+    _say("\nsummary")
+    for name, result in results.items():
+        _say(f"  {name:32} {result}")
+    return 1 if any(result.startswith("FAILED") for result in results.values()) else 0
+
+
+def _chosen(arguments: list[str] | None) -> tuple[list[str], bool]:
+    parser = argparse.ArgumentParser(
+        prog="scripts/prove.py", description="Run what is exhaustive; it goes on where it was."
+    )
+    parser.add_argument("--only", metavar="NAME,…", help=f"some of: {', '.join(PROOFS)}; all by default")
+    parser.add_argument("--again", action="store_true", help="run proofs again that are on record")
+    parsed = parser.parse_args(arguments)
+    if parsed.only is None:
+        return list(PROOFS), parsed.again
+    names = [name.strip() for name in parsed.only.split(",") if name.strip()]
+    unknown = [name for name in names if name not in PROOFS]
+    if unknown or not names:
+        parser.error(f"no proofs {', '.join(unknown) or 'named'}; there is: {', '.join(PROOFS)}")
+    return names, parsed.again
+
+
+def _run(proof: Proof) -> str:
+    """Run one proof with its output passed on; what went wrong, or nothing."""
+    missing = [name for name in proof.needs if not os.environ.get(name)]
+    if missing:
+        return f"set {', '.join(missing)} (see CONTRIBUTING.md)"
+    # A skipped test proves nothing: tests/conftest.py turns each into a failure.
+    # The models are tiny: a second thread of torch only waits, and much longer on a busy machine.
+    environment = os.environ | proof.settings | {"FEDWARD_REQUIRE_ALL": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", *proof.tests, "-m", proof.marker, "--disable-warnings"]
+    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode  # noqa: S603 - our own interpreter
+    return {0: "", 1: "a test failed", 2: "interrupted", 5: "no test was found"}.get(
+        code, f"pytest ended with code {code}"
+    )
+
+
+def _digest(proof: Proof) -> str:
+    """SHA-256 over the proof and every file that it depends on, by path."""
+    whole = hashlib.sha256(repr(proof).encode())
+    for path in sorted(_files(proof)):
+        whole.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _files(proof: Proof) -> Iterable[Path]:
+    yield from (ROOT / name for name in (*SHARED, *proof.tests))
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path
+
+
+def _read_state() -> State:
+    try:
+        state: State = json.loads(STATE.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return state
+
+
+def _record(state: State, name: str, digest: str | None, took: float) -> None:
+    """Write what holds at once, so that an interruption loses at most the proof that it hits."""
+    state.pop(name, None)
+    if digest is not None:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        state[name] = {"digest": digest, "commit": _commit(), "at": at, "seconds": round(took, 1)}
+    STATE.parent.mkdir(exist_ok=True)
+    draft = STATE.with_suffix(".new")
+    draft.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    draft.replace(STATE)
+
+
+def _commit() -> str:
+    """The commit that is checked out, with a + when files differ from it."""
+    described = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - git of the PATH
+    return done.stdout.strip() or "unknown"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        _say("interrupted; what holds so far is on record, run it again to go on")
+        sys.exit(130)

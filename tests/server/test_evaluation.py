@@ -1,0 +1,77 @@
+"""Evaluation: counts are summed first, and the metrics are those of all patients pooled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from federation import heart_manifest
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
+
+from fedward.privacy.errors import InputError
+from fedward.server.evaluation import evaluate
+from fedward.server.records import MetricRow
+from fedward.study.messages import counts_from_bytes
+from fedward.study.metrics import histogram, histogram_shape, slice_names
+
+MANIFEST = heart_manifest(evaluation={"bins": 50})
+GROUPS = len(slice_names(MANIFEST)) - 1
+
+
+def site(n: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
+    rng = np.random.default_rng(seed)
+    outcomes = (rng.random(n) < 0.5).astype(np.float32)
+    return rng.beta(2, 2, n) * 0.6 + 0.3 * outcomes, outcomes, rng.random((n, GROUPS)) < 0.4
+
+
+PARTS = [site(60, 1), site(90, 2), site(40, 3)]
+NAMES = ("cleveland", "hungarian", "va")
+HISTOGRAMS = [histogram(*part, MANIFEST.evaluation.bins) for part in PARTS]
+
+
+def rows(name: str) -> dict[str, MetricRow]:
+    found = evaluate(MANIFEST, 4, NAMES, HISTOGRAMS).metrics
+    assert {row.version for row in found} == {4}
+    return {row.slice: row for row in found if row.name == name}
+
+
+def test_each_slice_s_auroc_is_scikit_learn_s_on_the_pooled_patients() -> None:
+    scores, outcomes = (np.concatenate([part[i] for part in PARTS]) for i in (0, 1))
+    membership = np.concatenate([part[2] for part in PARTS])
+    binned = np.floor(expit(logit(scores) / 4) * 50)
+    got = rows("auroc")
+    assert tuple(got) == slice_names(MANIFEST)
+    masks = [np.ones(len(scores), dtype=bool), *membership.T]
+    for row, mask in zip(got.values(), masks, strict=True):
+        assert row.value == pytest.approx(roc_auc_score(outcomes[mask], binned[mask]), abs=1e-12)
+        assert row.low is not None
+        assert row.high is not None
+        assert row.low < row.value < row.high
+        assert (row.positives, row.negatives) == (int(outcomes[mask].sum()), int((1 - outcomes[mask]).sum()))
+
+
+def test_the_brier_score_needs_no_interval() -> None:
+    row = rows("brier")["everybody"]
+    assert (row.low, row.high) == (None, None)
+    assert row.value is not None
+    assert 0 < row.value < 0.3
+
+
+def test_only_the_sum_is_kept() -> None:
+    kept = evaluate(MANIFEST, 0, NAMES, HISTOGRAMS)
+    assert kept.sites == NAMES
+    assert np.array_equal(counts_from_bytes(kept.counts, histogram_shape(MANIFEST)), sum(HISTOGRAMS))
+    assert not any(counts.tobytes() in kept.counts for counts in HISTOGRAMS)
+
+
+def test_a_slice_without_both_outcomes_has_no_number() -> None:
+    nobody = np.zeros(histogram_shape(MANIFEST), dtype=np.int64)
+    found = evaluate(MANIFEST, 0, ("va",), [nobody]).metrics
+    assert {(row.value, row.low, row.high, row.positives, row.negatives) for row in found} == {(None, None, None, 0, 0)}
+
+
+def test_histograms_that_do_not_fit_are_refused() -> None:
+    for names, parts in ((NAMES[:2], HISTOGRAMS), (NAMES, HISTOGRAMS[:2]), (NAMES, [h[:, :-1] for h in HISTOGRAMS])):
+        with pytest.raises(InputError, match="do not fit"):
+            evaluate(MANIFEST, 0, names, parts)
