@@ -40,7 +40,9 @@ def free_ports(count: int) -> list[int]:
             opened.close()
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 30.0, told: Callable[[], str] = lambda: "") -> Any:
+def wait_for(
+    what: str, condition: Callable[[], Any], seconds: float = 30.0, told: Callable[[], str] = lambda: ""
+) -> Any:
     """The first true value of `condition`. Raises: AssertionError, that names `what`, after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

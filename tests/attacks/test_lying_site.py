@@ -306,7 +306,7 @@ def test_too_few_honest_declarations_seal_nothing(template: Federation, tmp_path
             federation.home.settings.federation_id,
             federation.said.append,
         )
-    assert f"{LIAR}: no usable answer" in caught.value.text()
+    assert f"{LIAR}: too few patients: it declares 0" in caught.value.text()
     assert "cleveland: unreachable" in caught.value.text()
     assert federation.store.study(key).sealed is None
 

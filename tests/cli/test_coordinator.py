@@ -99,7 +99,9 @@ def test_enroll_compares_the_fingerprint(home: Path, tmp_path: Path) -> None:
     assert not file.with_name("a.kit.json").exists()
     seen = good("site", "request", "--home", tmp_path / "a")["fingerprint"]
     done = good("coordinator", "enroll", file, "--fingerprint", seen.upper(), "--home", home)
-    assert good("coordinator", "sites", "--home", home) == {"sites": [{"site": "a", "fingerprint": done["fingerprint"]}]}
+    assert good("coordinator", "sites", "--home", home) == {
+        "sites": [{"site": "a", "fingerprint": done["fingerprint"]}]
+    }
     assert seen in fedward("coordinator", "sites", "--home", home).out
 
 

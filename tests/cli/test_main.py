@@ -180,7 +180,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fedward.cli.main", "site", "init", "a", "--home", str(tmp_path / "a"), "--json"],
         stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGPIPE, signal.SIG_IGN),  # noqa: PLW1509  # as Python starts it
+        preexec_fn=lambda: signal.signal(signal.SIGPIPE, signal.SIG_IGN),  # as Python starts it
     )  # fmt: skip
     os.close(write)
     assert done.returncode in {0, 1, 120}
@@ -188,6 +188,6 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 
 
 def test_json_is_one_object_even_with_odd_names(tmp_path: Path) -> None:
-    ran = fedward("coordinator", "init", "Ärzte [red]& \"Co\"\n", "--home", tmp_path / "c", "--json")
+    ran = fedward("coordinator", "init", 'Ärzte [red]& "Co"\n', "--home", tmp_path / "c", "--json")
     assert ran.code == 0
-    assert json.loads(ran.out)["name"] == "Ärzte [red]& \"Co\"\n"
+    assert json.loads(ran.out)["name"] == 'Ärzte [red]& "Co"\n'

@@ -87,7 +87,12 @@ def test_commands_speak_to_people_too(fed: Federation) -> None:
     home, digest = fed.sites["va"].path, fed.sealed().digest
     assert digest[:12] in fedward("site", "review", "--home", home).out
     review = fedward("site", "review", digest[:8], "--home", home).out
-    for words in ("leaves here", "policy       has no objection", "costs each patient at most ε = 3", "about 300 patients"):
+    for words in (
+        "leaves here",
+        "policy       has no objection",
+        "costs each patient at most ε = 3",
+        "about 300 patients",
+    ):
         assert words in review
     approved = fedward("site", "approve", digest, "--yes", "--by", "Dr A", "--home", home)
     assert (approved.code, "as Dr A" in approved.out) == (0, True)
@@ -161,7 +166,13 @@ def fresh_kit(fed: Federation, tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("host", "evil.example"), ("port", 1), ("federation_name", "Other"), ("coordinator_key", "0" * 64), ("site", "va")],
+    [
+        ("host", "evil.example"),
+        ("port", 1),
+        ("federation_name", "Other"),
+        ("coordinator_key", "0" * 64),
+        ("site", "va"),
+    ],
 )
 def test_tampered_kit_is_refused(fed: Federation, tmp_path: Path, field: str, value: object) -> None:
     home, kit = fresh_kit(fed, tmp_path)
@@ -173,7 +184,9 @@ def test_tampered_kit_is_refused(fed: Federation, tmp_path: Path, field: str, va
 
 def test_kit_with_another_cas_certificate_is_refused(fed: Federation, tmp_path: Path) -> None:
     home, kit = fresh_kit(fed, tmp_path)
-    foreign = Authority.create("other", datetime.now(UTC)).issue_site(make_request(SiteHome.open(home)), datetime.now(UTC))
+    foreign = Authority.create("other", datetime.now(UTC)).issue_site(
+        make_request(SiteHome.open(home)), datetime.now(UTC)
+    )
     edited(kit, lambda data: data.update(certificate=foreign.decode()))
     fails(5, "bad-signature", "site", "enroll", kit, "--home", home)
 
@@ -227,7 +240,7 @@ SECRET = "zz-4711"  # noqa: S105  # a patient's value, which no message may repe
         (cell(7, "chest_pain", SECRET), "data-refused", "a code that the mapping does not know"),
         (cell(7, "record_id", "CLE-0001"), "data-refused", "an earlier row"),
         (cell(7, "angiography_grade", ""), "data-refused", "no outcome"),
-        (lambda table: [], "bad-input", "is empty"),
+        (lambda table: table[:0], "bad-input", "is empty"),
         (lambda table: table[:1], "bad-input", "no rows"),
         (lambda table: [*table, ["a", "b"]], "bad-input", "more or fewer cells"),
     ],
@@ -424,7 +437,9 @@ def test_lost_ledger_is_not_silently_a_new_one(fed: Federation) -> None:
 def test_ledger_shows_each_charge(fed: Federation) -> None:
     charged(fed.sites["va"], 3)
     book = good("site", "ledger", "--home", fed.sites["va"].path)
-    assert [(c["round"], c["attempt"], c["study_id"]) for c in book["charges"]] == [(n, n, "earlier") for n in (1, 2, 3)]
+    assert [(c["round"], c["attempt"], c["study_id"]) for c in book["charges"]] == [
+        (n, n, "earlier") for n in (1, 2, 3)
+    ]
     assert 0 < book["spent"] < 10
     assert book["remaining"] == pytest.approx(10 - book["spent"])
     shown = fedward("site", "ledger", "--home", fed.sites["va"].path).out

@@ -228,3 +228,14 @@ def test_a_hidden_group_cannot_be_found_by_subtraction() -> None:
     assert suppress_small(manifest, counts | {"cp=atypical": few}) >= {"cp=typical", "cp=atypical"}
     assert "cp=non-anginal" not in suppress_small(manifest, counts | {"cp=atypical": few})
     assert suppress_small(manifest, dict.fromkeys(counts, enough)) == set()
+
+
+def test_a_perfect_order_of_few_patients_leaves_a_wide_interval() -> None:
+    scores, outcomes = np.array([0.1, 0.2, 0.3, 0.8, 0.9]), np.array([0, 0, 0, 1, 1], dtype=np.float32)
+    perfect, inverted = exact_auroc(scores, outcomes), exact_auroc(-scores, outcomes)
+    assert perfect is not None
+    assert inverted is not None
+    # Clopper-Pearson's lower bound of 2 successes in 2: the root of p² = 0.025.
+    assert (perfect.value, perfect.high) == (1.0, 1.0)
+    assert perfect.low == pytest.approx(0.025**0.5)
+    assert (inverted.low, inverted.high) == pytest.approx((0.0, 1 - 0.025**0.5))

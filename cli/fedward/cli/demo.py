@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from datetime import datetime
 from pathlib import Path
@@ -47,7 +48,7 @@ def demo(
     shows the federated model beside each hospital's own model and beside the pooled model that privacy forbids, results
     by sex and age band, the ε that each hospital spent, and who contributed. It ends by itself and keeps its folder.
     """
-    from fedward.cli.demo_federation import DemoFederation, demo_study
+    from fedward.cli.demo_federation import ENDING, DemoFederation, demo_study
     from fedward.cli.demo_results import gather, show
     from fedward.privacy.errors import UsageError
     from fedward.study.heart import heart_folder
@@ -59,6 +60,8 @@ def demo(
     if target.exists() and any(target.iterdir()):
         raise UsageError(f"{target} is not empty", remedy="give another --folder")
     study = demo_study(source, target, rounds=rounds, epsilon=epsilon, no_dp=no_dp)
+    for number in ENDING:  # a closed terminal must not leave five processes behind
+        signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
     with DemoFederation(target, source, study, note) as federation:
         federation.set_up()

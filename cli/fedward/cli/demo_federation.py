@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,13 +32,14 @@ from fedward.study.manifest import Manifest, parse, read_text
 COMMAND_S = 120.0
 TRAIN_S = 3600.0
 END_S = 8.0
+ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 def demo_study(source: Path, target: Path, *, rounds: int | None, epsilon: float | None, no_dp: bool) -> Path:
     """The study's TOML with the demo's options applied, written into the demo's folder.
 
     Raises:
-        InputError: the folder has no study.toml, or it is no valid study with these options.
+        InputError: the folder has no study.toml or no hospitals, or it is no valid study with these options.
     """
     import tomli_w
 
@@ -57,9 +59,26 @@ def demo_study(source: Path, target: Path, *, rounds: int | None, epsilon: float
         privacy.pop("epsilon", None)
         privacy.pop("delta", None)
     parse(data, "study.toml")
+    hospitals(source)
     path = target / "study.toml"
     write_atomic(path, tomli_w.dumps(data).encode())
     return path
+
+
+def hospitals(source: Path) -> list[str]:
+    """The names of the hospitals whose data lies in a folder.
+
+    Raises:
+        InputError: there is none, or one lacks its mapping.
+    """
+    names = sorted(path.name.removesuffix(".csv") for path in source.glob("*.csv"))
+    lacking = [name for name in names if not (source / f"{name}.mapping.toml").is_file()]
+    if lacking or not names:
+        raise InputError(
+            f"no {lacking[0]}.mapping.toml in {source}" if lacking else f"no hospital's data in {source}",
+            expected="NAME.csv and NAME.mapping.toml for each hospital",
+        )
+    return names
 
 
 class DemoFederation:
@@ -73,11 +92,7 @@ class DemoFederation:
         self.report = report
         self.relaxed: list[str] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.names = sorted(path.name.removesuffix(".csv") for path in source.glob("*.csv"))
-        if not self.names:
-            raise InputError(
-                f"no hospital's data in {source}", expected="NAME.csv and NAME.mapping.toml for each hospital"
-            )
+        self.names = hospitals(source)
 
     def __enter__(self) -> DemoFederation:
         return self
@@ -136,10 +151,6 @@ class DemoFederation:
         own = self.folder / "sites" / site / "export"
         own.mkdir(parents=True, exist_ok=True)
         for name in (f"{site}.csv", f"{site}.mapping.toml"):
-            if not (self.source / name).is_file():
-                raise InputError(
-                    f"no {name} in {self.source}", expected="NAME.csv and NAME.mapping.toml for each hospital"
-                )
             shutil.copyfile(self.source / name, own / name)
         study = ("--study", str(self.study_file))
         self._site(
@@ -218,7 +229,17 @@ class DemoFederation:
             time.sleep(0.5)
 
     def end(self) -> None:
-        """End every child: kindly, then not. The nodes first, so that each can say farewell."""
+        """End every child: kindly, then not. The nodes first, so that each can say farewell.
+
+        A second, impatient Ctrl-C waits until this is done: it must not leave a process behind.
+        """
+        kept = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            self._end()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+
+    def _end(self) -> None:
         for process in reversed(self._processes):
             if process.poll() is None:
                 process.terminate()

@@ -35,6 +35,7 @@ def as_data(home: SiteHome, sealed: SealedManifest) -> dict[str, Any]:
 
 def print_review(home: SiteHome, sealed: SealedManifest) -> None:
     """The review as sentences."""
+    decision = approvals.decision_on(home, sealed.digest)
     manifest, training = sealed.manifest, sealed.manifest.training
     say(f"{manifest.study.title} ({manifest.study.id})")
     say(f"  digest       {sealed.digest}")
@@ -51,7 +52,6 @@ def print_review(home: SiteHome, sealed: SealedManifest) -> None:
         " update and counts: secure aggregation is off. No record, no column, no file ever leaves.")  # fmt: skip
     _print_data(home, sealed)
     _print_cost(home, sealed)
-    decision = approvals.decision_on(home, sealed.digest)
     if decision is None:
         say("  decision     nobody here has decided yet")
     else:

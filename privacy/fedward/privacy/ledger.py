@@ -154,6 +154,9 @@ class Ledger:
         with _storage(path):
             touch_new(draft)
             try:
+                # Again, now that no other creation can be running: one may have finished since the first look.
+                if path.exists():
+                    raise InputError(f"{path} exists", remedy="open it; a lineage has one ledger for its whole life")
                 genesis = write_genesis(draft, budget, lineage)
                 # The head first: a ledger without one is never mistaken for a new one.
                 write_head(path, Head(0, genesis))

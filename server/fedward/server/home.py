@@ -64,7 +64,12 @@ class CoordinatorHome:
             raise UsageError(f"a coordinator already lives in {path}", remedy="choose another --home, or keep using it")
         try:
             settings = Settings(
-                federation_id=os.urandom(16).hex(), name=name, host=host, bind=bind, port=port, control_port=control_port
+                federation_id=os.urandom(16).hex(),
+                name=name,
+                host=host,
+                bind=bind,
+                port=port,
+                control_port=control_port,
             )
         except ValidationError as error:
             raise InputError("the federation's settings cannot be used", got=explain(error)) from None

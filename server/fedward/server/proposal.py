@@ -30,6 +30,8 @@ from fedward.study.terms import noise_for
 DECLARE_S = 30.0
 OFFER_S = 10.0
 VALID_DAYS = 180
+DECLARED_ERROR = 5
+"""Declared patients are rounded to tens: the site may have this many more."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +146,22 @@ def _declared(
     }
     roster: list[RosterEntry] = []
     for site, answer in sorted(exchange(transport, clock, requests, keys, DECLARE_S).items()):
-        reply = answer.reply
-        if (
-            isinstance(reply, Declared)
-            and reply.study_id == manifest.study.id
-            and 1 <= reply.patients <= MAX_DECLARED_PATIENTS
-        ):
-            roster.append(RosterEntry(site=site, identity_key=keys[site], declared_patients=reply.patients))
+        reason = answer.reason or _unfit(answer.reply, manifest)
+        if isinstance(answer.reply, Declared) and not reason:
+            roster.append(RosterEntry(site=site, identity_key=keys[site], declared_patients=answer.reply.patients))
         else:
-            store.set_standing(study.key, site, "absent", answer.reason or "no usable answer", answer.raw, clock.unix())
+            store.set_standing(study.key, site, "absent", reason, answer.raw, clock.unix())
     return roster
+
+
+def _unfit(reply: Reply | None, manifest: Manifest) -> str:
+    """Why a site cannot take part by what it declared; empty when it can."""
+    if not isinstance(reply, Declared) or reply.study_id != manifest.study.id:
+        return "no usable answer"
+    least = manifest.federation.min_patients
+    if reply.patients + DECLARED_ERROR < least:
+        return f"too few patients: it declares {reply.patients}, the study asks for at least {least}"
+    return "" if reply.patients <= MAX_DECLARED_PATIENTS else "it declares more patients than a study takes"
 
 
 def collect_standings(

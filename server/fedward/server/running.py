@@ -416,4 +416,3 @@ def _sealed(study: StudyRow) -> SealedManifest:
             "the stored study is not the one that its digest names", remedy="restore the store from a backup"
         )
     return sealed
-

@@ -95,7 +95,7 @@ def auroc(counts: Counts) -> Auroc | None:
     above_positive = (m - np.cumsum(positive) + positive / 2) / m
     value = float((positive * below_negative).sum() / m)
     variance = _spread(below_negative, positive) / m + _spread(above_positive, negative) / n
-    low, high = _logit_interval(value, math.sqrt(variance))
+    low, high = _logit_interval(value, math.sqrt(variance)) if 0 < value < 1 else _extreme_interval(value, min(m, n))
     return Auroc(value, low, high, int(m), int(n))
 
 
@@ -107,9 +107,14 @@ def _spread(placement: NDArray[np.float64], weight: NDArray[np.float64]) -> floa
     return float((weight * (placement - mean) ** 2).sum() / (total - 1))
 
 
+def _extreme_interval(value: float, pairs: float) -> tuple[float, float]:
+    """At 0 or 1 DeLong's variance vanishes, although a few patients prove little. There are at least `pairs` independent
+    pairs of a positive and a negative, all ordered alike: Clopper and Pearson's interval of as many successes."""
+    width = 1 - 0.025 ** (1 / pairs)
+    return (1 - width, 1.0) if value == 1 else (0.0, width)
+
+
 def _logit_interval(value: float, error: float) -> tuple[float, float]:
-    if not 0 < value < 1:
-        return (max(0.0, value - Z95 * error), min(1.0, value + Z95 * error))
     centre = math.log(value / (1 - value))
     half = min(Z95 * error / (value * (1 - value)), 50.0)
     return (1 / (1 + math.exp(-(centre - half))), 1 / (1 + math.exp(-(centre + half))))

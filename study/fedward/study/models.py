@@ -52,7 +52,7 @@ class _Image(nn.Module):
         self.shape = shape
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.reshape(len(x), *self.shape)  # -1 would fail on an empty batch
+        return x.reshape(-1, *self.shape)
 
 
 def _refuse_options(manifest: Manifest, *, hidden: bool, channels: bool) -> None:

@@ -22,6 +22,12 @@ Import from here; the modules inside are this door's own.
 
 from __future__ import annotations
 
+import os
+
+# Flower reads these when it is imported: a hospital's node sends no telemetry and looks for no update.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
 from fedward.client.flower.credentials import FleetAddress
 from fedward.client.flower.diagnosis import (
     ACTIVATION_REFUSED,

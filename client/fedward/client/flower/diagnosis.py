@@ -123,6 +123,8 @@ def _clock_hint(error: Exception) -> str:
         there = email.utils.parsedate_to_datetime(error.response.headers.get("date", ""))
     except ValueError:
         return ""
+    if there.tzinfo is None:  # "-0000": UTC, of an unknown local zone (RFC 5322, section 3.3)
+        there = there.replace(tzinfo=datetime.UTC)
     ahead = (datetime.datetime.now(datetime.UTC) - there).total_seconds()
     return f"; this machine's clock is {ahead:+.0f} s off the coordinator's" if abs(ahead) > 2 else ""
 

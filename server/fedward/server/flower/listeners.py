@@ -19,6 +19,9 @@ from fedward.server.flower.wire import DOOR_HEADER, NEWS
 _FLEET: Final = "/v1/fleet/"
 _PULL: Final = _FLEET + "pull-messages"
 _PUSH: Final = _FLEET + "push-messages"
+_OBJECT: Final = _FLEET + "push-object"
+# Every other call carries headers only. They come back to the ServerApp together, for all sites at once.
+_SMALL_BYTES: Final = 64 * 1024
 _FLEET_CALLS: Final = frozenset(
     {
         _FLEET + "activate-node",
@@ -26,7 +29,7 @@ _FLEET_CALLS: Final = frozenset(
         _FLEET + "send-node-heartbeat",
         _FLEET + "confirm-message-received",
         _FLEET + "pull-object",
-        _FLEET + "push-object",
+        _OBJECT,
         _PULL,
         _PUSH,
     }
@@ -104,8 +107,12 @@ class FleetGuard:
             await _answer(send, 404)
             return
         length = _header(scope, b"content-length")
-        if not length.isdigit() or int(length) > self._max_bytes:
-            await _answer(send, 413 if length.isdigit() else 411)
+        # A body of unsaid length could outgrow any bound; only an object may be large.
+        if not length.isdigit() or _header(scope, b"transfer-encoding"):
+            await _answer(send, 411)
+            return
+        if int(length) > (self._max_bytes if path == _OBJECT else min(self._max_bytes, _SMALL_BYTES)):
+            await _answer(send, 413)
             return
         # Flower's lifespan state belongs to the loopback server; its routes expect a mapping all the same.
         scope = dict(scope, state={})

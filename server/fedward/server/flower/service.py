@@ -167,9 +167,17 @@ class SuperLinkService:
         with self._lock:
             run_id = int(self._ask(lambda: self._control.StartRun(request)).run_id)
             app, self._spare = self._spare, None
-            if app is None or app.poll() is not None:
-                app = self._spawn()
-            give_order(app, {"address": self._address, "token": self._claim(run_id)})
+            try:
+                if app is None or app.poll() is not None:
+                    app = self._spawn()
+                give_order(app, {"address": self._address, "token": self._claim(run_id)})
+            except BaseException:
+                # A run left pending would be offered to every later launch in place of its own.
+                with contextlib.suppress(FedwardError):
+                    self._ask(lambda: self._control.StopRun(control.protocol().StopRunRequest(run_id=run_id)))
+                if app is not None:
+                    end_process(app)
+                raise
             self._apps[run_id] = app
         return run_id
 
