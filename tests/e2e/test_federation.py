@@ -206,3 +206,15 @@ def test_stopping_a_draft_holds_although_its_proposal_is_under_way(loopback: Loo
     loopback.propose(loopback.study("after-the-draft"))
     found = next(view for view in loopback.coordinator.studies() if view.key == draft.key)
     assert (found.state, found.wish) == ("stopped", "none")
+
+
+def test_the_coordinators_logs_tell_of_no_fault(loopback: Loopback) -> None:
+    """After the studies above: no run was taken for dead, no ServerApp's process aborted, nothing was traced back."""
+    digest = ready(loopback, "logged")
+    loopback.launch(digest)
+    loopback.wait_ended(digest)
+    logs = {path.name: path.read_text() for path in (loopback.home / "log").iterdir() if path.suffix == ".log"}
+    assert "to run" in logs["coordinator.log"]
+    for name, text in logs.items():
+        for fault in ("Traceback", "Fatal Python error", "ended before its work did", "ended with code"):
+            assert fault not in text, f"{name}: {fault}"

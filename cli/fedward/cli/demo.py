@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -86,8 +89,10 @@ def demo(
 
 
 def _say_next(folder: Path, study: str) -> None:
+    # From a clone, the command is not on the PATH: show what can be pasted.
+    command = "fedward" if shutil.which("fedward") else os.path.relpath(sys.argv[0])
     say("\nLook further (everything of this run is kept):")
-    say(f"  fedward coordinator status {study} --home {folder}/coordinator")
-    say(f"  fedward site ledger --home {folder}/sites/NAME")
-    say(f"  fedward site review --home {folder}/sites/NAME")
+    say(f"  {command} coordinator status {study} --home {folder}/coordinator")
+    say(f"  {command} site ledger --home {folder}/sites/NAME")
+    say(f"  {command} site review --home {folder}/sites/NAME")
     say(f"  the model and every process's log: {folder}/coordinator/models, {folder}/logs")
