@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from command import fedward, good
-from loopback import Loopback
+from loopback import Loopback, wait_for
 
 from fedward.client.home import SiteHome
 from fedward.server import models as model_files
@@ -201,9 +201,11 @@ def test_stopping_a_draft_holds_although_its_proposal_is_under_way(loopback: Loo
     from fedward.study.manifest import load
 
     draft = loopback.coordinator.propose(load(loopback.study("stopped-draft")), ())
+    log = loopback.home / "log" / f"study-{draft.key}.log"
+    wait_for("its run asks the sites", lambda: log.is_file() and "asking" in log.read_text())
     assert loopback.coordinator.stop("stopped-draft").state == "stopped"
-    # A later study's proposal ends after the first one's would have.
-    loopback.propose(loopback.study("after-the-draft"))
+    told = [f"study stopped-draft: {state}" for state in ("stopped", "proposed", "failed")]
+    wait_for("its run ends", lambda: any(line.startswith(tuple(told)) for line in loopback.said))
     found = next(view for view in loopback.coordinator.studies() if view.key == draft.key)
     assert (found.state, found.wish) == ("stopped", "none")
 

@@ -17,7 +17,10 @@ from fedward.server.home import CoordinatorHome
 from fedward.study.enrolment import JoinKit, JoinRequest, check_kit, check_request, sign
 from fedward.study.signing import Identity, fingerprint
 
-TODAY = datetime.now(UTC)
+
+def today() -> datetime:
+    """Now, when a test runs: the suite may take longer than a certificate is dated back."""
+    return datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +104,7 @@ def test_a_kit_changed_on_the_way_is_refused_and_nothing_is_kept(
     home = joined.sites["va"]
     before = home.kit_file.read_bytes(), home.ca_file.read_bytes(), home.certificate_file.read_bytes()
     with pytest.raises(IntegrityError):
-        accept_kit(home, kit.model_copy(update={field: value}), None, TODAY)
+        accept_kit(home, kit.model_copy(update={field: value}), None, today())
     assert (home.kit_file.read_bytes(), home.ca_file.read_bytes(), home.certificate_file.read_bytes()) == before
 
 
@@ -144,14 +147,14 @@ def test_a_certificate_request_that_is_none_is_refused(joined: Federation, fresh
 
 def test_enrolling_again_gives_a_kit_that_the_site_takes(joined: Federation, request_: JoinRequest) -> None:
     home = joined.sites["va"]
-    accept_kit(home, enroll(joined, request_), fingerprint(joined.home.identity().public).upper(), TODAY)
+    accept_kit(home, enroll(joined, request_), fingerprint(joined.home.identity().public).upper(), today())
     assert home.kit().site == "va"
-    assert check_certificate_dates(home, TODAY) == 397
+    assert check_certificate_dates(home, today()) in {396, 397}  # whole days that are left of 397
 
 
 def test_a_kit_of_another_coordinator_than_expected_is_refused(joined: Federation, kit: JoinKit) -> None:
     with pytest.raises(IntegrityError, match="another coordinator"):
-        accept_kit(joined.sites["va"], kit, fingerprint("01" * 32), TODAY)
+        accept_kit(joined.sites["va"], kit, fingerprint("01" * 32), today())
 
 
 def test_a_kit_signed_anew_by_a_stranger_is_refused_by_a_site_that_has_joined(joined: Federation, kit: JoinKit) -> None:
@@ -159,12 +162,12 @@ def test_a_kit_signed_anew_by_a_stranger_is_refused_by_a_site_that_has_joined(jo
     forged = sign(kit.model_copy(update={"coordinator_key": stranger.public, "host": "evil.example"}), stranger)
     check_kit(forged)  # it is whole; but of whom?
     with pytest.raises(IntegrityError, match="another federation"):
-        accept_kit(joined.sites["va"], forged, None, TODAY)
+        accept_kit(joined.sites["va"], forged, None, today())
 
 
 def test_a_kit_of_another_site_is_refused(joined: Federation, kit: JoinKit) -> None:
     with pytest.raises(IntegrityError, match="another site"):
-        accept_kit(joined.sites["cleveland"], kit, None, TODAY)
+        accept_kit(joined.sites["cleveland"], kit, None, today())
 
 
 def test_a_kit_with_a_certificate_by_another_ca_is_refused(joined: Federation, kit: JoinKit, tmp_path: Path) -> None:
@@ -173,18 +176,18 @@ def test_a_kit_with_a_certificate_by_another_ca_is_refused(joined: Federation, k
     )
     forged = sign(kit.model_copy(update={"ca": other.authority().pem().decode()}), joined.home.identity())
     with pytest.raises(IntegrityError, match="not by the kit's CA"):
-        accept_kit(joined.sites["va"], forged, None, TODAY)
+        accept_kit(joined.sites["va"], forged, None, today())
 
 
 def test_a_kit_with_another_site_s_certificate_is_refused(joined: Federation, kit: JoinKit) -> None:
     wrong = kit.model_copy(update={"certificate": joined.sites["cleveland"].kit().certificate})
     with pytest.raises(IntegrityError, match="another key"):
-        accept_kit(joined.sites["va"], sign(wrong, joined.home.identity()), None, TODAY)
+        accept_kit(joined.sites["va"], sign(wrong, joined.home.identity()), None, today())
 
 
 @pytest.mark.parametrize("days", [-1, 400])
 def test_a_certificate_outside_its_time_is_refused(joined: Federation, kit: JoinKit, days: int) -> None:
-    home, then = joined.sites["va"], TODAY + timedelta(days=days)
+    home, then = joined.sites["va"], today() + timedelta(days=days)
     with pytest.raises(IntegrityError) as caught:
         accept_kit(home, kit, None, then)
     assert caught.value.code == "certificate-expired"

@@ -21,7 +21,7 @@ from fedward.privacy.errors import FedwardError
 from fedward.server.coordinator import under_way
 from fedward.server.flower import SuperLinkService
 from fedward.server.home import CoordinatorHome, ServiceFile
-from fedward.server.records import SiteRow, StudyRow, Wish
+from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
 from fedward.study.files import write_atomic
 
@@ -34,10 +34,10 @@ T = TypeVar("T")
 
 @dataclass
 class _Running:
-    """A Flower run, what was wished when it began, and how far the study was."""
+    """A Flower run, and where the study's journal and model stood when it began."""
 
     run_id: int
-    wish: Wish
+    since: int
     version: int
 
 
@@ -119,8 +119,9 @@ class CoordinatorService:
             self._report(f'site "{row.site}" may connect')
 
     def _launch(self, link: SuperLinkService, store: Store, study: StudyRow, log: logging.Logger) -> None:
+        since = max((entry.sequence for entry in store.journal(study.key)), default=0)
         run_id = link.launch({"home": str(self._home.path.resolve()), "study": str(study.key)})
-        self._runs[study.key] = _Running(run_id, study.wish, _version(store, study.key))
+        self._runs[study.key] = _Running(run_id, since, _version(store, study.key))
         log.info("study %s (%s): run %s to %s", study.study_id, study.key, run_id, study.wish)
         self._report(f"study {study.study_id}: {study.wish}")
 
@@ -133,7 +134,10 @@ class CoordinatorService:
         log.info("study %s (%s): run %s ended, %s", study.study_id, study.key, running.run_id, status)
         study = store.study(study.key)
         self._report(f"study {study.study_id}: {study.state}{f' ({study.reason})' if study.reason else ''}")
-        if not under_way(study) or study.wish != running.wish:  # done, or a person wished something new meanwhile
+        # A run that did its work and a person who wished anew at once look alike in the study's state alone.
+        news = [entry for entry in store.journal(study.key) if entry.sequence > running.since]
+        settled = any(e.kind == "wish" or (e.kind == "state" and e.data["state"] != "running") for e in news)
+        if settled or not under_way(study):
             self._deaths.pop(study.key, None)
             return
         progressed = _version(store, study.key) > running.version
