@@ -108,6 +108,18 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Si
     assert (folder / "study.toml").is_file()
 
 
+def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    process = demo(folder, "--rounds", "100", "--json")
+    try:
+        wait_for("the processes start", (folder / "coordinator" / "service.json").is_file, 60)
+        assert len(processes.of_folder(folder)) >= 2
+    finally:
+        process.kill()
+        process.wait(10)
+    wait_for("the orphans end", lambda: not processes.of_folder(folder), 20, lambda: str(processes.of_folder(folder)))
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [

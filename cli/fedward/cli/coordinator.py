@@ -64,12 +64,14 @@ def init(
 @app.command()
 def start(home: Home = DEFAULT_HOME) -> None:
     """Run the service until Ctrl-C or SIGTERM. Studies under way continue where they stopped."""
+    from fedward.cli.lifeline import end_with_parent
     from fedward.server.home import CoordinatorHome
     from fedward.server.service import CoordinatorService
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    end_with_parent()
     CoordinatorService(CoordinatorHome.open(home), stop, note).run()
     note("the service has stopped; studies under way continue at the next start")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fedward.cli.lifeline import PARENT
 from fedward.cli.output import stderr
 from fedward.client.home import SiteHome
 from fedward.client.policy import DEFAULT_POLICY, load_policy
@@ -287,6 +289,7 @@ class DemoFederation:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
+                    env=os.environ | {PARENT: str(os.getpid())},  # even a kill -9 of the demo leaves no process behind
                     start_new_session=True,
                 )
             )

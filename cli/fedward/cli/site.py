@@ -270,9 +270,11 @@ def reject(
 @app.command()
 def start(home: Home = DEFAULT_HOME) -> None:
     """Run this hospital's node until Ctrl-C or SIGTERM. It makes one outbound connection and opens no port."""
+    from fedward.cli.lifeline import end_with_parent
     from fedward.client.home import SiteHome
     from fedward.client.running import run_node
 
+    end_with_parent()
     run_node(SiteHome.open(home), note)
 
 
