@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +20,7 @@ from fedward.client.node import SiteNode
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.errors import UsageError
 from fedward.study.files import read_secret, write_atomic
+from fedward.study.lock import held, hold
 
 EXPIRY_WARNING_DAYS = 30
 LOCK_S = 1.0
@@ -75,22 +75,14 @@ def _warm_up() -> None:
         import fedward.client.training  # noqa: F401, PLC0415
 
 
-@contextlib.contextmanager
-def _alone(home: SiteHome) -> Iterator[None]:
-    with (home.path / "node.lock").open("w") as lock:
-        deadline = time.monotonic() + LOCK_S  # `fedward site status` holds it for an instant
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.05)
-                    continue
-            raise UsageError(
-                f'the node of site "{home.site}" runs already', remedy="stop it first; one node serves all studies"
-            )
-        yield
+def _alone(home: SiteHome) -> AbstractContextManager[None]:
+    return hold(
+        home.path / "node.lock",
+        LOCK_S,
+        lambda: UsageError(
+            f'the node of site "{home.site}" runs already', remedy="stop it first; one node serves all studies"
+        ),
+    )
 
 
 def _write_state(home: SiteHome, state: str, text: str) -> None:
@@ -104,9 +96,6 @@ def node_state(home: SiteHome) -> dict[str, Any]:
     if not path.is_file():
         return {"state": "never started", "text": "", "pid": None, "at": None}
     state: dict[str, Any] = json.loads(path.read_text())
-    with (home.path / "node.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return state
+    if held(home.path / "node.lock"):
+        return state
     return state | {"state": "stopped", "pid": None}

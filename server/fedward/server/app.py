@@ -7,10 +7,10 @@ keeps a second run away, should an older process still be ending: two runs never
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fedward.server.proposal import propose
 from fedward.server.running import StudyRun
 from fedward.server.sites import SiteTransport
 from fedward.server.store import Store
+from fedward.study.lock import hold
 
 LOCK_S = 30.0
 
@@ -67,26 +68,17 @@ def _serve(home: CoordinatorHome, store: Store, transport: SiteTransport, key: i
             store.set_state(key, "failed", error.text(), clock.unix())
 
 
-@contextlib.contextmanager
-def _alone(home: CoordinatorHome, key: int) -> Iterator[None]:
+def _alone(home: CoordinatorHome, key: int) -> AbstractContextManager[None]:
     """
     Raises:
         UnreachableError: another process still runs the study.
     """
     home.log_folder.mkdir(parents=True, exist_ok=True)
-    with (home.log_folder / f"study-{key}.lock").open("w") as lock:
-        deadline = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise UnreachableError(
-                        "another process still runs this study", remedy="wait for it to end"
-                    ) from None
-                time.sleep(0.2)
-        yield
+    return hold(
+        home.log_folder / f"study-{key}.lock",
+        LOCK_S,
+        lambda: UnreachableError("another process still runs this study", remedy="wait for it to end"),
+    )
 
 
 class RunLog:

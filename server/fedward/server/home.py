@@ -8,11 +8,8 @@ service.json      the running service's process and ports; absent when it is sto
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +20,7 @@ from pydantic import Field, ValidationError
 from fedward.privacy.errors import InputError, UsageError
 from fedward.server.authority import Authority
 from fedward.study.files import read_model, read_secret, write_atomic, write_secret
+from fedward.study.lock import held, hold
 from fedward.study.manifest import Part, explain
 from fedward.study.signing import Identity
 
@@ -153,7 +151,7 @@ class CoordinatorHome:
 
         The lock says so, not the process number: after a crash or a reboot another program may have that number.
         """
-        if not self.service_file.is_file() or not self._locked():
+        if not self.service_file.is_file() or not held(self._lock_file):
             return None
         try:
             return read_model(self.service_file, ServiceFile, "service file")
@@ -162,39 +160,21 @@ class CoordinatorHome:
                 raise
             return None  # it stopped between the look and the reading
 
-    def _locked(self) -> bool:
-        with self._lock_file.open("a") as lock:
-            try:
-                # Shared: two commands that look at the same time must not see each other as the service.
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[None]:
+    def serving(self) -> AbstractContextManager[None]:
         """Hold the home for one service.
 
         Raises:
             UsageError: a service of this home runs already.
         """
-        with self._lock_file.open("a") as lock:
-            deadline = time.monotonic() + LOCK_S  # a command that only looks holds it for an instant
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() < deadline:
-                        time.sleep(0.05)
-                        continue
-                service = self.service()
-                raise UsageError(
-                    "this coordinator's service runs already",
-                    got=f"process {service.pid}" if service else None,
-                    remedy="stop it first",
-                )
-            yield
+        return hold(self._lock_file, LOCK_S, self._taken)
+
+    def _taken(self) -> UsageError:
+        service = self.service()
+        return UsageError(
+            "this coordinator's service runs already",
+            got=f"process {service.pid}" if service else None,
+            remedy="stop it first",
+        )
 
     @property
     def _lock_file(self) -> Path:
