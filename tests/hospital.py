@@ -9,10 +9,10 @@ from federation import Federation
 from fedward.client import approvals
 from fedward.privacy.canonical import digest
 from fedward.privacy.ledger import Ledger
+from fedward.privacy.signing import Identity, to_text
 from fedward.study import messages, models
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import Declare, Offer, Refusal, Reply, Work
-from fedward.study.signing import Identity, to_text
 
 SITE = "va"
 

@@ -16,11 +16,11 @@ from fedward.client import approvals, datasets
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import IntegrityError
 from fedward.privacy.ledger import Budget, Ledger
+from fedward.privacy.signing import Identity, to_text
 from fedward.study import messages
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import Declare, Refusal, Reply, Result, Standing, Work
-from fedward.study.signing import Identity, to_text
 
 ROUNDS = 2
 

@@ -12,12 +12,12 @@ from observed import Recorder, asked, committed, outcomes, run, state, statuses
 
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import FedwardError, RefusalError
+from fedward.privacy.signing import Identity
 from fedward.server.proposal import collect_standings, propose
 from fedward.study import messages
 from fedward.study.heart import SITES
 from fedward.study.messages import Declared, Refusal, Reply, Result, Standing
 from fedward.study.metrics import histogram_shape
-from fedward.study.signing import Identity
 
 LIAR = "va"
 HONEST = tuple(site for site in SITES if site != LIAR)

@@ -18,12 +18,12 @@ from fedward.client import datasets
 from fedward.client import node as node_module
 from fedward.privacy.canonical import digest
 from fedward.privacy.ledger import Budget, Ledger
+from fedward.privacy.signing import Identity
 from fedward.study import messages, models
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import Declared, Refusal, Reply, Result, Standing
 from fedward.study.metrics import histogram_shape
-from fedward.study.signing import Identity
 
 ROUNDS = 3
 

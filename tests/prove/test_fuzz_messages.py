@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import FedwardError
+from fedward.privacy.signing import Identity
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import RosterEntry, SealedManifest, load, parse_sealed
 from fedward.study.messages import (
@@ -35,7 +36,6 @@ from fedward.study.messages import (
     open_request,
     pack,
 )
-from fedward.study.signing import Identity
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(7200)]
 

@@ -9,10 +9,10 @@ import pytest
 
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import FedwardError, RefusalError
+from fedward.privacy.signing import Identity
 from fedward.server.admission import Admitted, Limits, admit, reason_of
 from fedward.study import messages
 from fedward.study.messages import Declared, Refusal, Reply, Result, Work
-from fedward.study.signing import Identity
 
 SITE, OTHER, COORDINATOR = Identity.generate(), Identity.generate(), Identity.generate()
 SHAPE = (2, 10, 2)

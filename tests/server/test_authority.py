@@ -12,9 +12,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from fedward.privacy.errors import IntegrityError
+from fedward.privacy.signing import Identity
 from fedward.server.authority import LEAF_DAYS, Authority
 from fedward.study.enrolment import JoinRequest, sign
-from fedward.study.signing import Identity
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 IDENTITY = Identity.generate()

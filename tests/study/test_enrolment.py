@@ -12,10 +12,10 @@ from fedward.client.enrolment import accept_kit, check_certificate_dates, make_r
 from fedward.client.home import SiteHome
 from fedward.privacy.errors import FedwardError, IntegrityError, UsageError
 from fedward.privacy.ledger import Budget
+from fedward.privacy.signing import Identity, fingerprint
 from fedward.server.coordinator import LocalCoordinator
 from fedward.server.home import CoordinatorHome
 from fedward.study.enrolment import JoinKit, JoinRequest, check_kit, check_request, sign
-from fedward.study.signing import Identity, fingerprint
 
 
 def today() -> datetime:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import FedwardError, InputError, IntegrityError
+from fedward.privacy.signing import SIGNATURE_BYTES, Identity
 from fedward.study import messages as module
 from fedward.study.messages import (
     Declare,
@@ -32,7 +33,6 @@ from fedward.study.messages import (
     open_request,
     pack,
 )
-from fedward.study.signing import SIGNATURE_BYTES, Identity
 
 SIGNER = Identity.generate()
 OTHER = Identity.generate()

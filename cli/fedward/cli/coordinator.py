@@ -46,8 +46,8 @@ def init(
     as_json: bool = JsonOption,
 ) -> None:
     """Make a federation: its certificate authority, the coordinator's identity, an empty store."""
+    from fedward.privacy.signing import fingerprint
     from fedward.server.home import CoordinatorHome
-    from fedward.study.signing import fingerprint
 
     made = CoordinatorHome.create(
         home, name=name, host=host, bind=bind, port=port, control_port=control_port, now=datetime.now(UTC)
@@ -89,9 +89,9 @@ def enroll(
 ) -> None:
     """Enrol a hospital from its request, and write its signed kit."""
     from fedward.privacy.errors import IntegrityError
+    from fedward.privacy.signing import fingerprint
     from fedward.study.enrolment import JoinRequest
     from fedward.study.files import read_model, write_atomic
-    from fedward.study.signing import fingerprint
 
     request = read_model(request_file, JoinRequest, "request")
     seen = fingerprint(request.identity_key)
@@ -114,7 +114,7 @@ def enroll(
 @app.command()
 def sites(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     """List the enrolled hospitals."""
-    from fedward.study.signing import fingerprint
+    from fedward.privacy.signing import fingerprint
 
     rows = [(row.site, fingerprint(row.identity_key)) for row in _coordinator(home).sites()]
     if as_json:

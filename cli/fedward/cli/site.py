@@ -48,8 +48,8 @@ def init(
     from fedward.client.home import SiteHome
     from fedward.privacy.errors import InputError
     from fedward.privacy.ledger import Budget
+    from fedward.privacy.signing import fingerprint
     from fedward.study.manifest import NAME
-    from fedward.study.signing import fingerprint
 
     if not re.fullmatch(NAME, name):
         raise InputError("the site's name cannot be used", expected="lower-case letters, digits, - and _", got=name)
@@ -80,8 +80,8 @@ def request(
     """Write a request to join, for the coordinator. It holds public keys only."""
     from fedward.client.enrolment import make_request
     from fedward.client.home import SiteHome
+    from fedward.privacy.signing import fingerprint
     from fedward.study.files import write_atomic
-    from fedward.study.signing import fingerprint
 
     made = make_request(SiteHome.open(home))
     path = out or home / f"{made.site}.request.json"
@@ -109,9 +109,9 @@ def enroll(
     """Join the federation with the kit that the coordinator signed."""
     from fedward.client.enrolment import accept_kit
     from fedward.client.home import SiteHome
+    from fedward.privacy.signing import fingerprint
     from fedward.study.enrolment import JoinKit
     from fedward.study.files import read_model
-    from fedward.study.signing import fingerprint
 
     kit = read_model(kit_file, JoinKit, "kit")
     accept_kit(SiteHome.open(home), kit, coordinator_fingerprint, datetime.now(UTC))

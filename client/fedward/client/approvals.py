@@ -14,9 +14,9 @@ from pydantic import Field
 from fedward.client.home import SiteHome
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError, IntegrityError, RefusalError
+from fedward.privacy.signing import from_text, to_text, verify
 from fedward.study.files import read_json, read_model, write_atomic
 from fedward.study.manifest import HEX_KEY, Part, SealedManifest, parse_sealed
-from fedward.study.signing import from_text, to_text, verify
 
 State = Literal["pending", "approved", "rejected"]
 

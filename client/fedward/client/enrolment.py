@@ -12,9 +12,9 @@ from cryptography.x509.oid import NameOID
 
 from fedward.client.home import SiteHome
 from fedward.privacy.errors import InputError, IntegrityError
+from fedward.privacy.signing import fingerprint
 from fedward.study.enrolment import JoinKit, JoinRequest, check_kit, sign
 from fedward.study.files import read_secret, write_atomic
-from fedward.study.signing import fingerprint
 
 
 def make_request(home: SiteHome) -> JoinRequest:

@@ -21,9 +21,9 @@ from fedward.client.policy import DEFAULT_POLICY
 from fedward.client.split import KEY_BYTES
 from fedward.privacy.errors import InputError, IntegrityError, UsageError
 from fedward.privacy.ledger import Budget, Ledger
+from fedward.privacy.signing import Identity
 from fedward.study.enrolment import JoinKit
 from fedward.study.files import read_json, read_model, read_secret, write_atomic, write_secret
-from fedward.study.signing import Identity
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ from fedward.privacy.canonical import digest
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.privacy.ledger import Charge
+from fedward.privacy.signing import from_text
 from fedward.study import messages
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Result, Standing, Work
 from fedward.study.metrics import histogram
-from fedward.study.signing import from_text
 from fedward.study.terms import evaluates, site_terms, study_event
 
 

@@ -18,11 +18,11 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from fedward.privacy.errors import InputError, UsageError
+from fedward.privacy.signing import Identity
 from fedward.server.authority import Authority
 from fedward.study.files import read_model, read_secret, write_atomic, write_secret
 from fedward.study.lock import held, hold
 from fedward.study.manifest import Part, explain
-from fedward.study.signing import Identity
 
 LOCK_S = 1.0
 

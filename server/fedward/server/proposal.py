@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
+from fedward.privacy.signing import Identity, to_text
 from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Transport
@@ -24,7 +25,6 @@ from fedward.study.manifest import (
     parse_stored,
 )
 from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Standing
-from fedward.study.signing import Identity, to_text
 from fedward.study.terms import noise_for
 
 DECLARE_S = 30.0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import FedwardError, IntegrityError, RefusalError, UnreachableError
+from fedward.privacy.signing import Identity
 from fedward.server import models as model_files
 from fedward.server.admission import Admitted, Limits, admit, reason_of
 from fedward.server.aggregation import OptimiserState, step, weighted_mean
@@ -44,7 +45,6 @@ from fedward.study.manifest import SealedManifest, parse_sealed, seconds
 from fedward.study.messages import Work
 from fedward.study.metrics import histogram_shape
 from fedward.study.models import Vector, build, to_vector
-from fedward.study.signing import Identity
 from fedward.study.terms import evaluates, most_patients, most_update, training_cohort
 
 POLL_S = 0.03

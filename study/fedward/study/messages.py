@@ -25,8 +25,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import InputError, IntegrityError
+from fedward.privacy.signing import SIGNATURE_BYTES, Identity, verify
 from fedward.study.manifest import HEX_KEY, NAME, Part, explain
-from fedward.study.signing import SIGNATURE_BYTES, Identity, verify
 
 MAGIC = b"FWD1"
 MAX_HEADER_BYTES = 65_536

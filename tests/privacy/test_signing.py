@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedward.privacy.errors import IntegrityError
-from fedward.study.signing import SIGNATURE_BYTES, Identity, Purpose, fingerprint, from_text, to_text, verify
+from fedward.privacy.signing import SIGNATURE_BYTES, Identity, Purpose, fingerprint, from_text, to_text, verify
 
 ALICE, BOB = Identity.generate(), Identity.generate()
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
