@@ -38,6 +38,11 @@ def at_least(name: str, value: float, unit: str, bound: float) -> Figure:
     return report(name, value, unit, f">={bound:g}", value >= bound)
 
 
+def at_most(name: str, value: float, unit: str, bound: float) -> Figure:
+    """A figure that must not exceed `bound`; NaN does."""
+    return report(name, value, unit, f"<={bound:g}", value <= bound)
+
+
 def near(name: str, value: float, unit: str, published: float, tolerance: float) -> Figure:
     """A figure that must repeat a published one; NaN does not."""
     return report(name, value, unit, f"{published:g}+-{tolerance:g}", abs(value - published) <= tolerance)

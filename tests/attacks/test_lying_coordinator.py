@@ -238,10 +238,9 @@ def test_every_kind_of_request_needs_the_coordinator_s_signature(site: Site, req
 def test_a_request_replayed_is_charged_once_and_answered_once(site: Site) -> None:
     """Two releases of one sum under one charge would halve the noise."""
     assert isinstance(site.work(), Result)
-    node = site.federation.transport.nodes[SITE]
+    node, first = site.federation.transport.nodes[SITE], site.raw
     for _ in range(3):
-        reply, body = messages.open_reply(node(site.sent), site.key)
-        assert (code(reply), body) == ("already-charged", b"")
+        assert node(site.sent) == first  # the same bytes say nothing new
     site.federation.restart(SITE)
     reply, _ = messages.open_reply(site.federation.transport.nodes[SITE](site.sent), site.key)
     assert code(reply) == "already-charged"
@@ -260,6 +259,7 @@ def test_an_attempt_is_not_free_because_its_data_was_registered_again(site: Site
     folder = heart_folder()
     manifest = site.sealed.manifest
     datasets.register(site.home, manifest, folder / f"{SITE}.csv", folder / f"{SITE}.mapping.toml", 99)
+    site.federation.restart(SITE)  # the first reply is forgotten
     assert code(site.work()) == "already-charged"
     assert isinstance(site.work(attempt=2), Result)
     assert site.charges() == [(1, 1), (1, 2)]

@@ -239,7 +239,7 @@ def test_counts_are_of_the_study_s_shape(federation: Federation) -> None:
 def test_an_update_that_bursts_the_model_is_never_committed(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     for home in federation.sites.values():
-        home.policy_file.write_text("[policy]\nrequire_dp = false")
+        home.policy_file.write_text("[policy]\nrequire_dp = false\nrequire_secure_aggregation = false")
     privacy = {"mechanism": "none", "epsilon": None, "delta": None}
     federation.ready(heart_manifest(training={"rounds": 1, "server_learning_rate": 1000.0}, privacy=privacy))
     before = federation.store.checkpoint(federation.key)

@@ -17,15 +17,19 @@ from pathlib import Path
 import pytest
 from command import Ran, fedward, good
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from federation import Federation, heart_manifest
 from loopback import Loopback, wait_for
 
 from fedward.client.enrolment import make_request
 from fedward.client.home import SiteHome
+from fedward.client.incidents import Incidents
 from fedward.privacy.accounting import DpEvent
 from fedward.privacy.ledger import Budget, Charge
+from fedward.privacy.signing import Identity, fingerprint
 from fedward.server.authority import Authority
 from fedward.study.heart import heart_folder
+from fedward.study.messages import Offer, pack
 
 DATA = heart_folder()
 EVENT = DpEvent(10.0, 1.0, 1)
@@ -444,6 +448,139 @@ def test_ledger_shows_each_charge(fed: Federation) -> None:
     assert book["remaining"] == pytest.approx(10 - book["spent"])
     shown = fedward("site", "ledger", "--home", fed.sites["va"].path).out
     assert "3 charges" in shown
+
+
+# --- incidents ----------------------------------------------------------------------------------------------------
+
+
+def lie(fed: Federation, number: int = 1, *, signer: Identity | None = None, **changes: object) -> tuple[str, bytes]:
+    """A lie on record at VA: its reference, and the request that proves it."""
+    request = Offer(study=fed.sealed().digest, nonce=f"{number:064x}", signature="c2ln")
+    data = pack(request, b"", signer or fed.home.identity())
+    fields: dict[str, object] = {
+        "reference": f"{number:012x}",
+        "at": 1_900_000_000,
+        "code": "second-unmask",
+        "what": "a second survivor set [bold]for[/bold] one attempt",
+        "study": fed.sealed().digest,
+        "stage": "unmask",
+        "blamed": "coordinator",
+        "evidence": data,
+    }
+    made = Incidents(fed.sites["va"].incidents_folder).record(**(fields | changes))  # type: ignore[arg-type]
+    return made.reference, data
+
+
+def test_no_incident_is_told_as_such(fed: Federation) -> None:
+    home = fed.sites["va"].path
+    assert fedward("site", "incidents", "--home", home) == Ran(0, "no incident on record\n", "")
+    assert good("site", "incidents", "--home", home) == {"incidents": [], "not_recorded": 0}
+    assert not (home / "incidents").exists()
+    assert "fedward site init" in fails(3, "bad-input", "site", "incidents", "--home", home / "none").err
+
+
+def test_incidents_are_listed_newest_last(fed: Federation) -> None:
+    home, digest = fed.sites["va"].path, fed.sealed().digest
+    _, data = lie(fed)
+    lie(fed, 2, evidence=data)
+    lie(fed, 3, evidence=b"", study="", stage="", blamed="", code="replay", what="\x1b[2Jhid")
+    ran = fedward("site", "incidents", "--home", home)
+    assert ran.out.splitlines() == [
+        f"2030-03-17 17:46:40 UTC  second-unmask  blamed: coordinator  study: {digest[:12]}  stage: unmask  "
+        "reference: 000000000001",
+        "  a second survivor set [bold]for[/bold] one attempt",
+        f"  evidence kept: {len(data)} bytes, SHA-256 {sha256(data).hexdigest()}; it came 2 times",
+        "2030-03-17 17:46:40 UTC  replay  blamed: nobody  reference: 000000000003",
+        "  �[2Jhid",
+        "Take out the evidence of one: fedward site incidents --evidence REFERENCE --out FILE",
+    ]
+    assert (ran.code, ran.err) == (0, "")
+    listed = good("site", "incidents", "--home", home)
+    assert listed["not_recorded"] == 0
+    assert [incident["code"] for incident in listed["incidents"]] == ["second-unmask", "replay"]
+    assert listed["incidents"][0] == {
+        "reference": "000000000001",
+        "at": 1_900_000_000,
+        "code": "second-unmask",
+        "what": "a second survivor set [bold]for[/bold] one attempt",
+        "study": digest,
+        "stage": "unmask",
+        "blamed": "coordinator",
+        "evidence_sha256": sha256(data).hexdigest(),
+        "evidence_bytes": len(data),
+        "kept": True,
+        "times": 2,
+    }
+
+
+def test_what_was_not_kept_or_is_damaged_is_told(fed: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = fed.sites["va"].path
+    monkeypatch.setattr("fedward.client.incidents.MAX_INCIDENTS", 2)
+    monkeypatch.setattr("fedward.client.incidents.MAX_ONE_EVIDENCE_BYTES", 10)
+    for number in range(1, 6):
+        lie(fed, number)
+    next((home / "incidents").glob("000001-*.json")).write_text("{")
+    ran = fedward("site", "incidents", "--home", home)
+    assert ran.code == 0
+    assert "damaged-record  blamed: nobody  reference: 000000000001" in ran.out
+    assert "evidence not kept, for its size: " in ran.out
+    assert f"and 3 more, not recorded: the folder was full. To make room, move {home / 'incidents'} away." in ran.out
+    assert "Take out" not in ran.out
+    listed = good("site", "incidents", "--home", home)
+    assert (listed["not_recorded"], listed["incidents"][0]["code"]) == (3, "damaged-record")
+    told = fails(
+        3, "no-evidence", "site", "incidents", "--evidence", f"{2:012x}", "--out", home / "out", "--home", home
+    )
+    assert "was not kept" in told.err
+
+
+def test_evidence_is_taken_out_and_proves_the_lie_to_anyone(fed: Federation, tmp_path: Path) -> None:
+    home, key = fed.sites["va"].path, fed.home.identity().public
+    reference, data = lie(fed)
+    out, script = tmp_path / "lie.fwd1", tmp_path / "script.fwd1"
+    ran = fedward("site", "incidents", "--evidence", reference, "--out", out, "--home", home)
+    assert (ran.code, ran.err, out.read_bytes()) == (0, "", data)
+    assert "Checked now: signed by the coordinator.\n" in ran.out
+    for words in (f"{len(data)} bytes", str(out), sha256(data).hexdigest(), key, fingerprint(key)):
+        assert words in ran.out
+    # As the output says: no code of Fedward's is needed.
+    taken = out.read_bytes()
+    Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(taken[-64:], b"fedward/message" + b"\0" + taken[:-64])
+    assert good("site", "incidents", "--evidence", reference, "--out", script, "--home", home) == {
+        "reference": reference,
+        "out": str(script),
+        "bytes": len(data),
+        "sha256": sha256(data).hexdigest(),
+        "coordinator": fingerprint(key),
+        "coordinator_key": key,
+        "signed": True,
+    }
+
+
+def test_evidence_that_the_coordinator_did_not_sign_is_told(fed: Federation, tmp_path: Path) -> None:
+    home = fed.sites["va"].path
+    reference, _ = lie(fed, signer=Identity.generate())
+    ran = fedward("site", "incidents", "--evidence", reference, "--out", tmp_path / "a", "--home", home)
+    assert "Checked now: not signed by the coordinator's key.\n" in ran.out
+    assert (
+        good("site", "incidents", "--evidence", reference, "--out", tmp_path / "b", "--home", home)["signed"] is False
+    )
+
+
+def test_evidence_is_never_written_over_a_file_nor_under_a_wrong_name(fed: Federation, tmp_path: Path) -> None:
+    home, out = fed.sites["va"].path, tmp_path / "out"
+    reference, _ = lie(fed)
+    told = fails(3, "no-evidence", "site", "incidents", "--evidence", "f" * 12, "--out", out, "--home", home)
+    assert reference in told.err
+    for alone in (("--evidence", reference), ("--out", out)):
+        assert "belong together" in fails(2, "usage", "site", "incidents", *alone, "--home", home).err
+    assert not out.exists()
+    out.write_text("mine")
+    fails(2, "usage", "site", "incidents", "--evidence", reference, "--out", out, "--home", home)
+    assert out.read_text() == "mine"
+    next((home / "incidents").glob("*.fwd1")).write_bytes(b"other")
+    fails(5, "damaged-evidence", "site", "incidents", "--evidence", reference, "--out", tmp_path / "b", "--home", home)
+    assert not (tmp_path / "b").exists()
 
 
 # --- the node's process -------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def seal(manifest: Manifest) -> SealedManifest:
 
 
 def codes(policy: Policy, patients: int = 200, **changes: Any) -> list[str]:
-    return [o.code for o in objections(policy, seal(heart_manifest(**changes)), patients)]
+    return [o.code for o in objections(policy, seal(heart_manifest(secure=True, **changes)), patients)]
 
 
 def without_dp() -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -21,24 +22,45 @@ from fedward.server.round import (
     Refused,
     Replied,
     Round,
+    Stage,
     Status,
     Stopped,
     Sum,
     Tick,
     Unreachable,
+    plain_stages,
 )
 
 SITES = ("amber", "birch", "cedar", "delta")
 
 
-def plan(quorum: int = 3, stages: tuple[str, ...] = ("work",), cohort: tuple[str, ...] = SITES) -> Plan:
-    return Plan(round=1, attempt=1, cohort=cohort, quorum=quorum, deadline=100.0, grace=10.0, stages=stages)
+def plan(quorum: int = 3) -> Plan:
+    return Plan(round=1, attempt=1, cohort=SITES, stages=plain_stages(quorum, 10.0), deadline=100.0)
 
 
-def opened(**changes: object) -> Round:
-    machine = Round(plan(**changes))  # type: ignore[arg-type]
-    assert machine.handle(Opened(0.0)) == [Ask(machine.plan.stages[0], machine.plan.cohort)]
+def secure(masked: int = 2, confirm: int = 2, unmask: int = 2) -> Plan:
+    stages = (Stage("masked", masked, 10.0), Stage("confirm", confirm, 3.0), Stage("unmask", unmask, 5.0))
+    return Plan(round=1, attempt=1, cohort=SITES, stages=stages, deadline=100.0)
+
+
+def setup(quorum: int = 4) -> Plan:
+    stages = tuple(Stage(name, quorum, 10.0) for name in ("advertise", "share", "open"))
+    return Plan(round=0, attempt=1, cohort=SITES, stages=stages, deadline=100.0, counted=2)
+
+
+def begun(whole: Plan) -> Round:
+    machine = Round(whole)
+    assert machine.waiting() == ()
+    assert machine.handle(Opened(0.0)) == [Ask(whole.stages[0].name, whole.cohort)]
     return machine
+
+
+def opened(quorum: int = 3) -> Round:
+    return begun(plan(quorum))
+
+
+def replies(sites: Sequence[str], stage: str, at: float) -> list[Event]:
+    return [Replied(site, stage, at) for site in sites]
 
 
 def feed(machine: Round, *events: Event) -> list[Command]:
@@ -99,7 +121,10 @@ def test_a_round_that_cannot_reach_the_quorum_ends_before_its_deadline() -> None
     (end,) = feed(machine, Refused("birch", "budget-exhausted", 2.0))
     assert isinstance(end, End)
     assert end.outcome == Outcome.QUORUM_MISSED
-    assert "amber refused: policy" in end.reason
+    assert end.reason == (
+        "0 of at least 3 sites contributed; amber refused: policy; birch refused: budget-exhausted; "
+        "cedar dropped: no answer: others were waiting; delta dropped: no answer: others were waiting"
+    )
 
 
 def test_a_deadline_with_a_quorum_commits() -> None:
@@ -110,7 +135,7 @@ def test_a_deadline_with_a_quorum_commits() -> None:
 
 def test_an_unreachable_site_is_asked_again_and_may_still_contribute() -> None:
     machine = opened()
-    assert machine.handle(Unreachable("delta", "offline", 1.0)) == [Ask("work", ("delta",))]
+    assert machine.handle(Unreachable("delta", "offline", 1.0)) == [Ask("work", ("delta",), again=True)]
     assert feed(machine, *(Replied(site, "work", 2.0) for site in SITES))[0] == Sum(SITES)
     assert machine.sites["delta"].reason == ""
 
@@ -135,7 +160,8 @@ def test_a_stop_ends_it_whatever_was_answered() -> None:
     machine = opened()
     feed(machine, Replied("amber", "work", 1.0))
     assert machine.handle(Stopped("a person", 2.0)) == [End(Outcome.STOPPED, "a person")]
-    assert statuses(machine)["birch"] == "dropped"
+    assert statuses(machine) == dict.fromkeys(SITES, "dropped") | {"amber": "contributed"}
+    assert machine.sites["birch"].reason == "attempt stopped"
 
 
 def test_after_its_end_it_accepts_nothing() -> None:
@@ -147,46 +173,263 @@ def test_after_its_end_it_accepts_nothing() -> None:
     assert machine.sites == before
 
 
-# --- stages -----------------------------------------------------------------------------------------------------------------
-
-SECURE = ("keys", "masked", "unmask")
+# --- a secure round: the first stage counts, the others help ----------------------------------------------------------------
 
 
-def test_each_stage_asks_those_who_finished_the_one_before() -> None:
-    machine = opened(quorum=2, stages=SECURE)
-    feed(machine, Refused("birch", "no", 1.0))
-    commands = feed(machine, *(Replied(site, "keys", 2.0) for site in ("delta", "amber", "cedar")))
-    assert commands == [Ask("masked", ("amber", "cedar", "delta"))]
-    assert statuses(machine)["birch"] == "refused"
-    feed(machine, Replied("amber", "masked", 3.0), Replied("delta", "masked", 3.0))
-    assert machine.handle(Tick(13.0)) == [Ask("unmask", ("amber", "delta"))]
-    assert machine.sites["cedar"].status == Status.DROPPED
-    commands = feed(machine, Replied("delta", "unmask", 14.0), Replied("amber", "unmask", 15.0))
-    assert commands == [Sum(("amber", "delta")), End(Outcome.COMMITTED, "2 of 4 sites contributed")]
+def test_in_a_secure_round_each_stage_asks_those_who_finished_the_one_before() -> None:
+    machine = begun(secure())
+    assert feed(machine, Refused("birch", "policy", 1.0)) == []
+    commands = feed(machine, *replies(("delta", "amber", "cedar"), "masked", 2.0))
+    assert commands == [Ask("confirm", ("amber", "cedar", "delta"))]
+    assert machine.survivors == machine.waiting() == ("amber", "cedar", "delta")
+    assert statuses(machine) == dict.fromkeys(SITES, "contributed") | {"birch": "refused"}
+    commands = feed(machine, *replies(("cedar", "delta", "amber"), "confirm", 3.0))
+    assert commands == [Ask("unmask", ("amber", "cedar", "delta"))]
+    commands = feed(machine, *replies(("delta", "amber", "cedar"), "unmask", 4.0))
+    assert commands == [Sum(("amber", "cedar", "delta")), End(Outcome.COMMITTED, "3 of 4 sites contributed")]
+    assert machine.waiting() == ()
 
 
-def test_a_late_reply_to_an_earlier_stage_counts_for_nothing() -> None:
-    machine = opened(quorum=2, stages=SECURE)
-    feed(machine, *(Replied(site, "keys", 1.0) for site in SITES))
-    feed(machine, *(Replied(site, "keys", 2.0) for site in SITES))
-    assert machine.stage == "masked"
-    assert machine.in_status(Status.ASKED) == SITES
+def test_a_site_that_drops_before_it_is_masked_is_out() -> None:
+    machine = begun(secure())
+    assert feed(machine, *replies(("birch", "cedar", "delta"), "masked", 1.0)) == []
+    assert machine.survivors == ()
+    assert machine.handle(Tick(11.0)) == [Ask("confirm", ("birch", "cedar", "delta"))]
+    assert machine.survivors == ("birch", "cedar", "delta")
+    assert machine.sites["amber"].status == Status.DROPPED
+    assert machine.sites["amber"].reason == "no answer: others were waiting"
+    feed(machine, Replied("amber", "masked", 12.0), *replies(machine.survivors, "confirm", 12.0))
+    assert feed(machine, *replies(SITES, "unmask", 13.0))[0] == Sum(("birch", "cedar", "delta"))
 
 
-def test_each_stage_has_the_whole_deadline_and_grace() -> None:
-    machine = opened(quorum=2, stages=SECURE)
-    feed(machine, *(Replied(site, "keys", 90.0) for site in SITES))
-    feed(machine, Tick(189.9))
-    assert machine.ended is None
-    assert feed(machine, Tick(190.0))[-1] == machine.ended
+def test_a_site_that_drops_at_confirm_stays_in_the_sum_and_is_not_asked_to_unmask() -> None:
+    machine = begun(secure())
+    feed(machine, *replies(SITES, "masked", 1.0), *replies(SITES[1:], "confirm", 2.0))
+    assert machine.handle(Tick(4.9)) == []
+    assert machine.handle(Tick(5.0)) == [Ask("unmask", SITES[1:])]
+    assert machine.sites["amber"].status == Status.CONTRIBUTED
+    assert machine.sites["amber"].reason == "in the sum; then no answer at confirm: others were waiting"
+    commands = feed(machine, *replies(SITES[1:], "unmask", 6.0))
+    assert commands == [Sum(SITES), End(Outcome.COMMITTED, "4 of 4 sites contributed")]
 
 
-def test_a_quorum_lost_in_a_later_stage_ends_the_attempt() -> None:
-    machine = opened(quorum=3, stages=SECURE)
-    feed(machine, *(Replied(site, "keys", 1.0) for site in SITES))
-    (end,) = feed(machine, Refused("amber", "a", 2.0), Refused("birch", "b", 3.0))
+def test_a_site_that_drops_at_unmask_stays_in_the_sum() -> None:
+    machine = begun(secure())
+    feed(machine, *replies(SITES, "masked", 1.0), *replies(SITES, "confirm", 2.0))
+    feed(machine, *replies(("amber", "birch", "cedar"), "unmask", 3.0), Unreachable("delta", "offline", 4.0))
+    assert machine.handle(Tick(8.0))[0] == Sum(SITES)
+    assert machine.sites["delta"].status == Status.CONTRIBUTED
+    assert machine.sites["delta"].reason == "in the sum; then no answer at unmask: offline"
+    assert machine.sites["delta"].at == 1.0
+
+
+def test_a_refusal_in_a_helper_stage_stays_in_the_sum_and_is_said() -> None:
+    machine = begun(secure())
+    feed(machine, *replies(SITES, "masked", 1.0), Refused("birch", "stale", 2.0))
+    assert machine.waiting() == ("amber", "cedar", "delta")
+    assert feed(machine, *replies(("amber", "cedar", "delta"), "confirm", 3.0)) == [
+        Ask("unmask", ("amber", "cedar", "delta"))
+    ]
+    feed(machine, Refused("amber", "too-few", 4.0), Refused("amber", "again", 4.0))
+    assert feed(machine, *replies(("cedar", "delta"), "unmask", 5.0))[0] == Sum(SITES)
+    assert statuses(machine) == dict.fromkeys(SITES, "contributed")
+    assert {site: state.reason for site, state in machine.sites.items() if state.reason} == {
+        "amber": "in the sum; then refused at unmask: too-few",
+        "birch": "in the sum; then refused at confirm: stale",
+    }
+
+
+def test_a_quorum_missed_at_confirm_names_who_is_missing_and_keeps_the_record() -> None:
+    machine = begun(secure(confirm=3))
+    feed(machine, Refused("birch", "policy", 1.0), *replies(("amber", "cedar", "delta"), "masked", 1.0))
+    feed(machine, *replies(("amber", "cedar"), "confirm", 2.0))
+    assert machine.handle(Tick(100.9)) == []
+    assert machine.handle(Tick(101.0)) == [
+        End(
+            Outcome.QUORUM_MISSED,
+            "2 of at least 3 sites answered at confirm; birch refused: policy; "
+            "delta no answer at confirm: deadline passed",
+        )
+    ]
+    assert statuses(machine) == dict.fromkeys(SITES, "contributed") | {"birch": "refused"}
+    assert machine.sites["delta"].reason == "in the sum; then no answer at confirm: deadline passed"
+    assert machine.waiting() == ()
+
+
+def test_a_quorum_that_unmask_cannot_reach_ends_the_attempt_at_once_and_names_every_loss() -> None:
+    machine = begun(secure(unmask=3))
+    feed(machine, *replies(SITES, "masked", 1.0), Refused("amber", "stale", 2.0))
+    feed(machine, *replies(SITES[1:], "confirm", 2.0), Replied("birch", "unmask", 3.0))
+    assert machine.handle(Refused("cedar", "too-few", 4.0)) == [
+        End(
+            Outcome.QUORUM_MISSED,
+            "1 of at least 3 sites answered at unmask; amber refused at confirm: stale; "
+            "cedar refused at unmask: too-few; delta no answer at unmask: others were waiting",
+        )
+    ]
+    assert set(statuses(machine).values()) == {"contributed"}
+
+
+def test_a_stage_with_too_few_left_for_its_quorum_asks_nobody() -> None:
+    machine = begun(secure(masked=2, unmask=3))
+    feed(machine, *replies(SITES, "masked", 1.0), *replies(("cedar", "delta"), "confirm", 2.0))
+    (end,) = machine.handle(Tick(5.0))
+    assert end == End(
+        Outcome.QUORUM_MISSED,
+        "2 of at least 3 sites reached unmask; amber no answer at confirm: others were waiting; "
+        "birch no answer at confirm: others were waiting",
+    )
+    assert machine.waiting() == ()
+
+
+def test_a_quorum_missed_at_masked_says_which_stage() -> None:
+    machine = begun(secure(masked=4))
+    feed(machine, *replies(("amber", "birch"), "masked", 1.0))
+    (end,) = machine.handle(Refused("cedar", "policy", 2.0))
     assert isinstance(end, End)
-    assert end.outcome == Outcome.QUORUM_MISSED
+    assert end.reason.startswith("2 of at least 4 sites answered at masked; cedar refused: policy; delta dropped: ")
+    assert machine.survivors == ()
+
+
+def test_each_stage_has_its_own_grace_and_the_whole_deadline() -> None:
+    machine = begun(secure())
+    feed(machine, *replies(SITES, "masked", 90.0), *replies(("amber", "birch"), "confirm", 180.0))
+    assert machine.handle(Tick(182.9)) == []
+    assert machine.handle(Tick(183.0)) == [Ask("unmask", ("amber", "birch"))]
+    assert feed(machine, Replied("amber", "unmask", 184.0), Replied("birch", "unmask", 282.9))[0] == Sum(SITES)
+
+    machine = begun(secure())
+    feed(machine, *replies(SITES, "masked", 90.0), *replies(("amber", "birch", "cedar"), "confirm", 91.0))
+    feed(machine, Tick(94.0), *replies(("amber", "birch"), "unmask", 95.0))
+    assert machine.handle(Tick(99.9)) == []
+    assert machine.handle(Tick(100.0))[0] == Sum(SITES)
+
+
+def test_a_helper_that_cannot_be_reached_is_asked_again_while_its_stage_is_open() -> None:
+    machine = begun(secure())
+    feed(machine, *replies(SITES, "masked", 1.0))
+    assert machine.handle(Unreachable("delta", "offline", 2.0)) == [Ask("confirm", ("delta",), again=True)]
+    assert machine.waiting() == SITES
+    assert feed(machine, *replies(SITES, "confirm", 3.0)) == [Ask("unmask", SITES)]
+    assert machine.sites["delta"].reason == ""
+    feed(machine, Refused("birch", "stale", 4.0), Replied("amber", "unmask", 4.0))
+    for site in ("amber", "birch"):
+        assert machine.handle(Unreachable(site, "offline", 5.0)) == []
+    assert machine.waiting() == ("cedar", "delta")
+
+
+def test_what_kept_a_site_from_one_stage_is_not_said_of_the_next() -> None:
+    machine = begun(secure())
+    feed(machine, Unreachable("delta", "offline", 0.5), *replies(SITES, "masked", 1.0))
+    feed(machine, Unreachable("delta", "offline", 1.5), *replies(SITES, "confirm", 2.0))
+    feed(machine, *replies(SITES[:3], "unmask", 3.0), Tick(8.0))
+    assert machine.sites["delta"].reason == "in the sum; then no answer at unmask: others were waiting"
+
+
+def test_a_reply_to_another_stage_than_the_open_one_counts_for_nothing() -> None:
+    machine = begun(secure())
+    feed(machine, *replies(SITES, "unmask", 0.5))
+    assert machine.waiting() == SITES
+    assert statuses(machine) == dict.fromkeys(SITES, "asked")
+    feed(machine, *replies(SITES, "masked", 1.0), *replies(SITES, "masked", 2.0))
+    assert machine.stage == "confirm"
+    assert machine.waiting() == SITES
+    assert [state.at for state in machine.sites.values()] == [1.0] * 4
+
+
+def test_what_a_site_says_that_is_not_waited_for_changes_nothing() -> None:
+    machine = begun(secure())
+    feed(machine, Refused("amber", "policy", 1.0), *replies(SITES, "masked", 1.0), Replied("birch", "confirm", 2.0))
+    before = dict(machine.sites)
+    for site in ("amber", "birch"):
+        events: list[Event] = [
+            Refused(site, "late", 3.0),
+            Unreachable(site, "late", 3.0),
+            Replied(site, "confirm", 3.0),
+        ]
+        assert feed(machine, *events) == []
+    assert machine.sites == before
+    assert machine.waiting() == ("cedar", "delta")
+    assert feed(machine, *replies(("cedar", "delta"), "confirm", 4.0)) == [Ask("unmask", SITES[1:])]
+
+
+def test_a_stop_while_helpers_are_asked_keeps_what_they_did() -> None:
+    machine = begun(secure())
+    feed(machine, *replies(SITES, "masked", 1.0), Refused("birch", "stale", 2.0))
+    before = dict(machine.sites)
+    assert machine.handle(Stopped("a person", 3.0)) == [End(Outcome.STOPPED, "a person")]
+    assert machine.sites == before
+    assert machine.waiting() == ()
+
+
+LOSS = st.sampled_from(["reply", "refuse", "lose", "silent"])
+
+
+@given(st.lists(st.tuples(LOSS, LOSS), min_size=4, max_size=4))
+def test_no_loss_of_a_helper_takes_it_out_of_the_sum(losses: list[tuple[str, str]]) -> None:
+    machine = begun(secure(confirm=1, unmask=1))
+    feed(machine, *replies(SITES, "masked", 1.0))
+    for index, stage in enumerate(("confirm", "unmask")):
+        for site, loss in zip(SITES, losses, strict=True):
+            if loss[index] == "reply":
+                feed(machine, Replied(site, stage, 2.0))
+            elif loss[index] == "refuse":
+                feed(machine, Refused(site, "stale", 2.0))
+            elif loss[index] == "lose":
+                feed(machine, Unreachable(site, "offline", 2.0))
+        if machine.stage == stage:  # not everyone answered
+            machine.handle(Tick(200.0 * (index + 1)))
+    helped = any(loss == ("reply", "reply") for loss in losses)
+    assert machine.ended is not None
+    assert machine.ended.outcome == (Outcome.COMMITTED if helped else Outcome.QUORUM_MISSED)
+    assert machine.survivors == SITES
+    for site, loss in zip(SITES, losses, strict=True):
+        assert machine.sites[site].status == Status.CONTRIBUTED
+        assert not (loss == ("reply", "reply") and machine.sites[site].reason)
+        assert not (loss[0] != "reply" and helped and " at confirm: " not in machine.sites[site].reason)
+
+
+# --- a setup: the last stage counts, every member is needed ---------------------------------------------------------------
+
+
+def test_a_setup_with_every_member_commits_after_its_last_stage() -> None:
+    machine = begun(setup())
+    assert feed(machine, *replies(SITES, "advertise", 1.0)) == [Ask("share", SITES)]
+    assert statuses(machine) == dict.fromkeys(SITES, "asked")
+    assert feed(machine, *replies(SITES, "share", 2.0)) == [Ask("open", SITES)]
+    assert machine.survivors == ()
+    commands = feed(machine, *replies(tuple(reversed(SITES)), "open", 3.0))
+    assert commands == [Sum(SITES), End(Outcome.COMMITTED, "4 of 4 sites contributed")]
+    assert machine.survivors == SITES
+
+
+@pytest.mark.parametrize("lost_at", [0, 1, 2])
+def test_a_setup_that_loses_a_member_in_any_stage_ends_there_by_name(lost_at: int) -> None:
+    machine = begun(setup())
+    for stage in machine.plan.stages[:lost_at]:
+        feed(machine, *replies(SITES, stage.name, 1.0))
+    name = machine.plan.stages[lost_at].name
+    feed(machine, *replies(("amber", "birch", "cedar"), name, 2.0))
+    (end,) = machine.handle(Refused("delta", "policy", 3.0))
+    assert end == End(Outcome.QUORUM_MISSED, f"3 of at least 4 sites answered at {name}; delta refused: policy")
+    assert statuses(machine) == dict.fromkeys(SITES, "contributed") | {"delta": "refused"}
+    assert machine.survivors == ()
+
+
+def test_up_to_the_counted_stage_a_site_that_is_lost_is_out() -> None:
+    machine = begun(setup(quorum=2))
+    feed(machine, *replies(SITES[:3], "advertise", 1.0), Tick(11.0), Refused("birch", "policy", 12.0))
+    assert feed(machine, *replies(SITES, "share", 13.0)) == [Ask("open", ("amber", "cedar"))]
+    assert (machine.sites["birch"].status, machine.sites["birch"].reason) == (Status.REFUSED, "policy")
+    assert machine.sites["delta"].status == Status.DROPPED
+    assert feed(machine, *replies(SITES, "open", 14.0))[0] == Sum(("amber", "cedar"))
+    assert machine.sites["birch"].status == Status.REFUSED
+
+
+def test_a_stop_of_a_setup_drops_who_was_still_asked() -> None:
+    machine = begun(setup())
+    feed(machine, *replies(SITES, "advertise", 1.0), Replied("amber", "share", 2.0), Stopped("a person", 3.0))
+    assert statuses(machine) == dict.fromkeys(SITES, "dropped") | {"amber": "contributed"}
 
 
 # --- what is no event ---------------------------------------------------------------------------------------------------------
@@ -223,53 +466,74 @@ def test_an_attempt_opens_once_and_first() -> None:
     [
         {"cohort": ()},
         {"cohort": ("amber", "amber", "birch")},
-        {"quorum": 0},
-        {"quorum": 5},
         {"stages": ()},
+        {"stages": plain_stages(5, 1.0)},
+        {"stages": (Stage("masked", 2, 1.0), Stage("confirm", 5, 1.0))},
+        {"stages": (Stage("masked", 2, 1.0), Stage("masked", 2, 1.0))},
+        {"counted": 1},
+        {"counted": -1},
         {"deadline": 0.0},
         {"deadline": math.nan},
         {"deadline": math.inf},
-        {"grace": -1.0},
-        {"grace": math.nan},
     ],
 )
 def test_a_plan_that_cannot_be_kept_is_refused(changes: dict[str, object]) -> None:
-    whole = {"round": 1, "attempt": 1, "cohort": SITES, "quorum": 3, "deadline": 1.0, "grace": 1.0}
+    whole = {"round": 1, "attempt": 1, "cohort": SITES, "stages": plain_stages(3, 1.0), "deadline": 1.0}
+    Plan(**whole)  # type: ignore[arg-type]
     with pytest.raises(InputError):
         Plan(**(whole | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("quorum", "grace"), [(0, 1.0), (-1, 1.0), (3, 0.0), (3, -1.0), (3, math.nan), (3, math.inf)])
+def test_a_stage_that_cannot_be_kept_is_refused_by_name(quorum: int, grace: float) -> None:
+    with pytest.raises(InputError, match='stage "confirm"'):
+        Stage("confirm", quorum, grace)
 
 
 # --- any sequence ---------------------------------------------------------------------------------------------------------------
 
 
 class AnyRound(RuleBasedStateMachine):
-    """Random events against the rules of the module's docstring, with an oracle of who answered which stage."""
+    """Random events against the rules of the module's docstring, with an oracle of who answered which stage.
+
+    `done[k]` are the sites that were asked in stage k and answered it; `waiting` those that it still lacks.
+    """
 
     @initialize(
         n=st.integers(1, 5),
-        quorum=st.integers(1, 5),
-        stages=st.integers(1, 3),
+        stages=st.lists(st.tuples(st.integers(1, 5), st.floats(0.5, 30)), min_size=1, max_size=3),
+        counted=st.integers(0, 2),
         deadline=st.floats(1, 60),
-        grace=st.floats(0.5, 30),
     )
-    def begin(self, n: int, quorum: int, stages: int, deadline: float, grace: float) -> None:
+    def begin(self, n: int, stages: list[tuple[int, float]], counted: int, deadline: float) -> None:
         self.cohort = tuple(f"site-{i}" for i in range(n))
-        names = tuple(f"stage-{i}" for i in range(stages))
-        self.machine = Round(Plan(1, 1, self.cohort, min(quorum, n), deadline, grace, names))
+        self.plan = Plan(
+            round=1,
+            attempt=1,
+            cohort=self.cohort,
+            stages=tuple(Stage(f"stage-{k}", min(quorum, n), grace) for k, (quorum, grace) in enumerate(stages)),
+            deadline=deadline,
+            counted=counted % len(stages),
+        )
+        self.machine = Round(self.plan)
         self.now = 0.0
-        self.done: list[set[str]] = [set() for _ in names]
+        self.done: list[set[str]] = [set() for _ in stages]
+        self.waiting: set[str] = set()
         self.out: set[str] = set()
-        self.stage, self.ends, self.sums = 0, 0, 0
+        self.lost: set[str] = set()
+        self.stage, self.ends, self.sums = -1, 0, 0
         self.take(Opened(0.0))
+        assert self.stage == 0
 
     def take(self, event: Event) -> None:
+        before = self.picture()
         over = self.machine.ended is not None
         commands = self.machine.handle(event)
-        assert not (over and commands)
+        assert not over or (not commands and self.picture() == before)
         for command in commands:
             assert self.ends == 0
             if isinstance(command, Ask):
-                self.check_ask(command)
+                self.check_ask(command, event)
             elif isinstance(command, Sum):
                 self.sums += 1
                 self.check_sum(command)
@@ -277,48 +541,82 @@ class AnyRound(RuleBasedStateMachine):
                 self.ends += 1
                 self.check_end(command)
 
-    def check_ask(self, ask: Ask) -> None:
-        names = self.machine.plan.stages
-        if names.index(ask.stage) > self.stage:
-            assert names.index(ask.stage) == self.stage + 1
-            before = tuple(site for site in self.cohort if site in self.done[self.stage])
-            assert ask.sites == before
-            assert len(before) >= self.machine.plan.quorum
+    def picture(self) -> tuple[object, ...]:
+        machine = self.machine
+        return dict(machine.sites), machine.survivors, machine.waiting(), machine.stage, machine.ended
+
+    def check_ask(self, ask: Ask, event: Event) -> None:
+        if ask.again:
+            assert isinstance(event, Unreachable)
+            assert ask.sites == (event.site,)
+            assert event.site in self.waiting
+        else:
+            assert ask.sites == (self.ordered(self.done[self.stage]) if self.stage >= 0 else self.cohort)
+            self.check_close()
             self.stage += 1
-        assert ask.stage == names[self.stage]
-        assert all(self.machine.sites[site].status == Status.ASKED for site in ask.sites)
-        assert not self.out & set(ask.sites)
+            assert len(ask.sites) >= self.plan.stages[self.stage].quorum
+            self.waiting = set(ask.sites)
+        assert ask.stage == self.plan.stages[self.stage].name
+        assert not (self.out | self.lost) & set(ask.sites)
+
+    def check_close(self) -> None:
+        """A stage that ended well had its quorum; whom it still waited for is lost to it."""
+        if self.stage >= 0:
+            assert len(self.done[self.stage]) >= self.plan.stages[self.stage].quorum
+            (self.lost if self.stage > self.plan.counted else self.out).update(self.waiting)
 
     def check_sum(self, command: Sum) -> None:
-        everywhere = set.intersection(*self.done)
+        self.check_close()
         assert self.stage == len(self.done) - 1
-        assert command.sites == tuple(site for site in self.cohort if site in everywhere)
-        assert len(command.sites) >= self.machine.plan.quorum
+        # Whatever happened to them since.
+        assert command.sites == self.ordered(self.done[self.plan.counted]) == self.machine.survivors
+        assert len(command.sites) >= self.plan.stages[self.plan.counted].quorum
 
     def check_end(self, end: End) -> None:
+        assert end.outcome in {Outcome.COMMITTED, Outcome.QUORUM_MISSED, Outcome.STOPPED}
         assert (end.outcome == Outcome.COMMITTED) == (self.sums == 1)
-        assert end.reason
+        if end.outcome == Outcome.COMMITTED:
+            assert end.reason == f"{len(self.machine.survivors)} of {len(self.cohort)} sites contributed"
+        if end.outcome == Outcome.QUORUM_MISSED:
+            assert {site for site in self.cohort if site in end.reason} == set(self.cohort) - self.done[self.stage]
+        self.waiting.clear()
         for state in self.machine.sites.values():
             assert state.status in {Status.CONTRIBUTED, Status.REFUSED, Status.DROPPED}
             assert state.status == Status.CONTRIBUTED or state.reason
 
+    def ordered(self, sites: set[str]) -> tuple[str, ...]:
+        return tuple(site for site in self.cohort if site in sites)
+
     def site(self, index: int) -> str:
         return self.cohort[index % len(self.cohort)]
+
+    def answer(self, site: str, stage: int) -> None:
+        if stage == self.stage and site in self.waiting:
+            self.waiting.discard(site)
+            self.done[stage].add(site)
+        self.take(Replied(site, self.plan.stages[stage].name, self.now))
 
     @rule(index=st.integers(0, 4), stage=st.integers(0, 2), after=st.floats(0, 5))
     def reply(self, index: int, stage: int, after: float) -> None:
         self.now += after
-        site, stage = self.site(index), stage % len(self.done)
-        if stage == self.stage and self.asked(site):
-            self.done[stage].add(site)
-        self.take(Replied(site, self.machine.plan.stages[stage], self.now))
+        self.answer(self.site(index), stage % len(self.done))
+
+    @rule(but=st.integers(0, 9), after=st.floats(0, 5))
+    def nearly_all_reply(self, but: int, after: float) -> None:
+        self.now += after
+        stage = self.stage
+        for index, site in enumerate(self.cohort):
+            if index != but:
+                self.answer(site, stage)
 
     @rule(index=st.integers(0, 4), after=st.floats(0, 5))
     def refuse(self, index: int, after: float) -> None:
         self.now += after
-        if self.asked(self.site(index)):
-            self.out.add(self.site(index))
-        self.take(Refused(self.site(index), "policy", self.now))
+        site = self.site(index)
+        if site in self.waiting:
+            self.waiting.discard(site)
+            (self.lost if self.stage > self.plan.counted else self.out).add(site)
+        self.take(Refused(site, "policy", self.now))
 
     @rule(index=st.integers(0, 4), after=st.floats(0, 5))
     def lose(self, index: int, after: float) -> None:
@@ -333,18 +631,15 @@ class AnyRound(RuleBasedStateMachine):
     @precondition(lambda self: self.machine.ended is None)
     @rule(event=st.sampled_from([Tick(math.nan), Replied("site-9", "stage-0", 1.0), Refused("site-9", "x", 1.0)]))
     def confuse(self, event: Event) -> None:
-        before = dict(self.machine.sites)
+        before = self.picture()
         with pytest.raises(InputError):
             self.machine.handle(event)
-        assert self.machine.sites == before
+        assert self.picture() == before
 
     @rule(really=st.integers(0, 9))
     def stop(self, really: int) -> None:
         if really == 0:
             self.take(Stopped("a person", self.now))
-
-    def asked(self, site: str) -> bool:
-        return self.machine.ended is None and self.machine.sites[site].status == Status.ASKED
 
     @invariant()
     def it_ends_once_and_stays_ended(self) -> None:
@@ -352,11 +647,33 @@ class AnyRound(RuleBasedStateMachine):
             assert self.ends == (self.machine.ended is not None)
             assert self.sums <= self.ends
 
+    @invariant()
+    def it_waits_for_whom_it_asked_and_keeps_a_record_of_everyone(self) -> None:
+        if not hasattr(self, "machine"):
+            return
+        assert self.machine.waiting() == self.ordered(self.waiting)
+        assert tuple(self.machine.sites) == self.cohort
+        asked = self.waiting if self.stage <= self.plan.counted else set()
+        assert self.machine.in_status(Status.ASKED) == self.ordered(asked)
+
+    @invariant()
+    def a_survivor_stays_one(self) -> None:
+        if not hasattr(self, "machine"):
+            return
+        beyond = self.stage > self.plan.counted or self.sums == 1
+        counted = self.done[self.plan.counted]
+        assert not beyond or self.machine.survivors == self.ordered(counted)
+        for site in self.machine.survivors:
+            state = self.machine.sites[site]
+            assert state.status == Status.CONTRIBUTED
+            assert not state.reason or state.reason.startswith("in the sum; then ")
+            assert state.reason or site not in self.lost
+
     def teardown(self) -> None:
         if not hasattr(self, "machine"):
             return
         for _ in self.done:  # time alone ends every round: one deadline a stage at most
-            self.now += self.machine.plan.deadline + 1
+            self.now += self.plan.deadline + 1
             self.take(Tick(self.now))
         assert self.ends == 1
 

@@ -159,16 +159,25 @@ def test_negative_bounds_are_numbers_like_others() -> None:
     assert feature.bounds == (-5.0, -1.0)
 
 
-def test_secure_aggregation_is_refused_and_the_message_says_what_its_absence_means() -> None:
-    with pytest.raises(InputError) as caught:
-        parse(changed("privacy", "secure_aggregation", to=True))
-    assert "secure_aggregation = false" in caught.value.text()
-    assert "sees each site's noised update" in caught.value.text()
+def test_secure_aggregation_left_out_is_on(tmp_path: Path) -> None:
+    manifest = load(write(tmp_path, MINIMAL.replace("secure_aggregation = false\n", "")))
+    assert manifest.privacy.secure_aggregation
+    assert (manifest.privacy.colluders, manifest.privacy.ring_bits, manifest.privacy.update_bound) == (1, 32, None)
 
 
-def test_secure_aggregation_left_out_is_not_read_as_off(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="secure aggregation is not built yet"):
-        load(write(tmp_path, MINIMAL.replace("secure_aggregation = false\n", "")))
+@pytest.mark.parametrize(
+    ("sites", "colluders", "word"), [(2, 1, "3 to 200 sites"), (4, 3, "cannot withstand"), (3, 2, "cannot")]
+)
+def test_a_roster_that_cannot_keep_the_promise_is_refused(sites: int, colluders: int, word: str) -> None:
+    """t − 2 honest shares at the least: with t = n, n sites withstand n − 2 that collude."""
+    data = sealed_data()
+    data["manifest"]["privacy"] |= {"secure_aggregation": True, "colluders": colluders}
+    data["manifest"]["federation"]["quorum"] = 2
+    data["roster"] = [
+        {"site": f"site-{i}", "identity_key": f"{i:064x}", "declared_patients": 100} for i in range(sites)
+    ]
+    with pytest.raises(InputError, match=word):
+        parse_sealed(canonical_json(data))
 
 
 def test_no_mechanism_promises_no_epsilon() -> None:
@@ -310,7 +319,7 @@ GOLDEN_STUDY = json.dumps(
         "gates": {"min_auroc": 0.7},
     }
 )
-GOLDEN_DIGEST = "798a496a075750daa07e09a54c4053c4fc4664270961c7c607720c4fe7284b5e"
+GOLDEN_DIGEST = "55074944f1b8214334fb0901d79d1377e9875759ac40be60fd19502216a2057e"
 
 
 def test_equal_studies_have_equal_bytes_whatever_order_they_were_written_in() -> None:

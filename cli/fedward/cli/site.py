@@ -15,6 +15,7 @@ from fedward.cli.output import JsonOption, note, print_json, say, table
 
 if TYPE_CHECKING:
     from fedward.client.home import SiteHome
+    from fedward.client.incidents import Incident
     from fedward.privacy.ledger import Entry
     from fedward.study.manifest import SealedManifest
 
@@ -355,3 +356,82 @@ def _charge_row(entry: Entry) -> tuple[str, ...]:
     steps = f"{charge.event.sampling_rate:g} x {charge.event.steps}" if charge.event else "-"
     at = f"{datetime.fromtimestamp(entry.at, UTC):%Y-%m-%d %H:%M:%S}"
     return (str(entry.sequence), at, charge.study_id, str(charge.round), str(charge.attempt), purpose, sigma, steps)
+
+
+@app.command()
+def incidents(
+    home: Home = DEFAULT_HOME,
+    evidence: Annotated[
+        str | None,
+        typer.Option(
+            "--evidence", metavar="REFERENCE", help="Take out the signed bytes of this incident; needs --out."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The new file for them; never overwritten.")
+    ] = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """List the lies that this site was told, or take out the evidence of one. Nothing leaves."""
+    from fedward.client.home import SiteHome
+    from fedward.client.incidents import Incidents
+    from fedward.privacy.errors import UsageError
+
+    opened = SiteHome.open(home)
+    if evidence is not None and out is not None:
+        _take_evidence(opened, evidence, out, as_json=as_json)
+        return
+    if evidence is not None or out is not None:
+        raise UsageError(
+            "--evidence and --out belong together", remedy="fedward site incidents --evidence REFERENCE --out FILE"
+        )
+    kept = Incidents(opened.incidents_folder)
+    listed, more = kept.list(), kept.not_recorded()
+    if as_json:
+        print_json({"incidents": [asdict(incident) for incident in listed], "not_recorded": more})
+        return
+    for incident in listed:
+        _say_incident(incident)
+    if more:
+        say(f"and {more} more, not recorded: the folder was full. To make room, move {opened.incidents_folder} away.")
+    if any(incident.kept for incident in listed):
+        say("Take out the evidence of one: fedward site incidents --evidence REFERENCE --out FILE")
+    if not listed and not more:
+        say("no incident on record")
+
+
+def _say_incident(incident: Incident) -> None:
+    """Lines, not a table: in a narrow terminal a table would break references in two."""
+    at = f"{datetime.fromtimestamp(incident.at, UTC):%Y-%m-%d %H:%M:%S}"
+    parts = [f"{at} UTC", incident.code, f"blamed: {incident.blamed or 'nobody'}"]
+    parts += [f"study: {incident.study[:12]}"] if incident.study else []
+    parts += [f"stage: {incident.stage}"] if incident.stage else []
+    say("  ".join([*parts, f"reference: {incident.reference or 'none'}"]))
+    say(f"  {incident.what}")
+    if incident.evidence_bytes:
+        came = f"; it came {incident.times} times" if incident.times > 1 else ""
+        kept = "kept" if incident.kept else "not kept, for its size"
+        say(f"  evidence {kept}: {incident.evidence_bytes} bytes, SHA-256 {incident.evidence_sha256}{came}")
+
+
+def _take_evidence(home: SiteHome, reference: str, out: Path, *, as_json: bool) -> None:
+    from fedward.client.incidents import Incidents, signed_by, write_new
+    from fedward.privacy.canonical import digest
+    from fedward.privacy.signing import fingerprint
+
+    key = home.kit().coordinator_key
+    data = Incidents(home.incidents_folder).evidence(reference)
+    write_new(out, data)
+    signed = signed_by(data, key)
+    if as_json:
+        print_json({"reference": reference, "out": str(out), "bytes": len(data), "sha256": digest(data),
+                    "coordinator": fingerprint(key), "coordinator_key": key, "signed": signed})  # fmt: skip
+        return
+    say(f"Wrote {len(data)} bytes to {out}; their SHA-256 is {digest(data)}")
+    say("Checked now: " + ("signed by the coordinator." if signed else "not signed by the coordinator's key."))
+    say(f"The coordinator's key, from the kit, is {key}")
+    say(f"and its fingerprint {fingerprint(key)}")
+    say(
+        "Whoever has that key can check it: the last 64 bytes are its Ed25519 signature of "
+        '"fedward/message", one zero byte and all the bytes before them.'
+    )

@@ -5,6 +5,8 @@ policy.toml          what this hospital refuses              federation.json, ca
 datasets/ID.json     data registered for a study             proposals/DIGEST.json   what a coordinator offered
 approvals/DIGEST.json  what a person here decided            ledger.sqlite, ledger.sqlite.head   privacy spent
 log/site.log         what happened, for this hospital only
+incidents/           lies that this site was told, with the signed bytes that prove them
+opened/DIGEST.jsonl  which sums of un-noised numbers this site helped to open
 """
 
 from __future__ import annotations
@@ -96,6 +98,14 @@ class SiteHome:
     @property
     def log_file(self) -> Path:
         return self.path / "log" / "site.log"
+
+    @property
+    def opened_folder(self) -> Path:
+        return self.path / "opened"
+
+    @property
+    def incidents_folder(self) -> Path:
+        return self.path / "incidents"
 
     @property
     def site(self) -> str:

@@ -5,22 +5,29 @@ For every request, in this order, and each may refuse:
     2. a person's approval of that very study digest, not expired;
     3. the hospital's policy, read afresh;
     4. the terms: they come from the approved manifest, never from the request;
-    5. the ledger is charged, durably, before any patient's row is read;
-    6. training, and the update leaves.
-A refusal leaves as a code and a reference. Every text stays in the site's own log.
+    5. under secure aggregation: the place in the batch, and a slot of it, which is consumed;
+    6. the ledger is charged, durably, before any patient's row is read;
+    7. training, and the update leaves: masked under secure aggregation, else as it is.
+A study under secure aggregation is never asked for an update that is not masked. A refusal leaves as a code and a reference, and
+every text stays in the site's own log; a request that no honest coordinator sends is kept as evidence.
+A request that comes again, byte by byte, gets the reply that it got: a reply that was lost costs neither round nor budget.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedward.client import approvals, datasets
 from fedward.client.home import SiteHome
+from fedward.client.incidents import Incidents
 from fedward.client.log import SiteLog
+from fedward.client.places import Places
 from fedward.client.policy import load_policy, objections
 from fedward.client.split import held_out
 from fedward.privacy.accounting import DpEvent
@@ -28,12 +35,30 @@ from fedward.privacy.canonical import digest
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.privacy.ledger import Charge
+from fedward.privacy.secagg.contexts import RoundContext
+from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
+from fedward.privacy.secagg.site import SiteParty
 from fedward.privacy.signing import from_text
 from fedward.study import messages
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, SealedManifest
-from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Result, Standing, Work
-from fedward.study.metrics import histogram
+from fedward.study.messages import (
+    Advertise,
+    Declare,
+    Declared,
+    Masked,
+    Offer,
+    Refusal,
+    Reply,
+    Result,
+    Secured,
+    Standing,
+    Step,
+    Task,
+    Work,
+)
+from fedward.study.metrics import Counts, histogram
+from fedward.study.secure import batch_of, secure_terms
 from fedward.study.terms import evaluates, site_terms, study_event
 
 
@@ -44,6 +69,14 @@ class _Cohort:
     dataset: datasets.Dataset
     training: Encoded
     held_out: Encoded
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What a task found: update, shape (d,), and histogram; each None when it was not asked for."""
+
+    update: NDArray[np.float32] | None
+    counts: Counts | None
 
 
 class SiteNode:
@@ -57,30 +90,68 @@ class SiteNode:
         self._identity = home.identity()
         self._kit = home.kit()
         self._ledger = home.ledger()
+        self._incidents = Incidents(home.incidents_folder)
+        self._places = Places(home.opened_folder)
         self._cohorts: dict[str, _Cohort] = {}
+        self._last = ("", b"")
 
     def __call__(self, data: bytes) -> bytes:
         """The reply to a request's bytes. Never raises: whatever goes wrong becomes a refusal with a reference."""
         name = digest(data)
+        if name == self._last[0]:
+            return self._last[1]
+        request: messages.Request | None = None
         try:
             request, body = messages.open_request(data, self._kit.coordinator_key)
             reply, reply_body = self._answer(request, body, name)
         except FedwardError as error:
             reply, reply_body = self._refuse(error, error.code, name), b""
+            if isinstance(error, ProtocolError) and request is not None:
+                reply = reply.model_copy(update={"blames": error.blamed})
+                self._keep_evidence(error, request, data, reply.reference)
         except Exception as error:  # noqa: BLE001  # a bug must not take the node down, nor its text leave
             reply, reply_body = self._refuse(error, "internal-error", name), b""
-        return messages.pack(reply, reply_body, self._identity)
+        packed = messages.pack(reply, reply_body, self._identity)
+        if isinstance(reply, (Result, Secured)):
+            self._last = (name, packed)
+        return packed
 
     def _refuse(self, error: Exception, code: str, request: str) -> Refusal:
         reference = self._log.error(error, code=code)
         return Refusal(site=self._kit.site, request=request, code=code, reference=reference)
+
+    def _keep_evidence(self, error: ProtocolError, request: messages.Request, data: bytes, reference: str) -> None:
+        if not error.lie:
+            return
+        try:
+            kept = self._incidents.record(
+                reference=reference,
+                at=int(self._clock()),
+                code=error.code,
+                what=error.text(),
+                study=getattr(request, "study", ""),
+                stage=request.kind,
+                blamed=error.blamed,
+                evidence=data,
+            )
+            self._log.write("incident", reference=reference, first=kept.reference, times=kept.times)
+        except FedwardError as full:  # the lie is refused all the same, and stands in the log
+            self._log.error(full, code="incident-not-recorded")
 
     def _answer(self, request: messages.Request, body: bytes, name: str) -> tuple[Reply, bytes]:
         if isinstance(request, Declare):
             return self._declare(request, name), b""
         if isinstance(request, Offer):
             return self._consider(request, body, name), b""
-        return self._work(request, body, name)
+        if isinstance(request, Work):
+            return self._work(request, body, name)
+        if isinstance(request, Masked):
+            message = self._masked(request, body)
+        elif isinstance(request, Advertise):
+            message = self._advertise(request)
+        else:
+            message = self._step(request, body)
+        return Secured(site=self._kit.site, request=name, study=request.study, batch=request.batch), message
 
     def _declare(self, request: Declare, name: str) -> Declared:
         if not load_policy(self._home.policy_file).share_cohort_size:
@@ -100,28 +171,12 @@ class SiteNode:
         return Standing(site=self._kit.site, request=name, study=sealed.digest, state=state, at=at)
 
     def _work(self, request: Work, body: bytes, name: str) -> tuple[Result, bytes]:
-        # torch and Opacus take seconds to import; a site that only reviews a study need not wait for them.
-        from fedward.study import models  # noqa: PLC0415
-
         sealed = self._admit(request)
-        model = models.build(sealed.manifest)
-        if request.dimension != models.dimension(model):
-            raise InputError("the parameters do not fit the study's model", code="wrong-shape")
-        base = messages.floats_from_bytes(body, request.dimension, "the base model")
-        if models.vector_digest(base) != request.base:
-            raise InputError("the base model is not the one that the request names", code="wrong-base")
+        base = self._base(sealed, request, body)
         self._charge(sealed, request)
-        cohort = self._cohort(sealed)
-        began = time.perf_counter()
-        models.load_vector(model, base)
-        counts = b""
-        if request.evaluate:
-            unseen = cohort.held_out
-            scores = models.scores(model, unseen.inputs)
-            bins = sealed.manifest.evaluation.bins
-            counts = messages.counts_to_bytes(histogram(scores, unseen.outcomes, unseen.membership, bins))
-        update = self._train(sealed, model, cohort) if request.train else b""
-        train_ms = round(1000 * (time.perf_counter() - began), 1)
+        found = self._find(sealed, request, base)
+        update = b"" if found.update is None else messages.floats_to_bytes(found.update)
+        counts = b"" if found.counts is None else messages.counts_to_bytes(found.counts)
         result = Result(
             site=self._kit.site,
             request=name,
@@ -132,6 +187,87 @@ class SiteNode:
             update_values=len(update) // 4,
             histogram_values=len(counts) // 8,
         )
+        return result, update + counts
+
+    def _advertise(self, request: Advertise) -> bytes:
+        sealed = self._approved(request.study)
+        if not sealed.manifest.privacy.secure_aggregation:
+            raise RefusalError("the study does not use secure aggregation", code="not-secure")
+        batch = batch_of(sealed, request.batch, request.cohort, request.threshold, request.slots)
+        seen = max(self._places.seen(sealed.digest), self._charged(sealed.digest))
+        party = SiteParty(batch, self._kit.site, self._identity, os.urandom, seen)
+        message = party.advertise()
+        self._places.enter(party)
+        self._log.write("batch", ", ".join(batch.members), study=sealed.digest, threshold=batch.threshold)
+        return message
+
+    def _step(self, request: Step, body: bytes) -> bytes:
+        approvals.require_approved(self._home, request.study)
+        message = self._places.find(request.study, request.batch).step(request, body)
+        self._log.write(request.kind, study=request.study, batch=request.batch)
+        return message
+
+    def _masked(self, request: Masked, body: bytes) -> bytes:
+        sealed = self._admit(request)
+        place = self._places.find(request.study, request.batch)
+        base = self._base(sealed, request, body)
+        terms = secure_terms(
+            sealed,
+            place.party.batch.size,
+            dimension=request.dimension,
+            train=request.train,
+            evaluate=request.evaluate,
+        )
+        context = RoundContext(
+            setup=bytes.fromhex(request.setup),
+            slot=request.slot,
+            round=request.round,
+            attempt=request.attempt,
+            base=bytes.fromhex(request.base),
+            terms=terms.ring.digest,
+        )
+        private = site_terms(sealed, self._kit.site).private
+        place.take(context, unnoised=request.evaluate or not private)
+        self._charge(sealed, request)
+        found = self._find(sealed, request, base)
+        vector, clipped = terms.encode(self._kit.site, found.update, found.counts, os.urandom)
+        if clipped:
+            self._log.write("clipped", "the update was longer than the study's bound", study=request.study)
+        return place.party.mask(vector, terms.ring)
+
+    def _charged(self, study: str) -> tuple[int, int]:
+        """The highest (round, attempt) that the ledger was ever charged for in a study."""
+        made = [entry.charge for entry in self._ledger.charges() if entry.charge.study_digest == study]
+        return max(((charge.round, charge.attempt) for charge in made), default=(0, 0))
+
+    def _base(self, sealed: SealedManifest, request: Task, body: bytes) -> NDArray[np.float32]:
+        # torch and Opacus take seconds to import; a site that only reviews a study need not wait for them.
+        from fedward.study import models  # noqa: PLC0415
+
+        if request.dimension != models.dimension(models.build(sealed.manifest)):
+            raise InputError("the parameters do not fit the study's model", code="wrong-shape")
+        base = messages.floats_from_bytes(body, request.dimension, "the base model")
+        if models.vector_digest(base) != request.base:
+            raise InputError("the base model is not the one that the request names", code="wrong-base")
+        return base
+
+    def _find(self, sealed: SealedManifest, request: Task, base: NDArray[np.float32]) -> _Findings:
+        """Evaluate the base model and train from it, as asked. The ledger has been charged."""
+        from fedward.client.training import train  # noqa: PLC0415
+        from fedward.study import models  # noqa: PLC0415
+
+        cohort = self._cohort(sealed)
+        began = time.perf_counter()
+        model = models.build(sealed.manifest)
+        models.load_vector(model, base)
+        counts = update = None
+        if request.evaluate:
+            unseen = cohort.held_out
+            scores = models.scores(model, unseen.inputs)
+            counts = histogram(scores, unseen.outcomes, unseen.membership, sealed.manifest.evaluation.bins)
+        if request.train:
+            terms = site_terms(sealed, self._kit.site)
+            update = np.asarray(train(model, cohort.training, terms, self._draws), dtype=np.float32)
         self._log.write(
             "worked",
             study=request.study,
@@ -139,23 +275,32 @@ class SiteNode:
             attempt=request.attempt,
             trained=int(request.train),
             evaluated=int(request.evaluate),
-            train_ms=train_ms,
+            train_ms=round(1000 * (time.perf_counter() - began), 1),
         )
-        return result, update + counts
+        return _Findings(update, counts)
 
-    def _admit(self, request: Work) -> SealedManifest:
-        sealed = approvals.require_approved(self._home, request.study)
+    def _approved(self, study: str) -> SealedManifest:
+        """The approved study, if the policy, read afresh, has nothing against it."""
+        sealed = approvals.require_approved(self._home, study)
         if self._clock() >= sealed.expires_at:
             raise RefusalError("the study has expired", remedy="ask for a new proposal", code="expired")
-        self._planned(sealed.manifest, request)
         dataset = datasets.find(self._home, sealed.manifest.study.id)
         found = objections(load_policy(self._home.policy_file), sealed, dataset.patients)
         if found:
             raise RefusalError("; ".join(o.text for o in found), code=found[0].code)
         return sealed
 
+    def _admit(self, request: Work | Masked) -> SealedManifest:
+        sealed = self._approved(request.study)
+        self._planned(sealed.manifest, request)
+        if sealed.manifest.privacy.secure_aggregation and isinstance(request, Work):
+            raise ProtocolError(
+                "the coordinator asks for an update that is not masked", code="not-masked", blamed=COORDINATOR
+            )
+        return sealed
+
     @staticmethod
-    def _planned(manifest: Manifest, request: Work) -> None:
+    def _planned(manifest: Manifest, request: Task) -> None:
         """Refuse a round, or an evaluation, that the approved manifest does not plan."""
         last = manifest.training.rounds + (0 if request.train else 1)
         if request.round > last:
@@ -166,7 +311,7 @@ class SiteNode:
         if request.train != trains or (request.evaluate and not evaluates(manifest, request.round)):
             raise RefusalError(f"the study plans no such work in round {request.round}", code="unplanned-work")
 
-    def _charge(self, sealed: SealedManifest, request: Work) -> None:
+    def _charge(self, sealed: SealedManifest, request: Task) -> None:
         """Charge what the request would release. Counts of held-out patients carry no noise yet: no ε covers them, so
         they are entered as unprotected, refused a second time for the same attempt, and limited to the plan."""
         terms, manifest = site_terms(sealed, self._kit.site), sealed.manifest
@@ -179,7 +324,7 @@ class SiteNode:
             )
 
     def _enter(
-        self, sealed: SealedManifest, request: Work, purpose: str, event: DpEvent | None, most: int, code: str
+        self, sealed: SealedManifest, request: Task, purpose: str, event: DpEvent | None, most: int, code: str
     ) -> None:
         made = [e.charge for e in self._ledger.charges() if e.charge.study_digest == sealed.digest]
         if sum(charge.purpose == purpose for charge in made) >= most:
@@ -205,12 +350,6 @@ class SiteNode:
         cohort = _Cohort(dataset, data.select(~mask), data.select(mask))
         self._cohorts[sealed.digest] = cohort
         return cohort
-
-    def _train(self, sealed: SealedManifest, model: object, cohort: _Cohort) -> bytes:
-        from fedward.client.training import train  # noqa: PLC0415
-
-        update = train(model, cohort.training, site_terms(sealed, self._kit.site), self._draws)  # type: ignore[arg-type]
-        return messages.floats_to_bytes(np.asarray(update, dtype=np.float32))
 
 
 def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:

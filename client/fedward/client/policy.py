@@ -18,6 +18,7 @@ DEFAULT_POLICY = """\
 # What this hospital refuses. Edit it; it binds from the next request on.
 [policy]
 require_dp = true          # refuse studies without differential privacy
+require_secure_aggregation = true  # refuse studies in which the coordinator sees this hospital's own update
 max_epsilon = 5.0          # the most that one study may cost a patient here
 max_delta = 1e-3           # δ above this is refused
 min_patients = 50          # refuse to train on fewer patients than this
@@ -28,6 +29,7 @@ share_cohort_size = true   # tell the coordinator the registered patients, round
 
 class Policy(Part):
     require_dp: bool = True
+    require_secure_aggregation: bool = True
     max_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
     max_delta: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-3
     min_patients: Annotated[int, Field(ge=1)] = 50
@@ -80,5 +82,9 @@ def objections(policy: Policy, sealed: SealedManifest, patients: int) -> list[Ob
         quorum = sealed.manifest.federation.quorum
         found.append(
             Objection("policy-quorum", f"a quorum of {quorum} sites; at least {policy.min_quorum} is required")
+        )
+    if policy.require_secure_aggregation and not privacy.secure_aggregation:
+        found.append(
+            Objection("policy-requires-secure-aggregation", "the coordinator would see this hospital's own update")
         )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -41,6 +42,8 @@ def run_node(home: SiteHome, report: Callable[[str], None]) -> None:
         report(f"the site's certificate expires in {days} days: send a fresh request to the coordinator")
     for key in KEYS:
         read_secret(home.key(key), f"the key {key}")
+    # A core dump would hold the masks' keys and patients' rows.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with _alone(home):
         log = SiteLog(home.log_file)
         node = SiteNode(home, log, SecureDraws())

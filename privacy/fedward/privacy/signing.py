@@ -20,6 +20,19 @@ Purpose = Literal["request", "kit", "manifest", "message", "approval", "secagg"]
 SIGNATURE_BYTES = 64
 
 
+_ORDER_8 = (
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+)
+_ORDER_1_2_4 = ("00" * 32, "01" + "00" * 31, *(low + "ff" * 30 + "7f" for low in ("ec", "ed", "ee")))
+# The points of small order and their other encodings, without the sign bit: anyone can sign for such a key.
+_SMALL_ORDER = frozenset(bytes.fromhex(point) for point in (*_ORDER_8, *_ORDER_1_2_4))
+
+
+def _is_small_order(key: bytes) -> bool:
+    return key[:-1] + bytes([key[-1] & 0x7F]) in _SMALL_ORDER
+
+
 def _framed(purpose: Purpose, data: bytes) -> bytes:
     return b"fedward/" + purpose.encode() + b"\x00" + data
 
@@ -67,7 +80,10 @@ def verify(public: str, purpose: Purpose, data: bytes, signature: bytes, what: s
         IntegrityError: the signature is not by that key over that data for that purpose.
     """
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(signature, _framed(purpose, data))
+        key = bytes.fromhex(public)
+        if _is_small_order(key):
+            raise ValueError("a key of small order")
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, _framed(purpose, data))
     except (InvalidSignature, ValueError):
         raise IntegrityError(
             f"the signature of {what} does not hold",

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.study import messages
-from fedward.study.messages import Refusal, Result, Work
+from fedward.study.messages import Refusal, Reply, Result, Work
 from fedward.study.metrics import Counts
 from fedward.study.models import Vector
 
@@ -30,12 +30,12 @@ class Limits:
     norm: float
 
 
-def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: str, limits: Limits) -> Admitted:
-    """Check a reply to a request against all that is known.
+def open_answer(data: bytes, *, site: str, key: str, request_digest: str) -> tuple[Reply, bytes]:
+    """A site's signed answer to a request, and its body.
 
     Raises:
         RefusalError: the site refused; the code is the site's.
-        FedwardError: malformed, stale, of another site, wrongly signed, of the wrong size, not finite, or out of bounds.
+        FedwardError: malformed, wrongly signed, of another site, or (code `stale`) an answer to another request.
     """
     reply, body = messages.open_reply(data, key)
     if reply.site != site:
@@ -43,9 +43,21 @@ def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: st
     if reply.request != request_digest:
         raise InputError("a reply answers another request", code="stale")
     if isinstance(reply, Refusal):
+        blames = f", blaming {reply.blames}" if reply.blames else ""
         raise RefusalError(
-            f"{site} refused: {reply.code}", remedy=f"ask {site} about {reply.reference}", code=reply.code
+            f"{site} refused: {reply.code}{blames}", remedy=f"ask {site} about {reply.reference}", code=reply.code
         )
+    return reply, body
+
+
+def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: str, limits: Limits) -> Admitted:
+    """Check a reply to a request against all that is known.
+
+    Raises:
+        RefusalError: the site refused; the code is the site's.
+        FedwardError: malformed, stale, of another site, wrongly signed, of the wrong size, not finite, or out of bounds.
+    """
+    reply, body = open_answer(data, site=site, key=key, request_digest=request_digest)
     if not isinstance(reply, Result):
         raise InputError("a reply is of the wrong kind", expected="result", got=reply.kind, code="wrong-kind")
     _same_attempt(reply, request)

@@ -1,10 +1,8 @@
-"""From sites' histograms to metrics of a model version: counts are summed first, and only the sum is kept. Pure."""
+"""From the sites' summed histogram to metrics of a model version. Only the sum is ever kept. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
 
 from fedward.privacy.errors import InputError
 from fedward.server.records import Evaluation, MetricRow
@@ -13,16 +11,15 @@ from fedward.study.messages import counts_to_bytes
 from fedward.study.metrics import Counts, auroc, brier, histogram_shape, slice_names
 
 
-def evaluate(manifest: Manifest, version: int, sites: Sequence[str], histograms: Sequence[Counts]) -> Evaluation:
-    """Sum the histograms, each (groups + 1, bins, 2), and derive each slice's metrics.
+def evaluate(manifest: Manifest, version: int, sites: Sequence[str], total: Counts) -> Evaluation:
+    """Each slice's metrics of a model version, from the sites' summed histogram, (groups + 1, bins, 2).
 
     Raises:
-        InputError: a site's histogram is missing or of another shape.
+        InputError: the sum is of another shape.
     """
     shape = histogram_shape(manifest)
-    if len(sites) != len(histograms) or any(counts.shape != shape for counts in histograms):
-        raise InputError("histograms do not fit the study", expected=f"{len(sites)} of shape {shape}")
-    total = np.sum(np.stack(histograms), axis=0)
+    if total.shape != shape:
+        raise InputError("the summed histogram does not fit the study", expected=str(shape), got=str(total.shape))
     rows: list[MetricRow] = []
     for name, counts in zip(slice_names(manifest), total, strict=True):
         rows.extend(_slice(version, name, counts))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
+from fedward.privacy.secagg.contexts import MIN_MEMBERS
 from fedward.privacy.signing import Identity, to_text
 from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
@@ -25,6 +26,8 @@ from fedward.study.manifest import (
     parse_stored,
 )
 from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Standing
+from fedward.study.models import build, dimension
+from fedward.study.secure import check_plan
 from fedward.study.terms import noise_for
 
 DECLARE_S = 30.0
@@ -105,11 +108,14 @@ def propose(
     invited = [site for site in store.sites() if site.site in study.invited]
     report(f"asking {', '.join(site.site for site in invited)} for their cohorts")
     roster = _declared(store, transport, clock, study, identity, manifest, invited)
-    if len(roster) < manifest.federation.quorum:
+    secure = manifest.privacy.secure_aggregation
+    least = max(manifest.federation.quorum, MIN_MEMBERS if secure else 1)
+    if len(roster) < least:
         reasons = "; ".join(f"{row.site}: {row.reason}" for row in store.standings(study.key) if row.state == "absent")
         raise RefusalError(
             "too few sites take part",
-            expected=f"at least the quorum of {manifest.federation.quorum}",
+            expected=f"at least the quorum of {manifest.federation.quorum}"
+            + ("; a secure sum needs 3" if secure else ""),
             got=f"{len(roster)} ({reasons})",
             remedy="at the sites named: start the node, register data for this study, then propose again",
             code="quorum-missed",
@@ -124,6 +130,7 @@ def propose(
         sealed_at=now,
         expires_at=now + VALID_DAYS * 86_400,
     )
+    check_plan(sealed, dimension(build(manifest)))
     store.seal(study.key, sealed.canonical, identity.sign("manifest", sealed.canonical), sealed.digest, now)
     report(f"sealed {sealed.digest[:12]} with {', '.join(entry.site for entry in roster)}")
     collect_standings(store, transport, clock, store.study(study.key), identity)

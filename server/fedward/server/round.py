@@ -1,17 +1,32 @@
 """One attempt at a round, as a pure state machine: events in, commands out. No IO, no clock, no foreign library.
 
 Rules
-    1. An attempt has a fixed cohort, in roster order, and one or more stages. A plain round has the stage `work`; a
-       secure round has three. A stage asks every site that finished the stage before it.
-    2. A site of the cohort is, at any time, in one status: asked, contributed, refused, dropped. The last two are final
-       and carry a reason. A reply from a site that is not asked in this stage changes nothing.
-    3. A site that cannot be reached is asked again while the stage is open: a site charges an attempt once at most, so
-       asking twice costs nobody anything. It is dropped when the stage closes.
-    4. A stage closes when every asked site has answered; or, once at least `quorum` have, `grace` seconds after the
-       quorum was reached; or at its deadline.
-    5. A stage that closes with fewer than `quorum` replies, or that can no longer reach it, ends the attempt as
-       `quorum-missed`. The last stage's close with a quorum commands the sum over its contributors, in roster order.
-    6. After `End` the machine accepts nothing. A quiet subset can never read as success: the outcome names everyone.
+     1. An attempt has a fixed cohort, in roster order, and one or more stages, each with its own quorum and grace. A
+        plain round has the stage `work`; a secure round has `masked`, `confirm`, `unmask`; the setup of a batch has
+        `advertise`, `share`, `open`. A stage asks every site that finished the stage before it.
+     2. One stage is counted: the sites that finish it, once it closes with its quorum, are the survivors. The sum is
+        over them, in roster order, whatever happens later. It is the first stage of a plain or a secure round. In a
+        setup it is the last, so that a site lost in any stage is out.
+     3. Up to and including the counted stage, a site of the cohort is recorded as asked, contributed, refused or
+        dropped. The last two are final and carry a reason; such a site is out.
+     4. Stages after the counted one are helper stages. A survivor stays recorded as contributed, also while it is waited
+        for. One that refuses or drops in a helper stage gets a reason that says so and is not asked in later stages.
+     5. Who is waited for is not read from the record: `waiting()` tells. A reply, a refusal or a loss of a site that is
+        not waited for changes nothing, and neither does a reply to another stage than the open one.
+     6. A site that cannot be reached is asked again while the stage is open: a site charges an attempt once at most, so
+        asking twice costs nobody anything. It is dropped when the stage closes. The first `Ask` of a stage is to be sent
+        at once, one with `again` after a pause.
+     7. A stage closes when every asked site has answered; or, once its quorum has replied, its grace after that; or at
+        its deadline; or as soon as it can no longer reach its quorum.
+     8. A stage that closes with fewer replies than its quorum ends the attempt as `quorum-missed`. So does one that
+        closes with too few for the quorum of the next stage, which then asks nobody.
+     9. The last stage's close with its quorum commands the sum and ends the attempt as `committed`. The machine cannot
+        see whether the sum passes its checks: where it does not, the caller records `sum-refused` instead. The machine
+        never says that itself.
+    10. The record is what each site did, not what became of it: in an attempt that ends without a sum, contributors stay
+        contributed. Only the outcome says whether there is a sum.
+    11. After `End` the machine accepts nothing. A quiet subset can never read as success: the outcome counts the
+        survivors among the cohort, or names everyone who is missing.
 
 Events carry the time they happened at, in seconds of any monotonic clock.
 """
@@ -30,6 +45,7 @@ class Outcome(StrEnum):
     QUORUM_MISSED = "quorum-missed"
     STOPPED = "stopped"
     INTERRUPTED = "interrupted"
+    SUM_REFUSED = "sum-refused"
 
 
 class Status(StrEnum):
@@ -50,29 +66,59 @@ class SiteState:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One question to the sites: how many must answer it, and how many seconds the others then have."""
+
+    name: str
+    quorum: int
+    grace: float
+
+    def __post_init__(self) -> None:
+        if not self.quorum >= 1:
+            raise InputError(f'stage "{self.name}" needs a quorum', expected="at least 1", got=str(self.quorum))
+        _check_duration(f'grace of stage "{self.name}"', self.grace)
+
+
+def plain_stages(quorum: int, grace: float) -> tuple[Stage, ...]:
+    """The stages of a plain round."""
+    return (Stage("work", quorum, grace),)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What an attempt is: fixed when it opens, and journalled before anything is sent."""
+    """What an attempt is: fixed when it opens, and journalled before anything is sent.
+
+    `deadline` is that of each stage; `counted` is the index of the stage whose contributors are summed.
+    """
 
     round: int
     attempt: int
     cohort: tuple[str, ...]
-    quorum: int
+    stages: tuple[Stage, ...]
     deadline: float
-    grace: float
-    stages: tuple[str, ...] = ("work",)
+    counted: int = 0
 
     def __post_init__(self) -> None:
         if not self.cohort or len(set(self.cohort)) != len(self.cohort):
             raise InputError("a cohort names each of its sites once", got=str(self.cohort))
-        if not 1 <= self.quorum <= len(self.cohort):
-            raise InputError(
-                "the quorum does not fit the cohort", expected=f"1 to {len(self.cohort)}", got=str(self.quorum)
-            )
-        if not self.stages:
-            raise InputError("a round has at least one stage")
-        for name, value in (("deadline", self.deadline), ("grace", self.grace)):
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"the {name} is not a duration", expected="seconds above 0", got=repr(value))
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) != len(names):
+            raise InputError("a round has at least one stage, and names each once", got=str(names))
+        if not 0 <= self.counted < len(names):
+            raise InputError("the counted stage is none of the plan", expected=", ".join(names), got=str(self.counted))
+        for stage in self.stages:
+            if stage.quorum > len(self.cohort):
+                raise InputError(
+                    f'the quorum of stage "{stage.name}" does not fit the cohort',
+                    expected=f"1 to {len(self.cohort)}",
+                    got=str(stage.quorum),
+                )
+        _check_duration("deadline", self.deadline)
+
+
+def _check_duration(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"the {name} is not a duration", expected="seconds above 0", got=repr(value))
 
 
 # Events
@@ -129,15 +175,16 @@ Event = Opened | Replied | Refused | Unreachable | Tick | Stopped
 
 @dataclass(frozen=True)
 class Ask:
-    """Send the stage's request to these sites."""
+    """Send the stage's request to these sites: at once, or, when they are asked again, after a pause."""
 
     stage: str
     sites: tuple[str, ...]
+    again: bool = False
 
 
 @dataclass(frozen=True)
 class Sum:
-    """Aggregate the last stage's replies of these sites, in this order, and commit."""
+    """Aggregate what these sites gave in the counted stage, in this order, and commit."""
 
     sites: tuple[str, ...]
 
@@ -153,26 +200,38 @@ Command = Ask | Sum | End
 
 @dataclass
 class Round:
-    """The machine. `handle` is its only way to change."""
+    """The machine. `handle` is its only way to change.
+
+    `survivors` are the sites that are summed, in roster order: nobody until the counted stage closed with its quorum.
+    """
 
     plan: Plan
     sites: dict[str, SiteState] = field(init=False)
+    survivors: tuple[str, ...] = field(init=False, default=())
     ended: End | None = field(init=False, default=None)
     _stage: int = field(init=False, default=-1)
     _opened_at: float = field(init=False, default=0.0)
     _quorum_at: float | None = field(init=False, default=None)
+    _waiting: set[str] = field(init=False, default_factory=set)
+    _done: set[str] = field(init=False, default_factory=set)
     _unreachable: dict[str, str] = field(init=False, default_factory=dict)
+    _lost_helpers: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.sites = {site: SiteState(Status.ASKED) for site in self.plan.cohort}
 
     @property
     def stage(self) -> str:
-        return self.plan.stages[max(self._stage, 0)]
+        """The name of the open stage."""
+        return self._now.name
+
+    def waiting(self) -> tuple[str, ...]:
+        """Sites whose answer the open stage still lacks, in roster order: nobody before it opens and after its end."""
+        return self._in_order(self._waiting)
 
     def in_status(self, status: Status) -> tuple[str, ...]:
-        """Sites in a status, in roster order."""
-        return tuple(site for site in self.plan.cohort if self.sites[site].status == status)
+        """Sites recorded in a status, in roster order."""
+        return self._in_order({site for site, state in self.sites.items() if state.status == status})
 
     def handle(self, event: Event) -> list[Command]:
         """Apply an event; the commands that follow from it, in order.
@@ -189,11 +248,22 @@ class Round:
         if self._stage < 0:
             raise InputError("the attempt has not been opened", expected="Opened", got=type(event).__name__)
         if isinstance(event, Stopped):
-            return self._end(Outcome.STOPPED, event.reason, event.at)
+            return self._stop(event)
         if not isinstance(event, Tick):
             self._note(event)
         # A stage that closes asks nobody again.
         return self._close_if_due(event.at) or self._ask_again(event)
+
+    @property
+    def _now(self) -> Stage:
+        return self.plan.stages[max(self._stage, 0)]
+
+    @property
+    def _helping(self) -> bool:
+        return self._stage > self.plan.counted
+
+    def _in_order(self, sites: set[str]) -> tuple[str, ...]:
+        return tuple(site for site in self.plan.cohort if site in sites)
 
     def _open(self, at: float) -> list[Command]:
         if self._stage >= 0:
@@ -202,63 +272,96 @@ class Round:
 
     def _begin_stage(self, stage: int, sites: tuple[str, ...], at: float) -> Ask:
         self._stage, self._opened_at, self._quorum_at = stage, at, None
+        self._waiting, self._done = set(sites), set()
         self._unreachable.clear()
-        for site in sites:
-            self.sites[site] = SiteState(Status.ASKED, at=at)
+        if not self._helping:
+            for site in sites:
+                self.sites[site] = SiteState(Status.ASKED, at=at)
         return Ask(self.stage, sites)
 
     def _note(self, event: Replied | Refused | Unreachable) -> None:
-        known = self.sites.get(event.site)
-        if known is None:
+        if event.site not in self.sites:
             raise InputError(f'site "{event.site}" is not in the cohort', expected=", ".join(self.plan.cohort))
-        if known.status != Status.ASKED:
+        if event.site not in self._waiting:
             return
         if isinstance(event, Replied):
             if event.stage == self.stage:
-                self.sites[event.site] = SiteState(Status.CONTRIBUTED, at=event.at)
-                self._unreachable.pop(event.site, None)
+                self._finish(event.site, event.at)
         elif isinstance(event, Refused):
-            self.sites[event.site] = SiteState(Status.REFUSED, event.reason, event.at)
+            lost = f"refused at {self.stage}: {event.reason}"
+            self._lose(event.site, SiteState(Status.REFUSED, event.reason, event.at), lost)
         else:
             self._unreachable[event.site] = event.reason
 
     def _ask_again(self, event: Event) -> list[Command]:
-        if isinstance(event, Unreachable) and self.sites[event.site].status == Status.ASKED:
-            return [Ask(self.stage, (event.site,))]
+        if isinstance(event, Unreachable) and event.site in self._waiting:
+            return [Ask(self.stage, (event.site,), again=True)]
         return []
 
+    def _finish(self, site: str, at: float) -> None:
+        self._waiting.discard(site)
+        self._done.add(site)
+        if not self._helping:
+            self.sites[site] = SiteState(Status.CONTRIBUTED, at=at)
+
+    def _drop(self, site: str, why: str, at: float) -> None:
+        known = self._unreachable.get(site)
+        lost = f"no answer at {self.stage}: {known or why}"
+        self._lose(site, SiteState(Status.DROPPED, known or f"no answer: {why}", at), lost)
+
+    def _lose(self, site: str, out: SiteState, lost: str) -> None:
+        """Take a site out; or, in a helper stage, note what was lost of a site that stays in the sum."""
+        self._waiting.discard(site)
+        if self._helping:
+            self._lost_helpers[site] = lost
+            self.sites[site] = replace(self.sites[site], reason=f"in the sum; then {lost}")
+        else:
+            self.sites[site] = out
+
     def _close_if_due(self, at: float) -> list[Command]:
-        done, waiting = self.in_status(Status.CONTRIBUTED), self.in_status(Status.ASKED)
-        if len(done) >= self.plan.quorum and self._quorum_at is None:
+        quorum = self._now.quorum
+        if len(self._done) >= quorum and self._quorum_at is None:
             self._quorum_at = at
-        graced = self._quorum_at is not None and at >= self._quorum_at + self.plan.grace
+        graced = self._quorum_at is not None and at >= self._quorum_at + self._now.grace
         late = at >= self._opened_at + self.plan.deadline
-        hopeless = len(done) + len(waiting) < self.plan.quorum
-        if not (not waiting or graced or late or hopeless):
+        hopeless = len(self._done) + len(self._waiting) < quorum
+        if not (not self._waiting or graced or late or hopeless):
             return []
-        self._drop(waiting, at, "deadline passed" if late else "others were waiting")
-        if len(done) < self.plan.quorum:
-            return self._end(Outcome.QUORUM_MISSED, self._shortfall(done), at)
-        if self._stage + 1 < len(self.plan.stages):
-            return [self._begin_stage(self._stage + 1, done, at)]
-        self.ended = End(Outcome.COMMITTED, f"{len(done)} of {len(self.plan.cohort)} sites contributed")
-        return [Sum(done), self.ended]
+        for site in self.waiting():
+            self._drop(site, "deadline passed" if late else "others were waiting", at)
+        if len(self._done) < quorum:
+            verb = "contributed" if len(self.plan.stages) == 1 else f"answered at {self.stage}"
+            return self._miss(quorum, verb)
+        if self._stage == self.plan.counted:
+            self.survivors = self._in_order(self._done)
+        return self._sum() if self._stage + 1 == len(self.plan.stages) else self._go_on(at)
 
-    def _drop(self, waiting: tuple[str, ...], at: float, why: str) -> None:
-        for site in waiting:
-            reason = self._unreachable.get(site, f"no answer: {why}")
-            self.sites[site] = SiteState(Status.DROPPED, reason, at)
+    def _go_on(self, at: float) -> list[Command]:
+        following = self.plan.stages[self._stage + 1]
+        if len(self._done) < following.quorum:
+            return self._miss(following.quorum, f"reached {following.name}")
+        return [self._begin_stage(self._stage + 1, self._in_order(self._done), at)]
 
-    def _shortfall(self, done: tuple[str, ...]) -> str:
-        missing = [
-            f"{site} {state.status}: {state.reason}"
-            for site, state in self.sites.items()
-            if state.status != Status.CONTRIBUTED
-        ]
-        return f"{len(done)} of at least {self.plan.quorum} sites contributed; " + "; ".join(missing)
+    def _sum(self) -> list[Command]:
+        end = self._end(Outcome.COMMITTED, f"{len(self.survivors)} of {len(self.plan.cohort)} sites contributed")
+        return [Sum(self.survivors), end]
 
-    def _end(self, outcome: Outcome, reason: str, at: float) -> list[Command]:
-        for site in self.in_status(Status.ASKED):
-            self.sites[site] = replace(SiteState(Status.DROPPED, f"attempt {outcome}", at))
+    def _miss(self, quorum: int, verb: str) -> list[Command]:
+        missing = [self._loss_of(site) for site in self.plan.cohort if site not in self._done]
+        counts = f"{len(self._done)} of at least {quorum} sites {verb}"
+        return [self._end(Outcome.QUORUM_MISSED, "; ".join([counts, *missing]))]
+
+    def _loss_of(self, site: str) -> str:
+        state = self.sites[site]
+        return f"{site} {self._lost_helpers.get(site) or f'{state.status}: {state.reason}'}"
+
+    def _stop(self, event: Stopped) -> list[Command]:
+        if not self._helping:
+            for site in self._waiting:
+                self.sites[site] = SiteState(Status.DROPPED, f"attempt {Outcome.STOPPED}", event.at)
+        return [self._end(Outcome.STOPPED, event.reason)]
+
+    def _end(self, outcome: Outcome, reason: str) -> End:
+        self._waiting.clear()
         self.ended = End(outcome, reason)
-        return [self.ended]
+        return self.ended

@@ -10,62 +10,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedward.privacy.canonical import digest
 from fedward.privacy.errors import FedwardError, IntegrityError, RefusalError, UnreachableError
+from fedward.privacy.secagg.coordinator import OpenBatch
+from fedward.privacy.secagg.faults import ProtocolError
 from fedward.privacy.signing import Identity
 from fedward.server import models as model_files
-from fedward.server.admission import Admitted, Limits, admit, reason_of
-from fedward.server.aggregation import OptimiserState, step, weighted_mean
+from fedward.server.aggregation import OptimiserState, step
+from fedward.server.batches import Batches
+from fedward.server.driving import Driver, StopWishedError
 from fedward.server.evaluation import evaluate
+from fedward.server.exchanges import Gathered, PlainExchange, SecureExchange
 from fedward.server.home import CoordinatorHome
 from fedward.server.proposal import collect_standings
 from fedward.server.records import Checkpoint, Evaluation, StudyRow
-from fedward.server.round import (
-    Ask,
-    Command,
-    Event,
-    Opened,
-    Outcome,
-    Plan,
-    Refused,
-    Replied,
-    Round,
-    SiteState,
-    Status,
-    Stopped,
-    Tick,
-)
-from fedward.server.round import (
-    Unreachable as SiteUnreachable,
-)
+from fedward.server.round import Outcome, Plan, Round, SiteState, Stage, Status, plain_stages
 from fedward.server.store import Store
-from fedward.server.transport import Clock, Delivery, Transport
-from fedward.study import messages
+from fedward.server.transport import Clock, Transport
 from fedward.study.manifest import SealedManifest, parse_sealed, seconds
-from fedward.study.messages import Work
-from fedward.study.metrics import histogram_shape
+from fedward.study.messages import Masked, Work
 from fedward.study.models import Vector, build, to_vector
-from fedward.study.terms import evaluates, most_patients, most_update, training_cohort
+from fedward.study.terms import evaluates
 
-POLL_S = 0.03
-ASK_AGAIN_S = 1.0
 STOP_CHECK_S = 0.5
+HELPER_GRACE_S = 2.0
+"""How long a stage of helpers waits for the others once enough have answered: the sum lacks nothing without them."""
 
 
-class _StopWishedError(Exception):
-    """A person wants the study stopped."""
-
-
-@dataclass
-class _Attempt:
-    """An open attempt: the machine, the request and what was admitted so far."""
-
-    machine: Round
-    request: Work
-    payload: bytes
-    request_digest: str
-    admitted: dict[str, Admitted]
-    ask_again: dict[str, float]
+@dataclass(frozen=True)
+class _Prepared:
+    plan: Plan
+    exchange: PlainExchange | SecureExchange
 
 
 class StudyRun:
@@ -86,6 +60,7 @@ class StudyRun:
         self._report = report
         self._identity: Identity = home.identity()
         self._next_stop_check = 0.0
+        self._batches: Batches | None = None
 
     def run(self, key: int) -> None:
         """Continue the study until it ends. Its end, with the reason, stands in the store.
@@ -100,8 +75,9 @@ class StudyRun:
             self._recover(study, sealed, "the coordinator stopped during this attempt")
             self._store.set_state(key, "running", "", self._clock.unix())
             self._await_approvals(study, sealed)
+            self._batches = self._new_batches(study, sealed)
             self._rounds(study, sealed)
-        except _StopWishedError:
+        except StopWishedError:
             self._store.set_state(key, "stopped", "a person stopped it", self._clock.unix())
             self._report("stopped, as wished")
         except UnreachableError:
@@ -126,7 +102,7 @@ class StudyRun:
                 self._report(f"attempt {attempt.attempt} of round {attempt.round} was interrupted; continuing")
 
     def _await_approvals(self, study: StudyRow, sealed: SealedManifest) -> None:
-        need, limit = sealed.manifest.federation.quorum, seconds(sealed.manifest.federation.approval_deadline)
+        need, limit = sealed.least_sites, seconds(sealed.manifest.federation.approval_deadline)
         deadline, said = self._clock.monotonic() + limit, ""
         while True:
             standings = collect_standings(self._store, self._transport, self._clock, study, self._identity)
@@ -189,7 +165,7 @@ class StudyRun:
         federation, reason = sealed.manifest.federation, ""
         for _ in range(federation.max_attempts):
             if self._store.study(study.key).wish == "stop":  # rounds may be shorter than the time between stop checks
-                raise _StopWishedError
+                raise StopWishedError
             number = self._store.attempts_made(study.key) + 1
             trained = checkpoint.version < sealed.manifest.training.rounds
             asked = self._store.attempts_asked(study.key, sealed.manifest.training.rounds)
@@ -222,150 +198,177 @@ class StudyRun:
             cohort = tuple(entry.site for entry in sealed.roster if entry.site in online)
             everybody = len(cohort) == len(sealed.roster) - len(rejected)
             now = self._clock.monotonic()
-            if everybody or (len(cohort) >= federation.quorum and now >= settle) or now >= deadline:
+            if everybody or (len(cohort) >= sealed.least_sites and now >= settle) or now >= deadline:
                 return cohort
-            if len(cohort) < federation.quorum and not said:
+            if len(cohort) < sealed.least_sites and not said:
                 said = True
-                self._report(f"waiting for sites: {len(cohort)} of at least {federation.quorum} are online")
+                self._report(f"waiting for sites: {len(cohort)} of at least {sealed.least_sites} are online")
             self._pause(0.2, study)
 
     def _attempt(
         self, study: StudyRow, sealed: SealedManifest, checkpoint: Checkpoint, number: int, cohort: tuple[str, ...]
     ) -> tuple[Outcome, str, Checkpoint]:
-        federation, began = sealed.manifest.federation, self._clock.monotonic()
-        round_ = checkpoint.version + 1
-        self._store.open_attempt(
-            study.key, round_, number, checkpoint.model, self._asked(sealed, cohort), self._clock.unix()
-        )
-        if len(cohort) < federation.quorum:
-            reason = f"{len(cohort)} of at least {federation.quorum} sites are online"
-            return self._close(study, sealed, number, Outcome.QUORUM_MISSED, reason, {}, None), reason, checkpoint
-        plan = Plan(
-            round=round_,
-            attempt=number,
-            cohort=cohort,
-            quorum=federation.quorum,
-            deadline=seconds(federation.deadline),
-            grace=seconds(federation.grace),
-        )
+        began, round_ = self._clock.monotonic(), checkpoint.version + 1
         base = model_files.load_model(self._home.models_folder, checkpoint.model)
-        attempt = self._open(sealed, plan, base, checkpoint.model)
-        self._drive(study, sealed, attempt)
+        prepared = self._prepare(study, sealed, checkpoint, number, cohort, base)
+        asked = prepared.plan.cohort if prepared is not None else ()
+        self._store.open_attempt(study.key, round_, number, checkpoint.model, asked, self._clock.unix())
+        if prepared is None:
+            reason = f"{len(cohort)} of at least {sealed.least_sites} sites are online" + self._left_out()
+            return self._close(study, sealed, number, Outcome.QUORUM_MISSED, reason, {}, None), reason, checkpoint
+        machine, exchange = Round(prepared.plan), prepared.exchange
+        end = self._driver(study).drive(
+            machine, exchange, lambda stage: self._journal_stage(study, number, exchange, stage)
+        )
         took = self._clock.monotonic() - began
-        end = attempt.machine.ended
-        if end is None:
-            raise IntegrityError("an attempt ended without an outcome")
+        if isinstance(exchange, SecureExchange) and self._batches is not None:
+            self._batches.lost(exchange.left)
         if end.outcome != Outcome.COMMITTED:
-            self._close(study, sealed, number, end.outcome, end.reason, attempt.machine.sites, took)
+            self._close(study, sealed, number, end.outcome, end.reason, machine.sites, took)
             if end.outcome == Outcome.STOPPED:
-                raise _StopWishedError
+                raise StopWishedError
             return end.outcome, end.reason, checkpoint
-        after, evaluation = self._commit(sealed, checkpoint, attempt, base)
+        try:
+            gathered = exchange.gather(machine.survivors)
+        except ProtocolError as error:
+            return self._refuse_sum(study, sealed, number, error, machine.sites, took), error.text(), checkpoint
+        after, evaluation = self._commit(sealed, checkpoint, machine.survivors, gathered, base)
         self._close(
-            study,
-            sealed,
-            number,
-            end.outcome,
-            end.reason,
-            attempt.machine.sites,
-            took,
-            commit=after,
-            evaluation=evaluation,
+            study, sealed, number, end.outcome, end.reason, machine.sites, took, commit=after, evaluation=evaluation
         )
         return end.outcome, end.reason, after
 
-    def _asked(self, sealed: SealedManifest, cohort: tuple[str, ...]) -> tuple[str, ...]:
-        return cohort if len(cohort) >= sealed.manifest.federation.quorum else ()
-
-    def _open(self, sealed: SealedManifest, plan: Plan, base: Vector, name: str) -> _Attempt:
-        training = sealed.manifest.training
-        request = Work(
-            study=sealed.digest,
-            round=plan.round,
-            attempt=plan.attempt,
-            base=name,
-            dimension=len(base),
-            train=plan.round <= training.rounds,
-            evaluate=evaluates(sealed.manifest, plan.round),
-        )
-        payload = messages.pack(request, messages.floats_to_bytes(base), self._identity)
-        return _Attempt(Round(plan), request, payload, digest(payload), {}, {})
-
-    def _drive(self, study: StudyRow, sealed: SealedManifest, attempt: _Attempt) -> None:
-        """Feed the machine until it ends: replies, failures, the clock, and a person's wish to stop."""
-        for command in attempt.machine.handle(Opened(self._clock.monotonic())):
-            if isinstance(command, Ask):
-                self._send(attempt, command.sites)
-        while attempt.machine.ended is None:
-            for delivery in self._transport.poll():
-                event = self._event(sealed, attempt, delivery)
-                if event is not None:
-                    self._act(attempt, attempt.machine.handle(event))
-            now = self._clock.monotonic()
-            # A site that was lost may have answered meanwhile: it must not be asked for what it has given.
-            waiting = attempt.machine.in_status(Status.ASKED)
-            due = [site for site, at in attempt.ask_again.items() if now >= at and site in waiting]
-            if due:
-                self._send(attempt, tuple(due))
-            event = Stopped("a person stopped the study", now) if self._stop_wished(study) else Tick(now)
-            self._act(attempt, attempt.machine.handle(event))
-            if attempt.machine.ended is None:
-                self._clock.sleep(POLL_S)
-
-    def _act(self, attempt: _Attempt, commands: list[Command]) -> None:
-        for command in commands:
-            if isinstance(command, Ask):
-                for site in command.sites:
-                    attempt.ask_again[site] = self._clock.monotonic() + ASK_AGAIN_S
-
-    def _send(self, attempt: _Attempt, sites: tuple[str, ...]) -> None:
-        for site in sites:
-            attempt.ask_again.pop(site, None)
-        self._transport.send(dict.fromkeys(sites, attempt.payload))
-
-    def _event(self, sealed: SealedManifest, attempt: _Attempt, delivery: Delivery) -> Event | None:
-        now, site, machine = self._clock.monotonic(), delivery.site, attempt.machine
-        known = machine.sites.get(site)
-        if known is None or known.status != Status.ASKED:
-            return None
-        if delivery.payload is None:
-            return SiteUnreachable(site, f"unreachable: {delivery.failure}", now)
-        try:
-            admitted = admit(
-                delivery.payload,
-                site=site,
-                key=sealed.entry(site).identity_key,
-                request=attempt.request,
-                request_digest=attempt.request_digest,
-                limits=Limits(
-                    histogram_shape(sealed.manifest),
-                    most_patients(sealed, site),
-                    most_update(sealed, site, attempt.request.dimension),
-                ),
-            )
-        except FedwardError as error:
-            if error.code == "stale":
-                self._report(f"ignored a late reply of {site}")
+    def _prepare(
+        self,
+        study: StudyRow,
+        sealed: SealedManifest,
+        checkpoint: Checkpoint,
+        number: int,
+        cohort: tuple[str, ...],
+        base: Vector,
+    ) -> _Prepared | None:
+        """Who is asked for what; None when too few sites can be. A batch is set up here if one is needed."""
+        manifest, round_ = sealed.manifest, checkpoint.version + 1
+        train, evaluate_ = round_ <= manifest.training.rounds, evaluates(manifest, round_)
+        fields = {
+            "study": sealed.digest,
+            "round": round_,
+            "attempt": number,
+            "base": checkpoint.model,
+            "dimension": len(base),
+            "train": train,
+        }
+        federation = manifest.federation
+        if self._batches is None:
+            if len(cohort) < federation.quorum:
                 return None
-            return Refused(site, reason_of(error), now)
-        attempt.admitted[site] = admitted
-        return Replied(site, machine.stage, now)
+            stages = plain_stages(federation.quorum, seconds(federation.grace))
+            plain = PlainExchange(sealed, Work.model_validate(fields | {"evaluate": evaluate_}), base, self._identity)
+            return _Prepared(_plan(sealed, round_, number, cohort, stages), plain)
+        opened_before = self._opened_before(study, checkpoint.model)
+        private = manifest.privacy.mechanism != "none"
+        if opened_before and private and train and evaluate_:
+            self._report("the model is not evaluated again: its counts may have been opened in an earlier attempt")
+            evaluate_ = False
+        opened = self._batches.ready(cohort, manifest.planned_attempts + 1 - self._store.attempts_made(study.key))
+        if opened is None:
+            return None
+        batch = opened.batch
+        asked = tuple(site for site in batch.members if site in cohort)
+        if opened_before and not (private and train):  # the sites open no other set's sum of un-noised numbers
+            asked = tuple(site for site in asked if site in opened_before)
+            if len(asked) < batch.floor:
+                return None
+        request = Masked.model_validate(
+            fields
+            | {
+                "evaluate": evaluate_,
+                "batch": batch.batch,
+                "setup": opened.setup.hex(),
+                "slot": self._batches.take_slot(),
+            }
+        )
+        grace = seconds(federation.grace)
+        helper_grace = min(grace, HELPER_GRACE_S)
+        stages = (
+            Stage("masked", batch.floor, grace),
+            Stage("confirm", batch.floor, helper_grace),
+            Stage("unmask", batch.threshold, helper_grace),
+        )
+        secure = SecureExchange(sealed, opened, request, base, self._identity)
+        return _Prepared(_plan(sealed, round_, number, asked, stages), secure)
+
+    def _new_batches(self, study: StudyRow, sealed: SealedManifest) -> Batches | None:
+        if not sealed.manifest.privacy.secure_aggregation:
+            return None
+
+        def journal(opened: OpenBatch) -> None:
+            batch = opened.batch
+            data = {
+                "batch": batch.batch,
+                "cohort": list(batch.members),
+                "threshold": batch.threshold,
+                "slots": batch.slots,
+                "setup": opened.setup.hex(),
+            }
+            self._store.note(study.key, "batch", data, self._clock.unix())
+
+        return Batches(sealed, self._identity, self._driver(study), self._clock, self._report, journal)
+
+    def _driver(self, study: StudyRow) -> Driver:
+        return Driver(self._transport, self._clock, self._report, lambda: self._stop_wished(study))
+
+    def _journal_stage(
+        self, study: StudyRow, number: int, exchange: PlainExchange | SecureExchange, stage: str
+    ) -> None:
+        """Before shares are asked for: from then on the sum of these sites may be known, whatever becomes of the attempt."""
+        if stage == "unmask" and isinstance(exchange, SecureExchange):
+            data = {
+                "attempt": number,
+                "base": exchange.context.base.hex(),
+                "survivors": list(exchange.survivors),
+                "context": exchange.context.encoded.hex(),
+                "confirmations": [confirmation.hex() for confirmation in exchange.confirmations],
+            }
+            self._store.note(study.key, "unmasking", data, self._clock.unix())
+
+    def _opened_before(self, study: StudyRow, base: str) -> tuple[str, ...]:
+        """The set whose sum on this base model may have been opened in an earlier attempt; empty when none was."""
+        known = [e.data for e in self._store.journal(study.key) if e.kind == "unmasking" and e.data["base"] == base]
+        return tuple(known[0]["survivors"]) if known else ()
+
+    def _left_out(self) -> str:
+        left = {} if self._batches is None else self._batches.left_out
+        return "".join(f"; {site} {reason}" for site, reason in left.items())
+
+    def _refuse_sum(
+        self,
+        study: StudyRow,
+        sealed: SealedManifest,
+        number: int,
+        error: ProtocolError,
+        sites: dict[str, SiteState],
+        took: float,
+    ) -> Outcome:
+        if self._batches is not None and error.blamed in sites:
+            self._batches.distrust(error.blamed, error.what)
+        return self._close(study, sealed, number, Outcome.SUM_REFUSED, error.text(), sites, took)
 
     def _commit(
-        self, sealed: SealedManifest, checkpoint: Checkpoint, attempt: _Attempt, base: Vector
+        self,
+        sealed: SealedManifest,
+        checkpoint: Checkpoint,
+        sites: tuple[str, ...],
+        gathered: Gathered,
+        base: Vector,
     ) -> tuple[Checkpoint, Evaluation | None]:
-        # Roster order, so that a rerun sums in the same order and gives equal bits.
-        sites = attempt.machine.in_status(Status.CONTRIBUTED)
         evaluation = None
-        if attempt.request.evaluate:
-            counts = [attempt.admitted[site].counts for site in sites]
-            evaluation = evaluate(sealed.manifest, checkpoint.version, sites, [c for c in counts if c is not None])
-        if not attempt.request.train:
+        if gathered.counts is not None:
+            evaluation = evaluate(sealed.manifest, checkpoint.version, sites, gathered.counts)
+        if gathered.delta is None:
             return checkpoint, evaluation
-        updates = [attempt.admitted[site].update for site in sites]
-        delta = weighted_mean([u for u in updates if u is not None], [training_cohort(sealed, site) for site in sites])
         state = model_files.unpack_optimiser(checkpoint.optimiser)
-        vector, state = step(base, delta, state, sealed.manifest.training)
+        vector, state = step(base, gathered.delta, state, sealed.manifest.training)
         version = checkpoint.version + 1
         name = model_files.save_model(self._home.models_folder, vector, sealed.digest, version)
         return Checkpoint(version, name, model_files.pack_optimiser(state)), evaluation
@@ -384,8 +387,10 @@ class StudyRun:
         evaluation: Evaluation | None = None,
     ) -> Outcome:
         everyone = dict(sites)
+        left_out = {} if self._batches is None else self._batches.left_out
         for entry in sealed.roster:
-            everyone.setdefault(entry.site, SiteState(Status.ABSENT, "not reachable, or it rejected the study"))
+            why = left_out.get(entry.site, "not reachable, or it rejected the study")
+            everyone.setdefault(entry.site, SiteState(Status.ABSENT, why))
         self._store.close_attempt(
             study.key, number, outcome, reason, everyone, took, self._clock.unix(), commit=commit, evaluation=evaluation
         )
@@ -401,8 +406,13 @@ class StudyRun:
 
     def _pause(self, wait: float, study: StudyRow) -> None:
         if self._stop_wished(study):
-            raise _StopWishedError
+            raise StopWishedError
         self._clock.sleep(wait)
+
+
+def _plan(sealed: SealedManifest, round_: int, number: int, cohort: tuple[str, ...], stages: tuple[Stage, ...]) -> Plan:
+    deadline = seconds(sealed.manifest.federation.deadline)
+    return Plan(round=round_, attempt=number, cohort=cohort, stages=stages, deadline=deadline)
 
 
 def _sealed(study: StudyRow) -> SealedManifest:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import InputError, IntegrityError
+from fedward.privacy.secagg.contexts import MAX_MEMBERS, MIN_MEMBERS, least_threshold
 
 MAX_MANIFEST_BYTES = 1_000_000
 """A manifest is read by people; a larger file is refused before it is parsed."""
@@ -207,6 +208,13 @@ class Privacy(Part):
     spare_attempts: Annotated[int, Field(ge=0, le=1000)] = 2
     noise: Literal["local"] = "local"
     secure_aggregation: bool = True
+    """The coordinator learns sums alone. Off, it sees each site's noised update and counts."""
+    colluders: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = 1
+    """Sites that may collude with the coordinator, in every round, without breaking the promise for the others."""
+    update_bound: Positive | None = None
+    """The largest L2 norm of a site's update in a secure sum; left out, it follows from clipping and noise."""
+    ring_bits: Literal[32, 64] = 32
+    """The width of a coordinate of a secure sum."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Privacy:
@@ -214,11 +222,6 @@ class Privacy(Part):
             raise ValueError('mechanism "dp-sgd" needs epsilon and delta')
         if self.mechanism == "none" and self.epsilon is not None:
             raise ValueError('mechanism "none" promises no epsilon: leave it out')
-        if self.secure_aggregation:
-            raise ValueError(
-                "secure aggregation is not built yet: write secure_aggregation = false, "
-                "knowing that the coordinator then sees each site's noised update"
-            )
         return self
 
 
@@ -312,6 +315,14 @@ class SealedManifest(Part):
             raise ValueError("two sites of the roster share one identity key")
         if self.manifest.federation.quorum > len(sites):
             raise ValueError(f"quorum {self.manifest.federation.quorum} exceeds the roster of {len(sites)} sites")
+        if self.manifest.privacy.secure_aggregation and not MIN_MEMBERS <= len(sites) <= MAX_MEMBERS:
+            raise ValueError(
+                f"secure aggregation needs {MIN_MEMBERS} to {MAX_MEMBERS} sites, the roster has {len(sites)}: invite others, "
+                "or write secure_aggregation = false, knowing that the coordinator then sees each site's update"
+            )
+        colluders = self.manifest.privacy.colluders
+        if self.manifest.privacy.secure_aggregation and least_threshold(len(sites), colluders) > len(sites):
+            raise ValueError(f"{len(sites)} sites cannot withstand {colluders} that collude: lower privacy.colluders")
         if (self.manifest.privacy.mechanism == "dp-sgd") != (self.noise_multiplier > 0):
             raise ValueError("noise_multiplier must be above 0 with dp-sgd, and 0 without")
         if self.expires_at <= self.sealed_at:
@@ -326,6 +337,12 @@ class SealedManifest(Part):
     def digest(self) -> str:
         """The study digest: SHA-256 of the canonical JSON."""
         return digest(self.canonical)
+
+    @property
+    def least_sites(self) -> int:
+        """The fewest sites of a round: the quorum, and what a secure sum needs."""
+        secure = self.manifest.privacy.secure_aggregation
+        return max(self.manifest.federation.quorum, MIN_MEMBERS if secure else 1)
 
     def entry(self, site: str) -> RosterEntry:
         """The roster's entry of a site.

@@ -8,9 +8,13 @@ SHA-256 of the request that it answers, so it fits no other request. A parser re
     coordinator → site   declare    which cohort would the site declare for this study?
                          offer      the sealed manifest (body); asks for the site's standing
                          work       base parameters (body, float32); train and/or evaluate
+                         advertise  a secure batch's cohort; asks for the site's keys
+                         share, open, confirm, unmask   a step of secure aggregation (body: `privacy.secagg.wire`)
+                         masked     base parameters (body); train and/or evaluate, masked in a slot of the batch
     site → coordinator   declared   registered patients, rounded by the site
                          standing   pending, approved or rejected
                          result     update (float32) and histogram (int64) in the body
+                         secured    the site's message of a step of secure aggregation (body)
                          refusal    a code and a reference into the site's own log; never a text
 """
 
@@ -25,6 +29,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import InputError, IntegrityError
+from fedward.privacy.secagg.contexts import MAX_MEMBERS, MAX_SLOTS
 from fedward.privacy.signing import SIGNATURE_BYTES, Identity, verify
 from fedward.study.manifest import HEX_KEY, NAME, Part, explain
 
@@ -39,6 +44,7 @@ Digest = Annotated[str, Field(pattern=HEX_KEY)]
 Site = Annotated[str, Field(pattern=NAME)]
 Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+BatchName = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Header(Part):
@@ -59,10 +65,9 @@ class Offer(Header):
     signature: Annotated[str, Field(max_length=100)]
 
 
-class Work(Header):
-    """A site's task in one attempt of a round."""
+class Task(Header):
+    """What a site does in one attempt of a round."""
 
-    kind: Literal["work"] = "work"
     study: Digest
     round: Annotated[int, Field(ge=1, le=10_001)]
     attempt: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -70,6 +75,40 @@ class Work(Header):
     dimension: Annotated[int, Field(ge=1, le=200_000_000)]
     train: bool
     evaluate: bool
+
+
+class Work(Task):
+    """A task whose result the coordinator sees."""
+
+    kind: Literal["work"] = "work"
+
+
+class Masked(Task):
+    """A task whose result leaves masked, in a slot of a batch."""
+
+    kind: Literal["masked"] = "masked"
+    batch: BatchName
+    setup: Digest
+    slot: Annotated[int, Field(ge=0, lt=MAX_SLOTS)]
+
+
+class Advertise(Header):
+    """A new batch: the cohort, in roster order. Study and roster give the site all else."""
+
+    kind: Literal["advertise"] = "advertise"
+    study: Digest
+    batch: BatchName
+    cohort: Annotated[tuple[Site, ...], Field(min_length=1, max_length=MAX_MEMBERS)]
+    threshold: Annotated[int, Field(ge=0, le=MAX_MEMBERS)]
+    slots: Annotated[int, Field(ge=0, le=MAX_SLOTS)]
+
+
+class Step(Header):
+    """A step of secure aggregation whose body the batch's machine reads."""
+
+    kind: Literal["share", "open", "confirm", "unmask"]
+    study: Digest
+    batch: BatchName
 
 
 class Declared(Header):
@@ -101,16 +140,28 @@ class Result(Header):
     histogram_values: Count
 
 
+class Secured(Header):
+    """A site's message of a step of secure aggregation."""
+
+    kind: Literal["secured"] = "secured"
+    site: Site
+    request: Digest
+    study: Digest
+    batch: BatchName
+
+
 class Refusal(Header):
     kind: Literal["refusal"] = "refusal"
     site: Site
     request: Digest
     code: Code
+    blames: Annotated[str, Field(max_length=64)] = ""
+    """Whose message was false, where the site knows: another site of the roster, or the coordinator."""
     reference: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
-Request = Declare | Offer | Work
-Reply = Declared | Standing | Result | Refusal
+Request = Declare | Offer | Work | Advertise | Step | Masked
+Reply = Declared | Standing | Result | Secured | Refusal
 M = TypeVar("M", bound=Header)
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 _REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])

@@ -8,9 +8,12 @@
 A site builds `Batch` itself, from the manifest that its hospital approved and the cohort that the coordinator names.
 Everything derived, signed or encrypted is bound to one of these, in one canonical form.
 
-The bound on collusion: against a lying coordinator with c of the n sites, the promise holds for
-c ≤ min(2t − n − 1, t − 2). Two different sets opened in one slot would need t signers each, so 2t − n honest sites that signed
-both; and t − 1 colluders hold too few shares to open anybody by themselves.
+The bound on collusion. Against a lying coordinator with c of the n sites, the promise holds for
+    c ≤ min(2t − n − 1, t − 2).
+Two different (RoundCtx, survivor set) pairs opened in one slot need t signers each, hence at least 2t − n common ones, of which
+2t − n − c are honest, and an honest site signs once a slot. And a sum has at least t members, of which t − c ≥ 2 are honest, so
+that it is not one site's vector. One colluder more, and split views can open a vector whole. As the coordinator picks the
+cohort, the approved manifest says how many colluders every batch must withstand, and a site refuses a batch that does not.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ _HEX_64 = re.compile(r"[0-9a-f]{64}")
 _HEX_32 = re.compile(r"[0-9a-f]{32}")
 
 
-def least_threshold(members: int) -> int:
-    """⌊2n/3⌋ + 1: with fewer, a lying coordinator and a third of the sites could open a site's vector."""
-    return 2 * members // 3 + 1
+def least_threshold(members: int, withstands: int = 1) -> int:
+    """The least t ≥ ⌊2n/3⌋ + 1 whose promise holds against so many colluders; above n where none does."""
+    return max(2 * members // 3 + 1, (members + withstands + 2) // 2, withstands + 2)
 
 
 def framed(*parts: bytes) -> bytes:
@@ -54,6 +57,7 @@ class Batch:
         threshold: shares that open a secret.
         quorum: the fewest survivors that the study releases a sum of.
         slots: how many sums the batch serves.
+        withstands: colluders that the study promised to withstand.
 
     Raises:
         ProtocolError: a floor is violated or the cohort is malformed; nothing may be trained or masked in it.
@@ -66,9 +70,17 @@ class Batch:
     threshold: int
     quorum: int
     slots: int
+    withstands: int = 1
 
     def __post_init__(self) -> None:
         n = len(self.members)
+        numbers = (self.threshold, self.quorum, self.slots, self.withstands)
+        if any(type(number) is not int for number in numbers):
+            raise _refused("a batch's numbers are whole numbers", "malformed", got=str(numbers)[:80])
+        if any(
+            type(text) is not str or not text.isascii() for text in (self.study, self.batch, *self.members, *self.keys)
+        ):
+            raise _refused("a batch's names and keys are ASCII text", "malformed")
         if not _HEX_64.fullmatch(self.study) or not _HEX_32.fullmatch(self.batch):
             raise _refused("a batch needs the digest of its study and a name", "malformed", got=self.batch[:80])
         if not MIN_MEMBERS <= n <= MAX_MEMBERS:
@@ -87,6 +99,13 @@ class Batch:
                 "threshold-too-low",
                 expected=f"{least_threshold(n)} to {n} of {n}",
                 got=str(self.threshold),
+            )
+        if not 1 <= self.withstands <= self.colluders:
+            raise _refused(
+                "the batch would not withstand the colluders that the study promised",
+                "threshold-too-low",
+                expected=f"a promise against {self.withstands} colluding sites",
+                got=f"{self.threshold} of {n}, which holds against {self.colluders}",
             )
         if not 1 <= self.quorum <= n:
             raise _refused(
@@ -120,7 +139,7 @@ class Batch:
     @cached_property
     def digest(self) -> bytes:
         cohort = framed(*(name.encode() for name in self.members))
-        numbers = struct.pack(">BHHH", PROTOCOL, self.threshold, self.quorum, self.slots)
+        numbers = struct.pack(">BHHHH", PROTOCOL, self.threshold, self.quorum, self.slots, self.withstands)
         keys = b"".join(bytes.fromhex(key) for key in self.keys)
         return sha256(
             framed(b"batch", numbers, bytes.fromhex(self.study), bytes.fromhex(self.batch), cohort, keys)

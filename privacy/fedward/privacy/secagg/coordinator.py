@@ -10,7 +10,7 @@ Rules
        Proven shares that rebuild a key or seed other than the one advertised or committed to blame the dealer; the sum is
        then refused.
     5. A sum beyond what its survivors could have made is refused; nobody can be named.
-    6. What does not fit raises `ProtocolError` and leaves the machine as it was.
+    6. What does not fit raises `ProtocolError` and leaves the machine as it was. Only a sum that was opened is used up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ T = TypeVar("T")
 class OpenBatch:
     """A batch that every member opened: its public part, all that the coordinator knows of it."""
 
-    def __init__(self, batch: Batch, adverts: list[wire.Advert], roots: list[tuple[bytes, ...]], setup: bytes) -> None:
+    def __init__(self, batch: Batch, adverts: list[wire.Advert], roots: list[wire.Roots], setup: bytes) -> None:
         self.batch = batch
         self.adverts = adverts
         self.roots = roots
@@ -149,8 +149,10 @@ class SlotSum:
     """
 
     def __init__(self, opened: OpenBatch, context: RoundContext, terms: RingTerms) -> None:
-        if terms.members != opened.batch.size or context.setup != opened.setup:
+        if (terms.members, context.setup) != (opened.batch.size, opened.setup) or context.slot >= opened.batch.slots:
             raise InputError("the terms or the context are not of this batch", expected=f"{opened.batch.size} members")
+        if context.terms != terms.digest:
+            raise InputError("the context names other terms")
         self._opened = opened
         self._batch = opened.batch
         self._context = context
@@ -160,6 +162,7 @@ class SlotSum:
         self._confirms: dict[int, bytes] = {}
         self._reveals: dict[int, list[int]] = {}
         self._closed = False
+        self._is_open = False
 
     @property
     def survivors(self) -> tuple[str, ...]:
@@ -230,7 +233,7 @@ class SlotSum:
         for dealer, (share, path) in enumerate(reveal.shares):
             at = self._leaf(dealer)
             start = leaf(self._batch.way(dealer, index), at, share)
-            if root_of(start, at, path) != self._opened.roots[dealer][index]:
+            if root_of(start, at, path) != self._opened.roots[dealer].roots[index]:
                 raise ProtocolError(
                     f"{site} revealed a share that {self._batch.members[dealer]} did not deal to it",
                     code="false-share",
@@ -243,13 +246,18 @@ class SlotSum:
         self._reveals[index] = elements
 
     def open(self) -> list[NDArray[np.int64]]:
-        """The exact sum of the survivors' vectors: its blocks, as signed integers. To be called once.
+        """The exact sum of the survivors' vectors: its blocks, as signed integers. Once: the masks are taken out in place.
 
         Raises:
-            ProtocolError: fewer than t reveals, a dealer's false secret, or a sum beyond what its survivors could make.
+            ProtocolError: it was opened already, fewer than t reveals, a dealer's false secret, or a sum beyond what its
+                survivors could make.
         """
         self._need(len(self._reveals), self._batch.threshold, "sites revealed their shares")
-        apply(self._sum, self._masks(self._secrets()))
+        if self._is_open:
+            raise ProtocolError("the sum was opened already", code="repeated", lie=False)
+        masks = self._masks(self._secrets())
+        self._is_open = True
+        apply(self._sum, masks)
         return self._terms.open_sum(self._sum, len(self._commitments))
 
     def _secrets(self) -> list[bytes]:

@@ -13,12 +13,16 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
+from fedward.privacy.secagg.contexts import framed
 from fedward.privacy.secagg.faults import ProtocolError
 from fedward.privacy.secagg.masks import Ring, keystream
 from fedward.privacy.secagg.shamir import Entropy
@@ -43,6 +47,8 @@ class Block:
 class RingTerms:
     """What the members of a sum agreed on: the ring's bits (32 or 64), how many they are, the vector's blocks.
 
+    `outer` is the digest of whatever else they agreed on (grid, weights, bounds), so that `digest` binds it too.
+
     Raises:
         InputError: a sum of such members could wrap, or the vector is empty or too long.
     """
@@ -50,6 +56,7 @@ class RingTerms:
     bits: int
     members: int
     blocks: tuple[Block, ...]
+    outer: bytes = b""
 
     def __post_init__(self) -> None:
         if self.bits not in (32, 64):
@@ -69,6 +76,12 @@ class RingTerms:
                     remedy="use a ring of 64 bits, fewer sites or smaller declared cohorts",
                     code="ring-overflow",
                 )
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The terms digest that stands in RoundCtx, 32 bytes."""
+        blocks = [framed(block.name.encode(), struct.pack(">QQ", block.length, block.most)) for block in self.blocks]
+        return sha256(framed(b"terms", struct.pack(">HH", self.bits, self.members), self.outer, *blocks)).digest()
 
     @property
     def largest(self) -> int:
@@ -169,13 +182,15 @@ def encode(
         InputError: a value is not finite, or the shapes or terms do not fit. Nothing was written then.
     """
     factor = clipping_factor(values, bound)
-    if not all(math.isfinite(x) and x > 0 for x in (weight, grid)) or not 1 <= most <= _EXACT:
-        raise InputError("a weight, grid or limit is out of range", got=f"{weight!r}, {grid!r}, {most!r}")
+    _check_out(out, most)
+    scale = factor * weight / grid if math.isfinite(grid) and grid > 0 else math.nan
+    # The largest product must stay finite too: 0 · ∞ is no number, and would pass for one in the ring.
+    if not (math.isfinite(weight) and weight > 0 and scale > 0 and math.isfinite(scale * max(bound, 1.0))):
+        raise InputError("a weight or grid is out of range", got=f"{weight!r} and {grid!r}")
     if out.shape != values.shape:
         raise InputError("the update has the wrong size", expected=str(out.shape), got=str(values.shape))
     signed = out.view("<i4" if out.dtype.itemsize == 4 else "<i8")
     stream = keystream(entropy(32))
-    scale = factor * weight / grid
     for start in range(0, values.size, _STEP):
         part = values[start : start + _STEP].astype(np.float64)
         part *= scale
@@ -189,12 +204,21 @@ def encode(
     return factor < 1.0
 
 
+def _check_out(out: Ring, most: int) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype not in (np.dtype("<u4"), np.dtype("<u8")) or out.ndim != 1:
+        raise InputError("the output is no vector of the ring", expected="(m,) uint32 or uint64")
+    limit = min(int(2 ** (8 * out.dtype.itemsize - 1) - 1), _EXACT)
+    if type(most) is not int or not 1 <= most <= limit:
+        raise InputError("a coordinate's limit does not fit the ring", expected=f"1 to {limit}", got=repr(most))
+
+
 def encode_counts(counts: NDArray[np.int64], most: int, out: Ring) -> None:
     """Put counts, shape (h,), into the ring as they are.
 
     Raises:
         InputError: another shape or type, or a count that is negative or above `most`.
     """
+    _check_out(out, most)
     if not isinstance(counts, np.ndarray) or counts.dtype != np.int64 or counts.shape != out.shape:
         raise InputError("the counts have the wrong shape or type", expected=f"{out.shape} int64", code="wrong-shape")
     if counts.size and not (int(counts.min()) >= 0 and int(counts.max()) <= most):

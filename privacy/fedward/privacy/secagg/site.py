@@ -1,10 +1,10 @@
 """One site's side of one batch, as a pure state machine: messages in, messages out. No IO, no clock, no randomness of its own.
 
 Rules
-    1. advertise → share → open, each once. The floors (threshold, quorum, cohort) were checked when `Batch` was built, from
-       the approved manifest. Adverts that are not by the roster's keys end the batch.
-    2. `open` verifies every box against its dealer's signed root, and drops the channel key. A batch in which one box is bad is
-       never used.
+    1. advertise → share → open, each once. The floors (threshold, quorum, cohort, colluders) were checked when `Batch` was
+       built, from the approved manifest. Nothing is dealt to a key that the roster's key of its owner did not sign.
+    2. `open` verifies every box against its dealer's signed root, and drops the channel key. Nothing is masked before every
+       box of the batch was found good.
     3. `take` consumes a slot, before any data is read: only a slot, and a (round, attempt), above all that were taken.
     4. `mask` masks one vector in the taken slot, then forgets the slot's mask key and seed.
     5. `confirm` signs one survivor set in a slot: this site must be in it, it must have sent its vector, and the set must have
@@ -12,7 +12,9 @@ Rules
     6. `unmask` reveals once a slot, for the very set it confirmed, shown the signatures of at least max(t, quorum) distinct
        survivors over that set and the same RoundCtx. Per (slot, peer) one kind of share ever leaves: the seed's for a
        survivor, the mask key's for a dropped one. The slot's shares are then forgotten.
-    7. What does not fit raises `ProtocolError`, reveals nothing, and leaves the machine as it was.
+    7. What does not fit raises `ProtocolError`, reveals nothing, and leaves the machine as it was. Who passed a false message on
+       is blamed, the coordinator, not who is named in it; a dealer only for what it signed.
+    8. A step is marked as done before it begins to do it: whatever interrupts it, a secret is not used twice.
 
 Secrets live in this object alone and are never written anywhere: a restarted site has left the batch. They are overwritten when
 they are dropped, as well as Python allows; a copy made inside a library may outlive them.
@@ -67,7 +69,7 @@ class _Slot:
 class _Held:
     """One dealer's shares for this site, and the tree that proves them."""
 
-    shares: list[bytearray]
+    shares: list[bytearray] = field(repr=False)
     tree: Tree
 
 
@@ -75,10 +77,10 @@ class _Held:
 class _Secrets:
     """This site's own secrets of a batch, each overwritten as soon as it has done its work."""
 
-    channel: X25519PrivateKey | None
-    masks: list[bytearray]
-    seeds: list[bytearray]
-    held: list[_Held] = field(default_factory=list)
+    channel: X25519PrivateKey | None = field(repr=False)
+    masks: list[bytearray] = field(repr=False)
+    seeds: list[bytearray] = field(repr=False)
+    held: list[_Held] = field(default_factory=list, repr=False)
 
 
 class SiteParty:
@@ -108,6 +110,7 @@ class SiteParty:
         self._seen = seen
         self._last_slot = -1
         self._slot: _Slot | None = None
+        self._used: set[bytes] = set()
         self._adverts: list[wire.Advert] = []
         self._adverts_digest = b""
         self._setup = b""
@@ -163,20 +166,25 @@ class SiteParty:
             ProtocolError: an advert is false, missing or not this site's own; the batch must not be used.
         """
         self._expect(Phase.ADVERTISED)
-        adverts = [wire.open_advert(self.batch, i, raw) for i, raw in enumerate(wire.split_adverts(self.batch, data))]
+        adverts = [
+            wire.open_advert(self.batch, i, raw, COORDINATOR)
+            for i, raw in enumerate(wire.split_adverts(self.batch, data))
+        ]
         self._check_adverts(adverts)
         digest = sha256(data).digest()
         trees, contents = self._deal()
-        boxes = [
-            self._close(peer, adverts[peer].channel, contents[peer], digest)
+        boxes = {
+            peer: self._close(peer, adverts[peer].channel, contents[peer], digest)
             for peer in range(self.batch.size)
             if peer != self._me
-        ]
-        roots = wire.seal_roots(self.batch, self._me, digest, [tree.root for tree in trees], self._identity)
+        }
+        hashes = tuple(sha256(boxes[i]).digest() if i in boxes else bytes(32) for i in range(self.batch.size))
+        signed = wire.Roots(tuple(tree.root for tree in trees), hashes)
+        roots = wire.seal_roots(self.batch, self._me, digest, signed, self._identity)
         # The dealer keeps its own share.
         self._secrets.held = [_Held(_cut(contents[self._me]), trees[self._me])]
         self._adverts, self._adverts_digest, self._phase = adverts, digest, Phase.SHARED
-        return roots + b"".join(boxes)
+        return roots + b"".join(boxes.values())
 
     def open(self, data: bytes) -> bytes:
         """Open and verify every box.
@@ -192,12 +200,14 @@ class SiteParty:
         """
         self._expect(Phase.SHARED)
         raw_roots, boxes = wire.split_delivery(self.batch, data)
-        roots = [wire.open_roots(self.batch, i, raw, self._adverts_digest) for i, raw in enumerate(raw_roots)]
+        roots = [
+            wire.open_roots(self.batch, i, raw, self._adverts_digest, COORDINATOR) for i, raw in enumerate(raw_roots)
+        ]
         own = self._secrets.held[0]
-        if roots[self._me][self._me] != own.tree.root:
+        if roots[self._me].roots[self._me] != own.tree.root:
             raise ProtocolError("this site's own roots came back changed", code="roots-changed", blamed=COORDINATOR)
         dealers = [i for i in range(self.batch.size) if i != self._me]
-        held = {i: self._open_box(i, box, roots[i][self._me]) for i, box in zip(dealers, boxes, strict=True)}
+        held = {i: self._open_box(i, box, roots[i]) for i, box in zip(dealers, boxes, strict=True)}
         held[self._me] = own
         self._secrets.held = [held[i] for i in range(self.batch.size)]
         self._secrets.channel = None
@@ -238,10 +248,12 @@ class SiteParty:
         context = self.batch.way(self._me, peer) + adverts
         return close_box(self._channel_key(public, context), content, context)
 
-    def _open_box(self, dealer: int, box: bytes, root: bytes) -> _Held:
+    def _open_box(self, dealer: int, box: bytes, signed: wire.Roots) -> _Held:
         way = self.batch.way(dealer, self._me)
         context = way + self._adverts_digest
         name = self.batch.members[dealer]
+        if sha256(box).digest() != signed.boxes[self._me]:
+            raise ProtocolError(f"the box of {name} is not the one it signed", code="box-changed", blamed=COORDINATOR)
         try:
             content = open_box(self._channel_key(self._adverts[dealer].channel, context), box, context)
             shares = _cut(content)
@@ -250,7 +262,7 @@ class SiteParty:
         except InputError:
             raise ProtocolError(f"the box of {name} does not open", code="box-invalid", blamed=name) from None
         tree = Tree(way, [bytes(share) for share in shares])
-        if tree.root != root:
+        if tree.root != signed.roots[self._me]:
             raise ProtocolError(
                 f"the shares of {name} are not the ones that it committed to", code="root-mismatch", blamed=name
             )
@@ -289,9 +301,11 @@ class SiteParty:
                 expected=f"above round {self._seen[0]}, attempt {self._seen[1]}",
                 got=f"round {context.round}, attempt {context.attempt}",
             )
-        self._forget_up_to(context.slot)
-        self._seen, self._last_slot = (context.round, context.attempt), context.slot
+        first, self._last_slot = max(self._last_slot, 0), context.slot
+        self._seen, self._slot = (context.round, context.attempt), None
+        self._forget(first, context.slot)
         self._slot = _Slot(context)
+        self._used.add(context.digest)
 
     def mask(self, vector: Ring, terms: RingTerms) -> bytes:
         """Mask a vector in the taken slot. The vector is changed in place.
@@ -308,6 +322,8 @@ class SiteParty:
             InputError: the vector does not fit the terms.
         """
         slot = self._at(Step.TAKEN)
+        if slot.context.terms != terms.digest:
+            raise InputError("the terms are not those that the slot was taken for")
         if vector.shape != (terms.length,) or vector.dtype != terms.dtype or terms.members != self.batch.size:
             raise InputError("the vector does not fit the terms", expected=f"({terms.length},)", code="wrong-shape")
         number, me = slot.context.slot, self._me
@@ -318,10 +334,10 @@ class SiteParty:
             if peer != me:
                 keys.append((pair_key(key, advert.masks[number], slot.context, me, peer), subtracts(me, peer)))
         sealed = commitment(seed, slot.context, me)
+        slot.step = Step.MASKED
         apply(vector, keys)
         _erase(seed)
         _erase(private)
-        slot.step = Step.MASKED
         return wire.seal_masked(me, slot.context, sealed, vector.data.cast("B"), self._identity)
 
     def confirm(self, data: bytes) -> bytes:
@@ -408,7 +424,7 @@ class SiteParty:
                 got=str(len(confirms)),
             )
         for signer, raw in confirms:
-            confirm = wire.open_confirm(self.batch, signer, raw, slot.context)
+            confirm = wire.open_confirm(self.batch, signer, raw, slot.context, COORDINATOR)
             if confirm.survivors != slot.survivors:
                 raise ProtocolError(
                     f"{self.batch.members[signer]} confirmed another survivor set",
@@ -422,6 +438,7 @@ class SiteParty:
                 "the request belongs to another slot, attempt or batch than the one in use",
                 code="replayed",
                 blamed=COORDINATOR,
+                lie=digest not in self._used,  # of a slot before this one, it may just be late
             )
         return self._slot
 
@@ -445,9 +462,9 @@ class SiteParty:
 
     # erasure
 
-    def _forget_up_to(self, slot: int) -> None:
-        """Slots below this one are never used again."""
-        for number in range(max(self._last_slot, 0), slot):
+    def _forget(self, first: int, end: int) -> None:
+        """Slots `first` to `end` − 1 are never used again."""
+        for number in range(first, end):
             _erase(self._secrets.seeds[number])
             _erase(self._secrets.masks[number])
             self._forget_shares(number)

@@ -81,7 +81,7 @@ def advert_size(batch: Batch) -> int:
 
 
 def roots_size(batch: Batch) -> int:
-    return _HEAD + 32 + HASH_BYTES * batch.size + SIGNATURE_BYTES
+    return _HEAD + 32 + 2 * HASH_BYTES * batch.size + SIGNATURE_BYTES
 
 
 def box_size(batch: Batch) -> int:
@@ -120,9 +120,14 @@ def _seal(kind: Kind, sender: int, context: bytes, fields: bytes, identity: Iden
     return data + identity.sign("secagg", data)
 
 
-def _open(batch: Batch, kind: Kind, sender: int, context: bytes | None, data: bytes | memoryview, size: int) -> bytes:
-    """The fields of a signed message of exactly that size, its head and signature checked."""
-    name = batch.members[sender]
+def _open(
+    batch: Batch, kind: Kind, sender: int, context: bytes | None, data: bytes | memoryview, size: int, blame: str
+) -> bytes:
+    """The fields of a signed message of exactly that size, its head and signature checked.
+
+    `blame` is who is to blame for a false one: the sender where it comes from itself, else who passed it on.
+    """
+    name = blame or batch.members[sender]
     if len(data) != size:
         raise malformed(
             f"a {kind.name.lower()} message has the wrong length",
@@ -141,10 +146,10 @@ def _open(batch: Batch, kind: Kind, sender: int, context: bytes | None, data: by
         raise ProtocolError("a message belongs to another study, batch, slot or attempt", code="replayed", blamed=name)
     body = bytes(data[:-SIGNATURE_BYTES])
     try:
-        verify(batch.keys[sender], "secagg", body, bytes(data[-SIGNATURE_BYTES:]), f"{name}'s {kind.name.lower()}")
+        verify(batch.keys[sender], "secagg", body, bytes(data[-SIGNATURE_BYTES:]), f"a {kind.name.lower()}")
     except IntegrityError:
         raise ProtocolError(
-            f"a {kind.name.lower()} message is not signed by the key that the roster names for {name}",
+            f"a {kind.name.lower()} message is not signed by the key that the roster names for {batch.members[sender]}",
             code="key-substituted" if kind == Kind.ADVERT else "bad-signature",
             blamed=name,
         ) from None
@@ -155,25 +160,40 @@ def seal_advert(batch: Batch, sender: int, advert: Advert, identity: Identity) -
     return _seal(Kind.ADVERT, sender, batch.digest, advert.channel + b"".join(advert.masks), identity)
 
 
-def open_advert(batch: Batch, sender: int, data: bytes) -> Advert:
-    fields = _open(batch, Kind.ADVERT, sender, batch.digest, data, advert_size(batch))
+def open_advert(batch: Batch, sender: int, data: bytes, blame: str = "") -> Advert:
+    fields = _open(batch, Kind.ADVERT, sender, batch.digest, data, advert_size(batch), blame)
     keys = [fields[at : at + KEY_BYTES] for at in range(0, len(fields), KEY_BYTES)]
     return Advert(keys[0], tuple(keys[1:]))
 
 
-def seal_roots(batch: Batch, sender: int, adverts: bytes, roots: Sequence[bytes], identity: Identity) -> bytes:
+@dataclass(frozen=True)
+class Roots:
+    """What a dealer signs for its shares: a root and the hash of the box per recipient, in cohort order.
+
+    The hash for the dealer itself, which gets no box, is 32 zero bytes.
+    """
+
+    roots: tuple[bytes, ...]
+    boxes: tuple[bytes, ...]
+
+
+def seal_roots(batch: Batch, sender: int, adverts: bytes, roots: Roots, identity: Identity) -> bytes:
     """`adverts` is the digest of all adverts that the sender dealt for."""
-    return _seal(Kind.ROOTS, sender, batch.digest, adverts + b"".join(roots), identity)
+    fields = adverts + b"".join(roots.roots) + b"".join(roots.boxes)
+    return _seal(Kind.ROOTS, sender, batch.digest, fields, identity)
 
 
-def open_roots(batch: Batch, sender: int, data: bytes, adverts: bytes) -> tuple[bytes, ...]:
-    """A dealer's root per recipient, in cohort order."""
-    fields = _open(batch, Kind.ROOTS, sender, batch.digest, data, roots_size(batch))
+def open_roots(batch: Batch, sender: int, data: bytes, adverts: bytes, blame: str = "") -> Roots:
+    """A dealer's roots and box hashes, for exactly these adverts."""
+    fields = _open(batch, Kind.ROOTS, sender, batch.digest, data, roots_size(batch), blame)
     if fields[:32] != adverts:
         raise ProtocolError(
-            f"{batch.members[sender]} was sent other keys than this site", code="adverts-unequal", blamed=COORDINATOR
+            f"{batch.members[sender]} dealt for other keys than these",
+            code="adverts-unequal",
+            blamed=blame or batch.members[sender],
         )
-    return tuple(fields[at : at + HASH_BYTES] for at in range(32, len(fields), HASH_BYTES))
+    hashes = [fields[at : at + HASH_BYTES] for at in range(32, len(fields), HASH_BYTES)]
+    return Roots(tuple(hashes[: batch.size]), tuple(hashes[batch.size :]))
 
 
 def seal_opened(batch: Batch, sender: int, setup: bytes, identity: Identity) -> bytes:
@@ -182,7 +202,7 @@ def seal_opened(batch: Batch, sender: int, setup: bytes, identity: Identity) -> 
 
 def open_opened(batch: Batch, sender: int, data: bytes) -> bytes:
     """The SetupHash that a member confirms."""
-    return _open(batch, Kind.OPENED, sender, batch.digest, data, _HEAD + 32 + SIGNATURE_BYTES)
+    return _open(batch, Kind.OPENED, sender, batch.digest, data, _HEAD + 32 + SIGNATURE_BYTES, "")
 
 
 def seal_masked(sender: int, context: RoundContext, commitment: bytes, vector: memoryview, identity: Identity) -> bytes:
@@ -201,8 +221,8 @@ def open_masked(batch: Batch, sender: int, data: bytes, context: RoundContext, v
             got=f"{len(data)} bytes",
         )
     view = memoryview(data)
-    fields = _open(batch, Kind.MASKED, sender, None, view[:_MASKED_HEAD], _MASKED_HEAD)
-    said = _same_use(RoundContext.decode(fields[: RoundContext.SIZE]), bytes(data[7:_HEAD]), context, name)
+    fields = _open(batch, Kind.MASKED, sender, None, view[:_MASKED_HEAD], _MASKED_HEAD, "")
+    said = _same_use(fields, data, context, batch.members[sender], name)
     commitment, digest = fields[-64:-32], fields[-32:]
     vector = view[_MASKED_HEAD:]
     if sha256(vector).digest() != digest:
@@ -217,11 +237,11 @@ def seal_confirm(
     return _seal(Kind.CONFIRM, sender, context.digest, fields, identity)
 
 
-def open_confirm(batch: Batch, sender: int, data: bytes, context: RoundContext) -> Confirm:
+def open_confirm(batch: Batch, sender: int, data: bytes, context: RoundContext, blame: str = "") -> Confirm:
     """A member's signature over the survivor set of exactly this use of the slot."""
-    name = batch.members[sender]
-    fields = _open(batch, Kind.CONFIRM, sender, None, data, confirm_size(batch))
-    said = _same_use(RoundContext.decode(fields[: RoundContext.SIZE]), bytes(data[7:_HEAD]), context, name)
+    name = blame or batch.members[sender]
+    fields = _open(batch, Kind.CONFIRM, sender, None, data, confirm_size(batch), blame)
+    said = _same_use(fields, data, context, batch.members[sender], name)
     return Confirm(said, decode_set(batch, fields[RoundContext.SIZE :], name))
 
 
@@ -234,8 +254,8 @@ def seal_reveal(batch: Batch, sender: int, reveal: Reveal, identity: Identity) -
 def open_reveal(batch: Batch, sender: int, data: bytes, context: RoundContext) -> Reveal:
     """A member's shares for exactly this use of the slot; their paths are not checked here."""
     name = batch.members[sender]
-    fields = _open(batch, Kind.REVEAL, sender, None, data, reveal_size(batch))
-    said = _same_use(RoundContext.decode(fields[: RoundContext.SIZE]), bytes(data[7:_HEAD]), context, name)
+    fields = _open(batch, Kind.REVEAL, sender, None, data, reveal_size(batch), "")
+    said = _same_use(fields, data, context, batch.members[sender], name)
     start = RoundContext.SIZE + _set_size(batch)
     survivors = decode_set(batch, fields[RoundContext.SIZE : start], name)
     each = SHARE_BYTES + _path_size(batch)
@@ -246,16 +266,21 @@ def open_reveal(batch: Batch, sender: int, data: bytes, context: RoundContext) -
     return Reveal(said, survivors, shares)
 
 
-def _same_use(said: RoundContext, head: bytes, expected: RoundContext, name: str) -> RoundContext:
-    if head != said.digest:
-        raise malformed("a message's context is not the one that its head names", name)
+def _same_use(fields: bytes, data: bytes | memoryview, expected: RoundContext, sender: str, blame: str) -> RoundContext:
+    """The context that a message names in full, if it is the expected one; the first difference is named."""
+    try:
+        said = RoundContext.decode(fields[: RoundContext.SIZE])
+    except ProtocolError:
+        raise malformed("a message's context is out of range", blame) from None
+    if bytes(data[7:_HEAD]) != said.digest:
+        raise malformed("a message's context is not the one that its head names", blame)
     differs = said.difference(expected)
     if differs == "base":
-        raise ProtocolError(f"{name} was sent another base model", code="base-mismatch", blamed=COORDINATOR)
+        raise ProtocolError(f"{sender} was sent another base model", code="base-mismatch", blamed=blame)
     if differs == "terms":
-        raise ProtocolError(f"{name} was sent other terms", code="terms-mismatch", blamed=COORDINATOR)
+        raise ProtocolError(f"{sender} was sent other terms", code="terms-mismatch", blamed=blame)
     if differs:
-        raise ProtocolError(f"a message of {name} belongs to another {differs}", code="replayed", blamed=name)
+        raise ProtocolError(f"a message of {sender} belongs to another {differs}", code="replayed", blamed=blame)
     return said
 
 

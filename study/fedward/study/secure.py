@@ -1,0 +1,193 @@
+"""What one secure sum asks of its members, derived from the sealed manifest alone: both sides compute it, neither sends it.
+
+The vector is (update, histogram), each present when the round trains or evaluates. Site i puts its update into the ring as
+    uᵢ · (Nᵢ / N_max) / grid,   Nᵢ its declared training cohort, N_max the roster's largest,
+so that the sum over the survivors S, times grid · N_max / Σ_S Nᵢ, is Δ = Σ Nᵢ uᵢ / Σ Nᵢ. There is no coordinate for weights:
+they are the approval's constants. The update bound Bᵢ is the manifest's; left out, it is what clipping and noise can reach
+(`terms.most_update`), or 100 without differential privacy. The grid is the finest that lets n sites at their bounds not wrap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedward.privacy.canonical import digest_of
+from fedward.privacy.errors import InputError
+from fedward.privacy.secagg.contexts import Batch
+from fedward.privacy.secagg.faults import ProtocolError
+from fedward.privacy.secagg.masks import Ring
+from fedward.privacy.secagg.ring import Block, RingTerms, encode, encode_counts, most_per_member
+from fedward.privacy.secagg.shamir import Entropy
+from fedward.study.manifest import SealedManifest
+from fedward.study.metrics import Counts, histogram_shape
+from fedward.study.terms import most_patients, most_update, training_cohort
+
+DEFAULT_BOUND = 100.0
+"""B without differential privacy and without `update_bound`: far above an honest update of normalised data."""
+
+_UPDATE, _HISTOGRAM = "update", "histogram"
+
+
+@dataclass(frozen=True)
+class SecureTerms:
+    """The ring's terms, and what turns a site's numbers into ring integers and a sum back into numbers.
+
+    Attributes:
+        ring: bits, members, blocks; its digest, which RoundCtx binds every member's masks to, covers all the rest.
+        grid: the weighted update that one unit stands for.
+        weights: Nᵢ / N_max of each site of the roster, in (0, 1].
+        bounds: Bᵢ, the largest L2 norm of each site's update.
+        shape: the histogram's shape, or None when the round does not evaluate.
+    """
+
+    ring: RingTerms
+    grid: float
+    weights: dict[str, float]
+    bounds: dict[str, float]
+    shape: tuple[int, ...] | None
+
+    def encode(
+        self, site: str, update: NDArray[np.float32] | None, counts: Counts | None, entropy: Entropy
+    ) -> tuple[Ring, bool]:
+        """A site's vector in the ring, shape (m,), and whether its update was clipped to the bound.
+
+        Raises:
+            InputError: a part is missing or superfluous, not finite, or of another shape.
+        """
+        names = {block.name for block in self.ring.blocks}
+        if {_UPDATE} & names != ({_UPDATE} if update is not None else set()) or (counts is None) != (
+            self.shape is None
+        ):
+            raise InputError("the vector has other parts than its terms", expected=", ".join(names), code="wrong-shape")
+        vector: Ring = np.zeros(self.ring.length, dtype=self.ring.dtype)
+        clipped, start = False, 0
+        for block in self.ring.blocks:
+            part = vector[start : start + block.length]
+            start += block.length
+            if block.name == _UPDATE and update is not None:
+                clipped = encode(
+                    update,
+                    bound=self.bounds[site],
+                    weight=self.weights[site],
+                    grid=self.grid,
+                    most=block.most,
+                    out=part,
+                    entropy=entropy,
+                )
+            elif counts is not None:
+                encode_counts(counts.reshape(-1), block.most, part)
+        return vector, clipped
+
+    def decode(
+        self, blocks: Sequence[NDArray[np.int64]], survivors: Sequence[str]
+    ) -> tuple[NDArray[np.float64] | None, Counts | None]:
+        """Δ, shape (d,), and the summed histogram, from an opened sum; each None when it was not asked for.
+
+        Raises:
+            ProtocolError: the sum is beyond what its survivors could honestly make; nobody can be named.
+        """
+        delta: NDArray[np.float64] | None = None
+        counts: Counts | None = None
+        for block, values in zip(self.ring.blocks, blocks, strict=True):
+            if block.name == _UPDATE:
+                total = values.astype(np.float64) * self.grid
+                self._check_norm(total, survivors)
+                delta = total / sum(self.weights[site] for site in survivors)
+            elif self.shape is not None:
+                counts = values.reshape(self.shape)
+                _check_counts(counts)
+        return delta, counts
+
+    def _check_norm(self, total: NDArray[np.float64], survivors: Sequence[str]) -> None:
+        # Rounding moves each coordinate of each site by less than one unit.
+        rounding = self.grid * math.sqrt(total.size) * len(survivors)
+        most = sum(self.weights[site] * self.bounds[site] for site in survivors) + rounding
+        norm = float(np.linalg.norm(total))
+        if not norm <= most * (1 + 1e-9):
+            raise _beyond(f"the summed update has a norm of {norm:.4g}, its sites' bounds allow {most:.4g}")
+
+
+def secure_terms(sealed: SealedManifest, members: int, *, dimension: int, train: bool, evaluate: bool) -> SecureTerms:
+    """The terms of a round for a cohort of so many members.
+
+    Raises:
+        InputError: the sum could wrap: too many sites or patients for the ring.
+    """
+    largest = max(training_cohort(sealed, entry.site) for entry in sealed.roster)
+    weights = {entry.site: training_cohort(sealed, entry.site) / largest for entry in sealed.roster}
+    bounds = {entry.site: update_bound(sealed, entry.site, dimension) for entry in sealed.roster}
+    bits = sealed.manifest.privacy.ring_bits
+    most = most_per_member(bits, members)
+    shape = histogram_shape(sealed.manifest) if evaluate else None
+    blocks: list[Block] = []
+    if train:
+        blocks.append(Block(_UPDATE, dimension, most))
+    if shape is not None:
+        patients = max(most_patients(sealed, entry.site) for entry in sealed.roster)
+        blocks.append(Block(_HISTOGRAM, math.prod(shape), patients))
+    grid = max(weights[site] * bounds[site] for site in weights) / most
+    outer = {"grid": grid, "weights": weights, "bounds": bounds, "shape": list(shape) if shape else None}
+    ring = RingTerms(bits, members, tuple(blocks), bytes.fromhex(digest_of(outer)))
+    return SecureTerms(ring, grid, weights, bounds, shape)
+
+
+def update_bound(sealed: SealedManifest, site: str, dimension: int) -> float:
+    """B: the largest L2 norm of a site's update in a secure sum."""
+    given = sealed.manifest.privacy.update_bound
+    if given is not None:
+        return given
+    reachable = most_update(sealed, site, dimension)
+    return reachable if math.isfinite(reachable) else DEFAULT_BOUND
+
+
+def batch_of(sealed: SealedManifest, name: str, cohort: Sequence[str], threshold: int, slots: int) -> Batch:
+    """A batch over sites of the roster, with the keys and the quorum that the hospital approved.
+
+    Raises:
+        ProtocolError: a site is not in the roster or out of its order, or a floor is violated.
+    """
+    entries = [entry for entry in sealed.roster if entry.site in set(cohort)]
+    if [entry.site for entry in entries] != list(cohort):
+        raise ProtocolError(
+            "the cohort is not made of the roster's sites, each once, in roster order",
+            code="cohort-foreign",
+            blamed="coordinator",
+            got=", ".join(cohort)[:200],
+        )
+    return Batch(
+        study=sealed.digest,
+        batch=name,
+        members=tuple(cohort),
+        keys=tuple(entry.identity_key for entry in entries),
+        threshold=threshold,
+        quorum=sealed.manifest.federation.quorum,
+        slots=slots,
+        withstands=sealed.manifest.privacy.colluders,
+    )
+
+
+def check_plan(sealed: SealedManifest, dimension: int) -> None:
+    """Refuse at planning what no round could do: a secure sum of the whole roster that would not fit the ring.
+
+    Raises:
+        InputError: it would not fit.
+    """
+    if sealed.manifest.privacy.secure_aggregation:
+        secure_terms(sealed, len(sealed.roster), dimension=dimension, train=True, evaluate=True)
+
+
+def _check_counts(counts: Counts) -> None:
+    if (counts < 0).any():
+        raise _beyond("the summed histogram holds a negative count")
+    if (counts[1:] > counts[0]).any():
+        raise _beyond("the summed histogram counts more patients in a group than in all")
+
+
+def _beyond(what: str) -> ProtocolError:
+    remedy = "a site sent a false vector; sums hide which"
+    return ProtocolError(what, code="sum-out-of-bounds", lie=False, remedy=remedy)
