@@ -57,7 +57,7 @@ def _fedward(folder: Path) -> tuple[list[Figure], float, int]:
         view = federation.train(progress=False)
         trained = time.monotonic()
         homes = [federation.home(site) for site in federation.names]
-        rounds, training = _rounds(federation.coordinator_home, view), _training(homes)
+        rounds, training = round_seconds(federation.coordinator_home, view), training_seconds(homes)
         overheads = [seconds - training[attempt] for attempt, seconds in rounds.items()]
         if len(overheads) < LEAST_ROUNDS:
             raise RuntimeError(f"{len(overheads)} rounds could be measured, {LEAST_ROUNDS} are needed")
@@ -74,7 +74,7 @@ def _fedward(folder: Path) -> tuple[list[Figure], float, int]:
         return found, overhead, dimension(build(federation.manifest))
 
 
-def _rounds(home: CoordinatorHome, view: StudyView) -> dict[int, float]:
+def round_seconds(home: CoordinatorHome, view: StudyView) -> dict[int, float]:
     """Seconds from commit to commit by attempt, read from the study's log; the first round has no commit before it."""
     commits: dict[int, datetime] = {}
     for line in (home.log_folder / f"study-{view.key}.log").read_text(encoding="utf-8").splitlines():
@@ -89,7 +89,7 @@ def _rounds(home: CoordinatorHome, view: StudyView) -> dict[int, float]:
     }
 
 
-def _training(homes: list[SiteHome]) -> dict[int, float]:
+def training_seconds(homes: list[SiteHome]) -> dict[int, float]:
     """Seconds of the slowest site's training and evaluation, by attempt."""
     slowest: dict[int, float] = {}
     for home in homes:

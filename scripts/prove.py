@@ -22,7 +22,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".prove" / "state.json"
 PACKAGES = ("study", "privacy", "client", "server")
-SHARED = ("pyproject.toml", "constraints.txt", "tests/conftest.py", "tests/federation.py", "tests/invariants.py")
+SHARED = (
+    "pyproject.toml",
+    "constraints.txt",
+    "tests/cohort.py",
+    "tests/conftest.py",
+    "tests/federation.py",
+    "tests/forgeries.py",
+    "tests/invariants.py",
+    "tests/sums.py",
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,20 @@ PROOFS: dict[str, list[Proof]] = {
             "fuzz-messages",
             "100 000 changed messages and manifests for each parser",
             ("tests/prove/test_fuzz_messages.py",),
+            settings={"FEDWARD_FUZZ_EXAMPLES": "100000"},
+        ),
+    ],
+    "secagg": [
+        Proof(
+            "exact",
+            "9 900 sums of up to 20 sites, 100 of up to 200, and 10 000 of masks alone are exact",
+            ("tests/prove/test_secagg_exact.py",),
+            settings={"FEDWARD_SECAGG_SUMS": "9900", "FEDWARD_SECAGG_LARGE": "100", "FEDWARD_SECAGG_ALGEBRA": "10000"},
+        ),
+        Proof(
+            "fuzz",
+            "100 000 changed messages for each parser and each machine of secure aggregation",
+            ("tests/prove/test_secagg_fuzz.py",),
             settings={"FEDWARD_FUZZ_EXAMPLES": "100000"},
         ),
     ],

@@ -21,7 +21,8 @@ from fedward.cli.main import app
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- run: (\w+) -->\n```sh\n(.*?)```", README, re.DOTALL)
-ROLES = ("coordinator", "cleveland", "hungarian", "researcher")
+SITES = ("cleveland", "hungarian", "va")
+ROLES = ("coordinator", *SITES, "researcher")
 
 
 class Machines:
@@ -66,11 +67,12 @@ class Machines:
     def send(self) -> None:
         """What people send each other between the steps of the walk-through."""
         coordinator = self.folder / "coordinator"
-        for site in ("cleveland", "hungarian"):
+        for site in SITES:
             here = self.folder / site
             for source, target in (
                 (here / f"{site}.request.json", coordinator),
                 (coordinator / f"{site}.kit.json", here),
+                (coordinator / "transcript.json", here),
             ):
                 if source.is_file():
                     shutil.copyfile(source, target / source.name)
@@ -114,6 +116,8 @@ def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
         machines.end()
     assert "completed, round 15 of 15" in said["fedward coordinator status heart-4-hospitals"]
     assert "18 charges" in said["fedward site ledger"]
+    assert "no incident" in said["fedward site incidents"]
+    assert "every signature holds" in next(out for line, out in said.items() if "audit transcript" in line)
     result = json.loads((tmp_path / "researcher" / "result.json").read_text())
     assert 0.7 < result["auroc"]["federated"] < 1
     assert result["privacy"]["study_epsilon"] == 2
@@ -134,7 +138,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_every_fedward_command_in_the_readme_exists() -> None:
-    shown = set(re.findall(r"fedward (?:site|coordinator) [a-z]+|fedward (?:demo|example)", README))
+    shown = set(re.findall(r"fedward (?:site|coordinator|audit) [a-z]+|fedward (?:demo|example)", README))
     assert shown <= _commands()
     assert len(shown) > 10
 

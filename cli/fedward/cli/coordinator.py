@@ -144,6 +144,8 @@ def propose(
         return
     say(f'Proposed "{view.title}": digest {view.digest}')
     _say_standings(view)
+    if view.secure is not None:
+        say(view.secure)
     say(f"Next, when enough hospitals have approved: fedward coordinator launch {view.study_id}")
 
 
@@ -184,6 +186,8 @@ def launch(
         _say_study(view)
         return
     say(f'Launched "{view.title}" ({(view.digest or "")[:12]}): {view.rounds} rounds.')
+    if view.secure is not None:
+        say(view.secure)
     say(f"Follow it: fedward coordinator status {view.study_id} --follow")
 
 
@@ -224,6 +228,28 @@ def stop(study: Reference, home: Home = DEFAULT_HOME, as_json: bool = JsonOption
         print_json(view.as_json())
         return
     say(f'"{view.title}": stop is {"done" if view.state == "stopped" else "asked for; its run ends within seconds"}.')
+
+
+@app.command()
+def transcript(
+    study: Reference,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it; must not exist.")],
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Write the transcript of a study's secure sums, for anyone to check with `fedward audit transcript`."""
+    from fedward.privacy.errors import UsageError
+    from fedward.study.files import write_atomic
+
+    made = _coordinator(home).transcript(study)
+    if out.exists():
+        raise UsageError(f"{out} exists already", remedy="give another --out")
+    write_atomic(out, made.model_dump_json().encode())
+    sums = sum(len(batch.sums) for batch in made.batches)
+    if as_json:
+        print_json({"file": str(out), "batches": len(made.batches), "sums": sums})
+        return
+    say(f"{out}: {sums} sums of {len(made.batches)} batches. Anyone can check it: fedward audit transcript {out}")
 
 
 def _coordinator(home: Path) -> Coordinator:
@@ -273,6 +299,8 @@ def _say_study(view: StudyView) -> None:
             (what, str(attempt.attempt), attempt.outcome or "under way", took, ", ".join(done), "; ".join(others))
         )
     table("Rounds", ("round", "attempt", "outcome", "took", "contributed", "others"), rows)
+    if view.secure is not None:
+        say(view.secure)
     newest = view.auroc()
     if newest is not None and newest.value is not None:
         say(f"AUROC on held-out patients after round {newest.version}: {newest.value:.3f} "

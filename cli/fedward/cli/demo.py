@@ -47,7 +47,8 @@ def demo(
 
     One coordinator and four hospital nodes run as five processes on loopback, each with its own folder, keys and data
     (UCI Heart Disease: Cleveland, Hungarian, Switzerland, VA Long Beach; 920 patients, CC BY 4.0). They go through the
-    same commands as a real federation: init, request, enroll, register, propose, review, approve, launch. At the end it
+    same commands as a real federation: init, request, enroll, register, propose, review, approve, launch. Updates leave
+    the hospitals masked, so that the coordinator learns their sum alone (secure aggregation). At the end it
     shows the federated model beside each hospital's own model and beside the pooled model that privacy forbids, results
     by sex and age band, the ε that each hospital spent, and who contributed. It ends by itself and keeps its folder.
     """
@@ -82,17 +83,21 @@ def demo(
             print_json(results)
         else:
             show(results)
-            _say_next(federation.folder, results["study"]["id"])
+            _say_next(federation.folder, results["study"]["id"], secure=results["secure"] is not None)
         if keep:
             note("the federation keeps running; Ctrl-C ends it")
             federation.wait()
 
 
-def _say_next(folder: Path, study: str) -> None:
+def _say_next(folder: Path, study: str, *, secure: bool) -> None:
     # From a clone, the command is not on the PATH: show what can be pasted.
     command = "fedward" if shutil.which("fedward") else os.path.relpath(sys.argv[0])
     say("\nLook further (everything of this run is kept):")
     say(f"  {command} coordinator status {study} --home {folder}/coordinator")
+    if secure:
+        say(f"  {command} coordinator transcript {study} --out transcript.json --home {folder}/coordinator")
+        say(f"  {command} audit transcript transcript.json")
+        say(f"  {command} site incidents --home {folder}/sites/NAME")
     say(f"  {command} site ledger --home {folder}/sites/NAME")
     say(f"  {command} site review --home {folder}/sites/NAME")
     say(f"  the model and every process's log: {folder}/coordinator/models, {folder}/logs")

@@ -143,6 +143,9 @@ class DemoFederation:
         if privacy.mechanism == "none":
             text = text.replace("require_dp = true ", "require_dp = false")
             self.relaxed.append("require_dp = false")
+        if not privacy.secure_aggregation:
+            text = text.replace("require_secure_aggregation = true ", "require_secure_aggregation = false")
+            self.relaxed.append("require_secure_aggregation = false")
         if privacy.epsilon is not None and privacy.epsilon > policy.max_epsilon:
             text = re.sub(r"max_epsilon = \S+", f"max_epsilon = {privacy.epsilon}", text)
             self.relaxed.append(f"max_epsilon = {privacy.epsilon:g}")

@@ -55,6 +55,7 @@ def gather(federation: DemoFederation, view: StudyView) -> dict[str, Any]:
         "groups": _groups(manifest, federated, everyone),
         "privacy": _privacy(federation, manifest),
         "contributions": view.contributions(),
+        "secure": view.secure,
         "folder": str(federation.folder),
     }
 
@@ -171,10 +172,21 @@ def show(results: dict[str, Any]) -> None:
         say("This run trained WITHOUT differential privacy: no ε bounds what its updates reveal.")
     else:
         say(f"ε at δ = {privacy['delta']:g}. {privacy['meaning']}.")
-    say("The coordinator saw each hospital's noised update: secure aggregation is not built yet."
-        if privacy["mechanism"] != "none" else "The coordinator saw each hospital's update.")  # fmt: skip
+    say(_seen(results["secure"], noised=privacy["mechanism"] != "none"))
     seconds = results["seconds"]
     say(f"Set-up {seconds['set_up']:.0f} s, federation {seconds['federation']:.0f} s, all {seconds['all']:.0f} s.")
+
+
+def _seen(secure: str | None, *, noised: bool) -> str:
+    """What the coordinator could and could not see in this run."""
+    update = "noised update" if noised else "update"
+    if secure is None:
+        return f"The coordinator saw each hospital's {update} and its counts: secure aggregation was off."
+    return (
+        f"The coordinator saw, of each round, the exact sum of the hospitals' {update}s and counts, and who took part. "
+        "It could not see any one hospital's update, norm, loss, counts or metrics: they left the hospitals masked.\n"
+        f"{secure}"
+    )
 
 
 def _cell(row: dict[str, Any], name: str) -> str:

@@ -12,6 +12,7 @@ from fedward.client.node import cost
 from fedward.client.policy import load_policy, objections
 from fedward.privacy.errors import InputError
 from fedward.study.manifest import CategoricalFeature, NumericFeature, SealedManifest
+from fedward.study.secure import secure_words
 from fedward.study.terms import PRIVACY_WORDS, study_event
 
 
@@ -48,14 +49,21 @@ def print_review(home: SiteHome, sealed: SealedManifest) -> None:
         f"on {1 - training.holdout:.0%} of the patients; the rest only test it")  # fmt: skip
     say("  leaves here  in each round one update of the model"
         + (", noised" if sealed.noise_multiplier > 0 else ", NOT noised")
-        + ", and in some rounds counts of test patients by score, outcome and group. The coordinator sees this site's own"
-        " update and counts: secure aggregation is off. No record, no column, no file ever leaves.")  # fmt: skip
+        + ", and in some rounds counts of test patients by score, outcome and group. "
+        + _who_sees(sealed)
+        + " No record, no column, no file ever leaves.")  # fmt: skip
     _print_data(home, sealed)
     _print_cost(home, sealed)
     if decision is None:
         say("  decision     nobody here has decided yet")
     else:
         say(f"  decision     {decision.state} by {decision.by} on {datetime.fromtimestamp(decision.at, UTC):%Y-%m-%d}")
+
+
+def _who_sees(sealed: SealedManifest) -> str:
+    if sealed.manifest.privacy.secure_aggregation:
+        return secure_words(sealed) + " This site's own numbers leave masked."
+    return "The coordinator sees this site's own update and counts: secure aggregation is OFF."
 
 
 def _feature(feature: object) -> str:

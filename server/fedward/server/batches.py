@@ -87,7 +87,7 @@ class Batches:
             return self._open
         self._open, self._lost, self._next_slot = None, set(), 0
         while len(able) >= self.least:
-            self._open = self._set_up(able, min(MAX_SLOTS, slots + SPARE_SLOTS))
+            self._open = self._set_up(able, min(MAX_SLOTS, max(slots, 0) + SPARE_SLOTS))
             if self._open is not None:
                 return self._open
             able = tuple(site for site in able if site not in self._left_out)

@@ -15,9 +15,11 @@ from fedward.privacy.errors import InputError, RefusalError, UnreachableError, U
 from fedward.server.home import CoordinatorHome
 from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
+from fedward.server.transcripts import transcript_of
 from fedward.server.views import StudyView, view
 from fedward.study.enrolment import JoinKit, JoinRequest, check_request, sign
 from fedward.study.manifest import Manifest
+from fedward.study.transcript import Transcript
 
 
 class Coordinator(Protocol):
@@ -43,6 +45,9 @@ class Coordinator(Protocol):
 
     def studies(self) -> list[StudyView]:
         """Every study, newest first."""
+
+    def transcript(self, reference: str) -> Transcript:
+        """What anyone can check of a study's secure sums."""
 
     def serving(self) -> bool:
         """Whether the service runs."""
@@ -160,6 +165,13 @@ class LocalCoordinator:
 
     def studies(self) -> list[StudyView]:
         return [view(self._store, study) for study in self._store.studies()]
+
+    def transcript(self, reference: str) -> Transcript:
+        """
+        Raises:
+            InputError: no such study, or it has not run under secure aggregation.
+        """
+        return transcript_of(self._store, self._store.find(reference))
 
     def serving(self) -> bool:
         return self._home.service() is not None

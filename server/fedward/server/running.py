@@ -15,6 +15,7 @@ from fedward.privacy.secagg.coordinator import OpenBatch
 from fedward.privacy.secagg.faults import ProtocolError
 from fedward.privacy.signing import Identity
 from fedward.server import models as model_files
+from fedward.server import transcripts
 from fedward.server.aggregation import OptimiserState, step
 from fedward.server.batches import Batches
 from fedward.server.driving import Driver, StopWishedError
@@ -89,11 +90,7 @@ class StudyRun:
             raise
 
     def _recover(self, study: StudyRow, sealed: SealedManifest, reason: str) -> None:
-        cohorts = {
-            entry.data["attempt"]: entry.data["cohort"]
-            for entry in self._store.journal(study.key)
-            if entry.kind == "opened"
-        }
+        cohorts = {entry.data["attempt"]: entry.data["cohort"] for entry in self._store.journal(study.key, "opened")}
         for attempt in self._store.attempts(study.key):
             if attempt.outcome is None:
                 # What a site answered died with the run: nothing of it counts, whatever the site was charged.
@@ -303,15 +300,7 @@ class StudyRun:
             return None
 
         def journal(opened: OpenBatch) -> None:
-            batch = opened.batch
-            data = {
-                "batch": batch.batch,
-                "cohort": list(batch.members),
-                "threshold": batch.threshold,
-                "slots": batch.slots,
-                "setup": opened.setup.hex(),
-            }
-            self._store.note(study.key, "batch", data, self._clock.unix())
+            self._store.note(study.key, "batch", transcripts.batch_entry(opened), self._clock.unix())
 
         return Batches(sealed, self._identity, self._driver(study), self._clock, self._report, journal)
 
@@ -323,18 +312,12 @@ class StudyRun:
     ) -> None:
         """Before shares are asked for: from then on the sum of these sites may be known, whatever becomes of the attempt."""
         if stage == "unmask" and isinstance(exchange, SecureExchange):
-            data = {
-                "attempt": number,
-                "base": exchange.context.base.hex(),
-                "survivors": list(exchange.survivors),
-                "context": exchange.context.encoded.hex(),
-                "confirmations": [confirmation.hex() for confirmation in exchange.confirmations],
-            }
+            data = transcripts.sum_entry(number, exchange.context, exchange.survivors, exchange.confirmations)
             self._store.note(study.key, "unmasking", data, self._clock.unix())
 
     def _opened_before(self, study: StudyRow, base: str) -> tuple[str, ...]:
         """The set whose sum on this base model may have been opened in an earlier attempt; empty when none was."""
-        known = [e.data for e in self._store.journal(study.key) if e.kind == "unmasking" and e.data["base"] == base]
+        known = [e.data for e in self._store.journal(study.key, "unmasking") if e.data["base"] == base]
         return tuple(known[0]["survivors"]) if known else ()
 
     def _left_out(self) -> str:

@@ -473,8 +473,11 @@ class Store:
         with self._write() as connection:
             self._append(connection, study, kind, data, at)
 
-    def journal(self, study: int) -> list[JournalEntry]:
+    def journal(self, study: int, *kinds: str) -> list[JournalEntry]:
+        """A study's journal, oldest first; only entries of these kinds, if any is given."""
         query = sa.select(_JOURNAL).where(_JOURNAL.c.study == study).order_by(_JOURNAL.c.sequence)
+        if kinds:
+            query = query.where(_JOURNAL.c.kind.in_(kinds))
         return [JournalEntry(r.sequence, r.at, r.kind, json.loads(r.data)) for r in self._rows(query)]
 
 

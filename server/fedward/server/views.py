@@ -7,13 +7,17 @@ from typing import Any
 
 from fedward.server.records import AttemptRow, MetricRow, StandingRow, StatusRow, StudyRow
 from fedward.server.store import Store
-from fedward.study.manifest import Manifest, parse_stored
+from fedward.study.manifest import Manifest, parse_sealed, parse_stored
+from fedward.study.secure import secure_words
 from fedward.study.terms import PRIVACY_WORDS
 
 
 @dataclass(frozen=True)
 class StudyView:
-    """A study as it stands. `version` is the number of committed rounds; `model` the digest of the newest model."""
+    """A study as it stands. `version` is the number of committed rounds; `model` the digest of the newest model.
+
+    `secure` says in words what secure aggregation promises and asks for; None where the coordinator sees each update.
+    """
 
     key: int
     study_id: str
@@ -27,6 +31,7 @@ class StudyView:
     model: str | None
     epsilon: float | None
     delta: float | None
+    secure: str | None
     standings: tuple[StandingRow, ...]
     attempts: tuple[AttemptRow, ...]
     statuses: tuple[StatusRow, ...]
@@ -52,6 +57,13 @@ class StudyView:
         return asdict(self) | {"contributions": self.contributions(), "privacy": PRIVACY_WORDS}
 
 
+def _secure(study: StudyRow) -> str | None:
+    if study.sealed is None:
+        return None
+    sealed = parse_sealed(study.sealed)
+    return secure_words(sealed) if sealed.manifest.privacy.secure_aggregation else None
+
+
 def view(store: Store, study: StudyRow) -> StudyView:
     """The study's present state, read from the store."""
     manifest: Manifest = parse_stored(study.manifest)
@@ -69,6 +81,7 @@ def view(store: Store, study: StudyRow) -> StudyView:
         model=checkpoint.model if checkpoint else None,
         epsilon=manifest.privacy.epsilon,
         delta=manifest.privacy.delta,
+        secure=_secure(study),
         standings=tuple(store.standings(study.key)),
         attempts=tuple(store.attempts(study.key)),
         statuses=tuple(store.statuses(study.key)),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedward.privacy.canonical import digest_of
 from fedward.privacy.errors import InputError
-from fedward.privacy.secagg.contexts import Batch
+from fedward.privacy.secagg.contexts import Batch, least_threshold
 from fedward.privacy.secagg.faults import ProtocolError
 from fedward.privacy.secagg.masks import Ring
 from fedward.privacy.secagg.ring import Block, RingTerms, encode, encode_counts, most_per_member
@@ -168,6 +168,22 @@ def batch_of(sealed: SealedManifest, name: str, cohort: Sequence[str], threshold
         quorum=sealed.manifest.federation.quorum,
         slots=slots,
         withstands=sealed.manifest.privacy.colluders,
+    )
+
+
+def secure_words(sealed: SealedManifest) -> str:
+    """What secure aggregation promises in this study, and what it asks for, in one paragraph for people."""
+    sites, colluders = len(sealed.roster), sealed.manifest.privacy.colluders
+    floor = max(least_threshold(sites, colluders), sealed.manifest.federation.quorum)
+    spare = (
+        f"up to {sites - floor} of the {sites} sites may drop out of a round"
+        if sites > floor
+        else f"all {sites} sites must stay through every round: a single dropout costs the attempt"
+    )
+    others = "1 site" if colluders == 1 else f"{colluders} sites"
+    return (
+        "Secure aggregation: the coordinator learns sums only, even if it lies and colludes with up to "
+        f"{others}; with all sites there, {spare}."
     )
 
 

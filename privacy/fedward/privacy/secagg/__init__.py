@@ -8,6 +8,7 @@ slots at once, so that a sum costs three exchanges: masked, confirm, unmask.
     wire          the messages: canonical, of one length each, signed by the roster's keys
     site          a hospital's state machine
     coordinator   the coordinator's state machines: a batch's setup, a slot's sum
+    transcript    what an auditor can check afterwards
     ring          reals and counts as ring integers; stochastic rounding; bounds
     masks         AES-256-CTR keystreams
     shamir, commitments, keys, derivations, faults

@@ -15,7 +15,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from hashlib import sha256
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
 from fedward.privacy.secagg import wire
-from fedward.privacy.secagg.commitments import leaf, root_of
+from fedward.privacy.secagg.commitments import depth, leaf, prove
 from fedward.privacy.secagg.contexts import Batch, RoundContext
 from fedward.privacy.secagg.derivations import commitment, key_leaf, pair_key, seed_leaf, self_key, subtracts
 from fedward.privacy.secagg.faults import ProtocolError
@@ -33,19 +33,26 @@ from fedward.privacy.secagg.keys import is_small_order, public_of
 from fedward.privacy.secagg.masks import apply
 from fedward.privacy.secagg.ring import RingTerms
 from fedward.privacy.secagg.shamir import SECRET_BYTES, coefficients, combine, to_element
-from fedward.privacy.secagg.site import setup_hash
+from fedward.privacy.secagg.transcript import BatchRecord, check_batch, setup_hash
 
 T = TypeVar("T")
 
 
 class OpenBatch:
-    """A batch that every member opened: its public part, all that the coordinator knows of it."""
+    """A batch that every member opened: its public part, all that the coordinator knows of it.
 
-    def __init__(self, batch: Batch, adverts: list[wire.Advert], roots: list[wire.Roots], setup: bytes) -> None:
+    Raises:
+        ProtocolError: the record lacks a member's message, or one is false.
+    """
+
+    def __init__(self, record: BatchRecord) -> None:
+        batch = record.batch
+        self.record = record
         self.batch = batch
-        self.adverts = adverts
-        self.roots = roots
-        self.setup = setup
+        self.setup = check_batch(record)
+        self.adverts = [wire.open_advert(batch, i, raw) for i, raw in enumerate(record.adverts)]
+        digest = sha256(b"".join(record.adverts)).digest()
+        self.roots = [wire.open_roots(batch, i, raw, digest) for i, raw in enumerate(record.roots)]
 
 
 class BatchSetup:
@@ -55,7 +62,7 @@ class BatchSetup:
         self.batch = batch
         self._adverts: dict[int, bytes] = {}
         self._shares: dict[int, tuple[bytes, list[bytes]]] = {}
-        self._opened: set[int] = set()
+        self._opened: dict[int, bytes] = {}
 
     def advertised(self, site: str, data: bytes) -> None:
         """Take a member's advert.
@@ -108,7 +115,7 @@ class BatchSetup:
         index = self._fresh(site, self._opened)
         if wire.open_opened(self.batch, index, data) != self._setup():
             raise ProtocolError(f"{site} opened another setup", code="setup-mismatch", blamed=site)
-        self._opened.add(index)
+        self._opened[index] = data
 
     def finish(self) -> OpenBatch:
         """The batch, ready for its slots.
@@ -116,12 +123,10 @@ class BatchSetup:
         Raises:
             ProtocolError: a member's word is missing.
         """
-        if len(self._opened) != self.batch.size:
-            raise ProtocolError("not every member opened its boxes", code="setup-incomplete", lie=False)
-        digest = sha256(self.adverts()).digest()
-        adverts = [wire.open_advert(self.batch, i, self._adverts[i]) for i in range(self.batch.size)]
-        roots = [wire.open_roots(self.batch, i, self._shares[i][0], digest) for i in range(self.batch.size)]
-        return OpenBatch(self.batch, adverts, roots, self._setup())
+        opened = self._all(self._opened, "opened its boxes")
+        roots = [roots for roots, _ in self._all(self._shares, "shared")]
+        adverts = self._all(self._adverts, "advertised")
+        return OpenBatch(BatchRecord(self.batch, tuple(adverts), tuple(roots), tuple(opened)))
 
     def _setup(self) -> bytes:
         roots = [roots for roots, _ in self._all(self._shares, "shared")]
@@ -229,21 +234,27 @@ class SlotSum:
         reveal = wire.open_reveal(self._batch, index, data, self._context)
         if reveal.survivors != self._set():
             raise ProtocolError(f"{site} revealed for another survivor set", code="survivors-unequal", blamed=site)
-        elements = []
-        for dealer, (share, path) in enumerate(reveal.shares):
-            at = self._leaf(dealer)
-            start = leaf(self._batch.way(dealer, index), at, share)
-            if root_of(start, at, path) != self._opened.roots[dealer].roots[index]:
-                raise ProtocolError(
-                    f"{site} revealed a share that {self._batch.members[dealer]} did not deal to it",
-                    code="false-share",
-                    blamed=site,
-                )
-            try:
-                elements.append(to_element(share))
-            except InputError:
-                raise ProtocolError(f"{site} revealed no share", code="false-share", blamed=site) from None
-        self._reveals[index] = elements
+        self._check_paths(site, index, reveal.shares)
+        try:
+            self._reveals[index] = [to_element(share) for share, _ in reveal.shares]
+        except InputError:
+            raise ProtocolError(f"{site} revealed no share", code="false-share", blamed=site) from None
+
+    def _check_paths(self, site: str, index: int, shares: Sequence[tuple[bytes, bytes]]) -> None:
+        """Every share is the one that was dealt: seeds' shares lie at one index of their trees, mask keys' at another."""
+        slot, height = self._context.slot, depth(2 * self._batch.slots)
+        dropped = [dealer for dealer in range(self._batch.size) if dealer not in self._commitments]
+        for at, dealers in ((seed_leaf(slot), sorted(self._commitments)), (key_leaf(slot), dropped)):
+            leaves = [leaf(self._batch.way(dealer, index), at, shares[dealer][0]) for dealer in dealers]
+            caps = [self._opened.roots[dealer].caps[index] for dealer in dealers]
+            proven = prove(leaves, at, [shares[dealer][1] for dealer in dealers], caps, height)
+            for dealer, holds in zip(dealers, proven, strict=True):
+                if not holds:
+                    raise ProtocolError(
+                        f"{site} revealed a share that {self._batch.members[dealer]} did not deal to it",
+                        code="false-share",
+                        blamed=site,
+                    )
 
     def open(self) -> list[NDArray[np.int64]]:
         """The exact sum of the survivors' vectors: its blocks, as signed integers. Once: the masks are taken out in place.
@@ -295,10 +306,6 @@ class SlotSum:
                 key = pair_key(private, public, self._context, dealer, peer)
                 masks.append((key, not subtracts(peer, dealer)))
         return masks
-
-    def _leaf(self, dealer: int) -> int:
-        slot = self._context.slot
-        return seed_leaf(slot) if dealer in self._commitments else key_leaf(slot)
 
     def _set(self) -> frozenset[int]:
         return frozenset(self._commitments)

@@ -31,7 +31,7 @@ MAX_LENGTH = 2**27
 """Coordinates of a vector (512 MiB at 32 bits); more is refused before anything is allocated."""
 
 _EXACT = 2**52
-_STEP = 1 << 14
+_STEP = 1 << 13  # OpenBLAS shares out a product of more than 10 000 numbers, and then waits for busy cores
 
 
 @dataclass(frozen=True)

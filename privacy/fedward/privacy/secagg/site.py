@@ -38,6 +38,7 @@ from fedward.privacy.secagg.keys import KEY_BYTES, agree, close_box, derive, is_
 from fedward.privacy.secagg.masks import Ring, apply
 from fedward.privacy.secagg.ring import RingTerms
 from fedward.privacy.secagg.shamir import SHARE_BYTES, Entropy, split, to_element
+from fedward.privacy.secagg.transcript import setup_hash
 from fedward.privacy.signing import Identity
 
 
@@ -179,7 +180,7 @@ class SiteParty:
             if peer != self._me
         }
         hashes = tuple(sha256(boxes[i]).digest() if i in boxes else bytes(32) for i in range(self.batch.size))
-        signed = wire.Roots(tuple(tree.root for tree in trees), hashes)
+        signed = wire.Roots(tuple(tree.cap for tree in trees), hashes)
         roots = wire.seal_roots(self.batch, self._me, digest, signed, self._identity)
         # The dealer keeps its own share.
         self._secrets.held = [_Held(_cut(contents[self._me]), trees[self._me])]
@@ -204,7 +205,7 @@ class SiteParty:
             wire.open_roots(self.batch, i, raw, self._adverts_digest, COORDINATOR) for i, raw in enumerate(raw_roots)
         ]
         own = self._secrets.held[0]
-        if roots[self._me].roots[self._me] != own.tree.root:
+        if roots[self._me].caps[self._me] != own.tree.cap:
             raise ProtocolError("this site's own roots came back changed", code="roots-changed", blamed=COORDINATOR)
         dealers = [i for i in range(self.batch.size) if i != self._me]
         held = {i: self._open_box(i, box, roots[i]) for i, box in zip(dealers, boxes, strict=True)}
@@ -262,7 +263,7 @@ class SiteParty:
         except InputError:
             raise ProtocolError(f"the box of {name} does not open", code="box-invalid", blamed=name) from None
         tree = Tree(way, [bytes(share) for share in shares])
-        if tree.root != signed.roots[self._me]:
+        if tree.cap != signed.caps[self._me]:
             raise ProtocolError(
                 f"the shares of {name} are not the ones that it committed to", code="root-mismatch", blamed=name
             )
@@ -483,11 +484,6 @@ class SiteParty:
             self._forget_shares(slot)
         self._slot, self._phase = None, Phase.CLOSED
         self._secrets = _Secrets(None, [], [])
-
-
-def setup_hash(batch: Batch, adverts: bytes, raw_roots: list[bytes]) -> bytes:
-    """SetupHash: the batch, the digest of all signed adverts and all signed share roots, in cohort order."""
-    return sha256(b"fedward setup\x00" + batch.digest + adverts + b"".join(raw_roots)).digest()
 
 
 def _cut(content: bytes) -> list[bytearray]:

@@ -17,7 +17,7 @@ from enum import IntEnum
 from hashlib import sha256
 
 from fedward.privacy.errors import IntegrityError
-from fedward.privacy.secagg.commitments import HASH_BYTES, depth
+from fedward.privacy.secagg.commitments import CAP_BYTES, HASH_BYTES, depth
 from fedward.privacy.secagg.contexts import Batch, RoundContext
 from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
 from fedward.privacy.secagg.keys import KEY_BYTES, TAG_BYTES
@@ -81,7 +81,7 @@ def advert_size(batch: Batch) -> int:
 
 
 def roots_size(batch: Batch) -> int:
-    return _HEAD + 32 + 2 * HASH_BYTES * batch.size + SIGNATURE_BYTES
+    return _HEAD + 32 + (CAP_BYTES + HASH_BYTES) * batch.size + SIGNATURE_BYTES
 
 
 def box_size(batch: Batch) -> int:
@@ -168,18 +168,18 @@ def open_advert(batch: Batch, sender: int, data: bytes, blame: str = "") -> Adve
 
 @dataclass(frozen=True)
 class Roots:
-    """What a dealer signs for its shares: a root and the hash of the box per recipient, in cohort order.
+    """What a dealer signs for its shares: the tree's cap and the hash of the box per recipient, in cohort order.
 
     The hash for the dealer itself, which gets no box, is 32 zero bytes.
     """
 
-    roots: tuple[bytes, ...]
+    caps: tuple[bytes, ...]
     boxes: tuple[bytes, ...]
 
 
 def seal_roots(batch: Batch, sender: int, adverts: bytes, roots: Roots, identity: Identity) -> bytes:
     """`adverts` is the digest of all adverts that the sender dealt for."""
-    fields = adverts + b"".join(roots.roots) + b"".join(roots.boxes)
+    fields = adverts + b"".join(roots.caps) + b"".join(roots.boxes)
     return _seal(Kind.ROOTS, sender, batch.digest, fields, identity)
 
 
@@ -192,8 +192,10 @@ def open_roots(batch: Batch, sender: int, data: bytes, adverts: bytes, blame: st
             code="adverts-unequal",
             blamed=blame or batch.members[sender],
         )
-    hashes = [fields[at : at + HASH_BYTES] for at in range(32, len(fields), HASH_BYTES)]
-    return Roots(tuple(hashes[: batch.size]), tuple(hashes[batch.size :]))
+    end = 32 + CAP_BYTES * batch.size
+    caps = [fields[at : at + CAP_BYTES] for at in range(32, end, CAP_BYTES)]
+    boxes = [fields[at : at + HASH_BYTES] for at in range(end, len(fields), HASH_BYTES)]
+    return Roots(tuple(caps), tuple(boxes))
 
 
 def seal_opened(batch: Batch, sender: int, setup: bytes, identity: Identity) -> bytes:
@@ -258,11 +260,7 @@ def open_reveal(batch: Batch, sender: int, data: bytes, context: RoundContext) -
     said = _same_use(fields, data, context, batch.members[sender], name)
     start = RoundContext.SIZE + _set_size(batch)
     survivors = decode_set(batch, fields[RoundContext.SIZE : start], name)
-    each = SHARE_BYTES + _path_size(batch)
-    shares = tuple(
-        (fields[at : at + SHARE_BYTES], fields[at + SHARE_BYTES : at + each])
-        for at in range(start, start + each * batch.size, each)
-    )
+    shares = tuple(struct.iter_unpack(f"{SHARE_BYTES}s{_path_size(batch)}s", memoryview(fields)[start:]))
     return Reveal(said, survivors, shares)
 
 
@@ -284,6 +282,11 @@ def _same_use(fields: bytes, data: bytes | memoryview, expected: RoundContext, s
     return said
 
 
+def sender_of(data: bytes) -> int | None:
+    """The member that a signed message says it is by; None when it is too short to say."""
+    return int(struct.unpack(">H", data[5:7])[0]) if len(data) >= _HEAD else None
+
+
 # Messages of the coordinator.
 
 
@@ -299,7 +302,7 @@ def join_delivery(roots: Sequence[bytes], boxes: Sequence[bytes]) -> bytes:
 def split_delivery(batch: Batch, data: bytes) -> tuple[list[bytes], list[bytes]]:
     """Every member's signed roots, and the other members' boxes for this site, in cohort order."""
     at = roots_size(batch) * batch.size
-    boxes = _split(data[at:], box_size(batch), batch.size - 1, "boxes")
+    boxes = _split(data, box_size(batch), batch.size - 1, "boxes", at)
     return _split(data[:at], roots_size(batch), batch.size, "roots"), boxes
 
 
@@ -311,7 +314,7 @@ def split_shares(batch: Batch, data: bytes, sender: str) -> tuple[bytes, list[by
             "a share message has the wrong length", sender, expected=f"{size} bytes", got=f"{len(data)} bytes"
         )
     at = roots_size(batch)
-    return data[:at], _split(data[at:], box_size(batch), batch.size - 1, "boxes")
+    return data[:at], _split(data, box_size(batch), batch.size - 1, "boxes", at)
 
 
 def survivors_message(batch: Batch, context: RoundContext, survivors: frozenset[int]) -> bytes:
@@ -345,7 +348,7 @@ def open_confirmations(batch: Batch, data: bytes) -> tuple[bytes, frozenset[int]
         raise malformed(
             "more sites confirmed than there are", COORDINATOR, expected=f"at most {batch.size}", got=str(count)
         )
-    confirms = _split(data[at + 2 :], confirm_size(batch), count, "confirmations")
+    confirms = _split(data, confirm_size(batch), count, "confirmations", at + 2)
     signers = [struct.unpack(">H", confirm[5:7])[0] for confirm in confirms]
     if signers != sorted(set(signers)) or not survivors.issuperset(signers):
         raise ProtocolError(
@@ -357,15 +360,16 @@ def open_confirmations(batch: Batch, data: bytes) -> tuple[bytes, frozenset[int]
     return digest, survivors, list(zip(signers, confirms, strict=True))
 
 
-def _split(data: bytes, size: int, count: int, what: str) -> list[bytes]:
-    if len(data) != size * count:
+def _split(data: bytes, size: int, count: int, what: str, start: int = 0) -> list[bytes]:
+    """The equal parts from `start` on. Nothing is cut, and so copied, before the length is known to be right."""
+    if len(data) - start != size * count:
         raise malformed(
             f"the list of {what} has the wrong length",
             COORDINATOR,
             expected=f"{count} of {size} bytes",
-            got=f"{len(data)} bytes",
+            got=f"{len(data) - start} bytes",
         )
-    return [data[at : at + size] for at in range(0, len(data), size)]
+    return [data[at : at + size] for at in range(start, len(data), size)]
 
 
 def encode_set(batch: Batch, members: frozenset[int]) -> bytes:
@@ -376,8 +380,15 @@ def encode_set(batch: Batch, members: frozenset[int]) -> bytes:
 def decode_set(batch: Batch, data: bytes, sender: str) -> frozenset[int]:
     """
     Raises:
-        ProtocolError: a bit beyond the cohort is set.
+        ProtocolError: it has the wrong length, or a bit beyond the cohort is set.
     """
+    if len(data) != _set_size(batch):
+        raise malformed(
+            "a survivor set has the wrong length",
+            sender,
+            expected=f"{_set_size(batch)} bytes",
+            got=f"{len(data)} bytes",
+        )
     bits = int.from_bytes(data, "little")
     if bits >> batch.size:
         raise ProtocolError(
