@@ -92,7 +92,10 @@ class BatchSetup:
         """
         index = self._fresh(site, self._shares)
         roots, boxes = wire.split_shares(self.batch, data, site)
-        wire.open_roots(self.batch, index, roots, sha256(self.adverts()).digest())
+        signed = wire.open_roots(self.batch, index, roots, sha256(self.adverts()).digest())
+        expected = [name for recipient, name in enumerate(signed.boxes) if recipient != index]
+        if [sha256(box).digest() for box in boxes] != expected:
+            raise ProtocolError(f"a box of {site} is not the one it signed", code="box-changed", blamed=site)
         self._shares[index] = (roots, boxes)
 
     def delivery(self, site: str) -> bytes:

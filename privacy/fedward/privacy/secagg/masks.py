@@ -27,6 +27,17 @@ def keystream(key: bytes) -> CipherContext:
     return Cipher(algorithms.AES(key), modes.CTR(_COUNTER)).encryptor()
 
 
+def check(vector: Ring) -> None:
+    """
+    Raises:
+        InputError: not one-dimensional, of another type or byte order, not contiguous, or not writable.
+    """
+    if vector.ndim != 1 or vector.dtype not in (np.dtype("<u4"), np.dtype("<u8")):
+        raise InputError("a vector of the ring is needed", expected="(m,) uint32 or uint64", got=str(vector.dtype))
+    if not (vector.flags.c_contiguous and vector.flags.writeable):
+        raise InputError("a contiguous, writable vector is needed")
+
+
 def apply(vector: Ring, masks: Iterable[tuple[bytes, bool]]) -> None:
     """Add masks to a vector in place, modulo its ring.
 
@@ -37,10 +48,7 @@ def apply(vector: Ring, masks: Iterable[tuple[bytes, bool]]) -> None:
     Raises:
         InputError: the vector is of another kind.
     """
-    if vector.ndim != 1 or vector.dtype.newbyteorder("<") not in (np.dtype("<u4"), np.dtype("<u8")):
-        raise InputError("a vector of the ring is needed", expected="(m,) uint32 or uint64", got=str(vector.dtype))
-    if not (vector.flags.c_contiguous and vector.flags.writeable):
-        raise InputError("a contiguous, writable vector is needed")
+    check(vector)
     streams = [(keystream(key).update_into, np.subtract if minus else np.add) for key, minus in masks]
     word = vector.dtype.itemsize
     buffer = bytearray(_BLOCK_BYTES + _CIPHER_BLOCK - 1)

@@ -142,9 +142,10 @@ def clipping_factor(values: NDArray[np.float32] | NDArray[np.float64], bound: fl
     if not (math.isfinite(bound) and bound > 0):
         raise InputError("the update's bound is not above 0", got=repr(bound))
     square = 0.0
-    for start in range(0, values.size, _STEP):
-        part = values[start : start + _STEP].astype(np.float64)
-        square += float(part @ part)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+        for start in range(0, values.size, _STEP):
+            part = values[start : start + _STEP].astype(np.float64)
+            square += float(part @ part)
     if not math.isfinite(square):
         # Squares of finite numbers can overflow; say which it was.
         if not np.isfinite(values).all():

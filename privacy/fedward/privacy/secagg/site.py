@@ -35,7 +35,7 @@ from fedward.privacy.secagg.contexts import Batch, RoundContext
 from fedward.privacy.secagg.derivations import commitment, key_leaf, pair_key, seed_leaf, self_key, subtracts
 from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
 from fedward.privacy.secagg.keys import KEY_BYTES, agree, close_box, derive, is_small_order, open_box, public_of
-from fedward.privacy.secagg.masks import Ring, apply
+from fedward.privacy.secagg.masks import Ring, apply, check
 from fedward.privacy.secagg.ring import RingTerms
 from fedward.privacy.secagg.shamir import SHARE_BYTES, Entropy, split, to_element
 from fedward.privacy.secagg.transcript import setup_hash
@@ -327,6 +327,7 @@ class SiteParty:
             raise InputError("the terms are not those that the slot was taken for")
         if vector.shape != (terms.length,) or vector.dtype != terms.dtype or terms.members != self.batch.size:
             raise InputError("the vector does not fit the terms", expected=f"({terms.length},)", code="wrong-shape")
+        check(vector)
         number, me = slot.context.slot, self._me
         seed, private = self._secrets.seeds[number], self._secrets.masks[number]
         key = X25519PrivateKey.from_private_bytes(private)
@@ -439,7 +440,8 @@ class SiteParty:
                 "the request belongs to another slot, attempt or batch than the one in use",
                 code="replayed",
                 blamed=COORDINATOR,
-                lie=digest not in self._used,  # of a slot before this one, it may just be late
+                # Of a slot before this one it may just be late, and a site that holds no slot cannot tell.
+                lie=self._slot is not None and digest not in self._used,
             )
         return self._slot
 
