@@ -322,7 +322,7 @@ def _sealing_delivery(batch: Batch, channels: list[bytes], recipient: int, adver
 
 def machines() -> list[Target]:
     """Every method of a state machine that takes a message, each machine in the state that it takes it in."""
-    batch = batch_of(4, slots=2)
+    batch = batch_of(4, slots=3)
     members, terms = batch.members, small_terms(4, 3)
     parties, setup = sites_of(batch), BatchSetup(batch)
     found: list[Target] = []

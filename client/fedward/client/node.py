@@ -93,13 +93,14 @@ class SiteNode:
         self._incidents = Incidents(home.incidents_folder)
         self._places = Places(home.opened_folder)
         self._cohorts: dict[str, _Cohort] = {}
-        self._last = ("", b"")
+        self._replies: dict[str, tuple[str, bytes]] = {}
 
     def __call__(self, data: bytes) -> bytes:
         """The reply to a request's bytes. Never raises: whatever goes wrong becomes a refusal with a reference."""
         name = digest(data)
-        if name == self._last[0]:
-            return self._last[1]
+        for known, packed in self._replies.values():
+            if known == name:
+                return packed
         request: messages.Request | None = None
         try:
             request, body = messages.open_request(data, self._kit.coordinator_key)
@@ -112,9 +113,15 @@ class SiteNode:
         except Exception as error:  # noqa: BLE001  # a bug must not take the node down, nor its text leave
             reply, reply_body = self._refuse(error, "internal-error", name), b""
         packed = messages.pack(reply, reply_body, self._identity)
-        if isinstance(reply, (Result, Secured)):
-            self._last = (name, packed)
+        self._remember(request, reply, name, packed)
         return packed
+
+    def _remember(self, request: messages.Request | None, reply: Reply, name: str, packed: bytes) -> None:
+        """Keep the last reply of each study; a refusal too, where the attempt's slot is used up by it."""
+        if isinstance(reply, (Result, Secured)):
+            self._replies[reply.study] = (name, packed)
+        elif isinstance(request, Masked) and self._places.seen(request.study) == (request.round, request.attempt):
+            self._replies[request.study] = (name, packed)
 
     def _refuse(self, error: Exception, code: str, request: str) -> Refusal:
         reference = self._log.error(error, code=code)

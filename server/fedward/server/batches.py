@@ -29,6 +29,8 @@ SETUP_S = 60.0
 """The most that one stage of a setup may take."""
 LEFT_OUT_S = 60.0
 SPARE_SLOTS = 4
+RESTARTS = 3
+"""Setups that may be lost to sites that restart during them, before an attempt is given up."""
 
 
 class Batches:
@@ -86,7 +88,9 @@ class Batches:
         if self._open is not None and self._fits(self._open.batch, able):
             return self._open
         self._open, self._lost, self._next_slot = None, set(), 0
-        while len(able) >= self.least:
+        for _ in range(len(able) + RESTARTS):
+            if len(able) < self.least:
+                break
             self._open = self._set_up(able, min(MAX_SLOTS, max(slots, 0) + SPARE_SLOTS))
             if self._open is not None:
                 return self._open
@@ -109,7 +113,7 @@ class Batches:
         return self._next_slot < batch.slots and len(holding) >= batch.floor and not joining
 
     def _set_up(self, cohort: tuple[str, ...], slots: int) -> OpenBatch | None:
-        """Set up a batch; None when a site failed, which is then left out.
+        """Set up a batch; None when a site failed, which is then left out unless it merely restarted.
 
         Raises:
             StopWishedError: a person stopped the study meanwhile.
@@ -137,17 +141,21 @@ class Batches:
             self._journal(opened)
             self._report(_described(batch, self._clock.monotonic() - began))
             return opened
-        failed = {
-            site: state.reason
-            for site, state in machine.sites.items()
-            if state.status in (Status.REFUSED, Status.DROPPED)
-        }
+        # Who refused ended the setup for the others, whose answers were not waited for.
+        failed = _reasons(machine, Status.REFUSED) or _reasons(machine, Status.DROPPED)
         if not failed:
             raise IntegrityError("a setup failed and named nobody", got=end.reason)
+        if failed.keys() <= exchange.left:
+            self._report(f"the setup is tried again: {', '.join(failed)} restarted meanwhile")
+            return None
         at = self._clock.monotonic()
         self._left_out |= {site: (f"left out of the batch: {reason}", at) for site, reason in failed.items()}
         self._report("setup without " + "; ".join(f"{site} ({reason})" for site, reason in failed.items()))
         return None
+
+
+def _reasons(machine: Round, status: Status) -> dict[str, str]:
+    return {site: state.reason for site, state in machine.sites.items() if state.status == status}
 
 
 def _described(batch: Batch, took: float) -> str:

@@ -96,9 +96,17 @@ class _Conversation:
             self._digests[stage, site] = digest(known)
         return known
 
-    def hear(self, stage: str, site: str, data: bytes) -> bytes:
-        """The body of a site's answer in a stage; errors as `admission.open_answer`."""
+    def hear(self, stage: str, site: str, data: bytes, left: set[str]) -> bytes:
+        """The body of a site's answer in a stage; errors as `admission.open_answer`. Who lost its place is added to `left`."""
         asked = self._digests.get((stage, site)) or self._digests.get((stage, ""), "")
+        try:
+            return self._open(site, data, asked)
+        except RefusalError as error:
+            if error.code == "unknown-batch":
+                left.add(site)
+            raise
+
+    def _open(self, site: str, data: bytes, asked: str) -> bytes:
         reply, body = open_answer(data, site=site, key=self.sealed.entry(site).identity_key, request_digest=asked)
         if not isinstance(reply, Secured) or (reply.study, reply.batch) != (self.sealed.digest, self.batch):
             raise InputError("a reply is of the wrong kind", expected="secured", got=reply.kind, code="wrong-kind")
@@ -106,11 +114,15 @@ class _Conversation:
 
 
 class SetupExchange:
-    """The setup of a batch: `advertise`, `share`, `open`. Every member must do every one."""
+    """The setup of a batch: `advertise`, `share`, `open`. Every member must do every one.
+
+    `left` names the sites that lost their place on the way: they were restarted.
+    """
 
     STAGES = ("advertise", "share", "open")
 
     def __init__(self, sealed: SealedManifest, batch: Batch, identity: Identity) -> None:
+        self.left: set[str] = set()
         self._batch = batch
         self._setup = BatchSetup(batch)
         self._talk = _Conversation(sealed, batch.batch, identity)
@@ -122,7 +134,7 @@ class SetupExchange:
         return {site: self._talk.ask(stage, "", make) for site in sites}
 
     def admit(self, site: str, stage: str, data: bytes) -> None:
-        body = self._talk.hear(stage, site, data)
+        body = self._talk.hear(stage, site, data, self.left)
         take = {"advertise": self._setup.advertised, "share": self._setup.shared, "open": self._setup.opened}[stage]
         take(site, body)
 
@@ -186,12 +198,7 @@ class SecureExchange:
 
     def admit(self, site: str, stage: str, data: bytes) -> None:
         take = {"masked": self._sum.masked, "confirm": self._sum.confirmed, "unmask": self._sum.revealed}[stage]
-        try:
-            take(site, self._talk.hear(stage, site, data))
-        except RefusalError as error:
-            if error.code == "unknown-batch":
-                self.left.add(site)
-            raise
+        take(site, self._talk.hear(stage, site, data, self.left))
 
     def gather(self, sites: Sequence[str]) -> Gathered:
         """Open the sum.

@@ -208,11 +208,10 @@ class StudyRun:
         began, round_ = self._clock.monotonic(), checkpoint.version + 1
         base = model_files.load_model(self._home.models_folder, checkpoint.model)
         prepared = self._prepare(study, sealed, checkpoint, number, cohort, base)
-        asked = prepared.plan.cohort if prepared is not None else ()
+        asked = prepared.plan.cohort if isinstance(prepared, _Prepared) else ()
         self._store.open_attempt(study.key, round_, number, checkpoint.model, asked, self._clock.unix())
-        if prepared is None:
-            reason = f"{len(cohort)} of at least {sealed.least_sites} sites are online" + self._left_out()
-            return self._close(study, sealed, number, Outcome.QUORUM_MISSED, reason, {}, None), reason, checkpoint
+        if not isinstance(prepared, _Prepared):
+            return self._close(study, sealed, number, Outcome.QUORUM_MISSED, prepared, {}, None), prepared, checkpoint
         machine, exchange = Round(prepared.plan), prepared.exchange
         end = self._driver(study).drive(
             machine, exchange, lambda stage: self._journal_stage(study, number, exchange, stage)
@@ -243,8 +242,8 @@ class StudyRun:
         number: int,
         cohort: tuple[str, ...],
         base: Vector,
-    ) -> _Prepared | None:
-        """Who is asked for what; None when too few sites can be. A batch is set up here if one is needed."""
+    ) -> _Prepared | str:
+        """Who is asked for what, or why too few sites can be. A batch is set up here if one is needed."""
         manifest, round_ = sealed.manifest, checkpoint.version + 1
         train, evaluate_ = round_ <= manifest.training.rounds, evaluates(manifest, round_)
         fields = {
@@ -258,7 +257,7 @@ class StudyRun:
         federation = manifest.federation
         if self._batches is None:
             if len(cohort) < federation.quorum:
-                return None
+                return self._too_few(sealed, cohort)
             stages = plain_stages(federation.quorum, seconds(federation.grace))
             plain = PlainExchange(sealed, Work.model_validate(fields | {"evaluate": evaluate_}), base, self._identity)
             return _Prepared(_plan(sealed, round_, number, cohort, stages), plain)
@@ -269,13 +268,17 @@ class StudyRun:
             evaluate_ = False
         opened = self._batches.ready(cohort, manifest.planned_attempts + 1 - self._store.attempts_made(study.key))
         if opened is None:
-            return None
+            return self._too_few(sealed, cohort)
         batch = opened.batch
         asked = tuple(site for site in batch.members if site in cohort)
         if opened_before and not (private and train):  # the sites open no other set's sum of un-noised numbers
-            asked = tuple(site for site in asked if site in opened_before)
-            if len(asked) < batch.floor:
-                return None
+            absent = [site for site in opened_before if site not in asked]
+            if absent:
+                return (
+                    f"the sum of {', '.join(opened_before)} on this model may have been opened, and no other may be; "
+                    f"not there: {', '.join(absent)}"
+                )
+            asked = opened_before
         request = Masked.model_validate(
             fields
             | {
@@ -320,9 +323,10 @@ class StudyRun:
         known = [e.data for e in self._store.journal(study.key, "unmasking") if e.data["base"] == base]
         return tuple(known[0]["survivors"]) if known else ()
 
-    def _left_out(self) -> str:
+    def _too_few(self, sealed: SealedManifest, cohort: tuple[str, ...]) -> str:
         left = {} if self._batches is None else self._batches.left_out
-        return "".join(f"; {site} {reason}" for site, reason in left.items())
+        reasons = "".join(f"; {site} {reason}" for site, reason in left.items())
+        return f"{len(cohort)} of at least {sealed.least_sites} sites are online{reasons}"
 
     def _refuse_sum(
         self,

@@ -103,7 +103,24 @@ def test_a_changed_share_path_or_context_proves_nothing(size: int) -> None:
             assert not holds(leaf(CONTEXT, index, share), index, path[32:], tree.cap)
 
 
-def test_changing_any_share_changes_the_root() -> None:
+@pytest.mark.parametrize("size", [1, 6, 16, 128])
+def test_each_of_many_trees_is_judged_by_itself(size: int) -> None:
+    lists = [[share[::-1] for share in shares_of(size + turn)[turn:]] for turn in range(7)]
+    trees = [Tree(CONTEXT, shares) for shares in lists]
+    for index in {0, size // 3, size - 1}:
+        leaves = [leaf(CONTEXT, index, shares[index]) for shares in lists]
+        paths, caps = [tree.path(index) for tree in trees], [tree.cap for tree in trees]
+        assert prove(leaves, index, paths, caps, depth(size)) == [True] * 7
+        for false in range(7):
+            wanted = [tree != false for tree in range(7)]
+            changed = [*leaves[:false], bytes(32), *leaves[false + 1 :]]
+            assert prove(changed, index, paths, caps, depth(size)) == wanted
+            others = [*caps[:false], caps[false - 1], *caps[false + 1 :]]
+            assert prove(leaves, index, paths, others, depth(size)) == wanted
+    assert prove([], 0, [], [], depth(size)) == []
+
+
+def test_changing_any_share_changes_the_cap() -> None:
     for size in (1, 2, 5, 8, 20):
         shares = shares_of(size)
         roots = {Tree(CONTEXT, shares).cap}
