@@ -181,7 +181,7 @@ def pretended_service(home: CoordinatorHome) -> Iterator[None]:
         ("privacy", {"epsilon": float("inf")}, "privacy.epsilon is not a finite number"),
         ("privacy", {"delta": 1.0}, "privacy.delta"),
         ("privacy", {"clipping_norm": -1.0}, "privacy.clipping_norm"),
-        ("privacy", {"secure_aggregation": True}, "secure aggregation is not built yet"),
+        ("privacy", {"colluders": 0}, "privacy.colluders"),
         ("training", {"rounds": -1}, "training.rounds"),
         ("training", {"rounds": "many"}, "training.rounds"),
         ("federation", {"deadline": "soon"}, "federation.deadline"),

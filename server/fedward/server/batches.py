@@ -99,8 +99,8 @@ class Batches:
 
     @property
     def least(self) -> int:
-        """The fewest sites of a batch: the study's, and what its promise against colluders needs."""
-        return max(self._sealed.least_sites, self._sealed.manifest.privacy.colluders + 2)
+        """The fewest sites of a batch."""
+        return self._sealed.manifest.least_sites
 
     def take_slot(self) -> int:
         """The next slot of the open batch. It is consumed, whatever becomes of it."""

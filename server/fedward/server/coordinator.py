@@ -111,12 +111,13 @@ class LocalCoordinator:
                 f"not enrolled: {', '.join(unknown)}", expected=f"some of {', '.join(known) or 'none yet'}"
             )
         invited = sites or tuple(known)
-        if len(invited) < manifest.federation.quorum:
+        if len(invited) < manifest.least_sites:
+            secure = manifest.least_sites > manifest.federation.quorum
             raise UsageError(
-                "fewer sites than the study's quorum",
-                expected=f"at least {manifest.federation.quorum}",
+                "fewer sites than a secure sum needs" if secure else "fewer sites than the study's quorum",
+                expected=f"at least {manifest.least_sites}",
                 got=str(len(invited)),
-                remedy="enroll more sites, or lower federation.quorum",
+                remedy="enroll more sites, or lower " + ("privacy.colluders" if secure else "federation.quorum"),
             )
         active = [
             s for s in self._store.studies() if s.study_id == manifest.study.id and s.state in {"draft", "running"}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
-from fedward.privacy.secagg.contexts import MIN_MEMBERS
 from fedward.privacy.signing import Identity, to_text
 from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
@@ -108,14 +107,11 @@ def propose(
     invited = [site for site in store.sites() if site.site in study.invited]
     report(f"asking {', '.join(site.site for site in invited)} for their cohorts")
     roster = _declared(store, transport, clock, study, identity, manifest, invited)
-    secure = manifest.privacy.secure_aggregation
-    least = max(manifest.federation.quorum, MIN_MEMBERS if secure else 1)
-    if len(roster) < least:
+    if len(roster) < manifest.least_sites:
         reasons = "; ".join(f"{row.site}: {row.reason}" for row in store.standings(study.key) if row.state == "absent")
         raise RefusalError(
             "too few sites take part",
-            expected=f"at least the quorum of {manifest.federation.quorum}"
-            + ("; a secure sum needs 3" if secure else ""),
+            expected=_expected(manifest),
             got=f"{len(roster)} ({reasons})",
             remedy="at the sites named: start the node, register data for this study, then propose again",
             code="quorum-missed",
@@ -135,6 +131,11 @@ def propose(
     report(f"sealed {sealed.digest[:12]} with {', '.join(entry.site for entry in roster)}")
     collect_standings(store, transport, clock, store.study(study.key), identity)
     return sealed
+
+
+def _expected(manifest: Manifest) -> str:
+    quorum, least = manifest.federation.quorum, manifest.least_sites
+    return f"at least the quorum of {quorum}" if least == quorum else f"at least {least}, as a secure sum needs"
 
 
 def _declared(

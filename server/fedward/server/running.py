@@ -99,7 +99,7 @@ class StudyRun:
                 self._report(f"attempt {attempt.attempt} of round {attempt.round} was interrupted; continuing")
 
     def _await_approvals(self, study: StudyRow, sealed: SealedManifest) -> None:
-        need, limit = sealed.least_sites, seconds(sealed.manifest.federation.approval_deadline)
+        need, limit = sealed.manifest.least_sites, seconds(sealed.manifest.federation.approval_deadline)
         deadline, said = self._clock.monotonic() + limit, ""
         while True:
             standings = collect_standings(self._store, self._transport, self._clock, study, self._identity)
@@ -195,11 +195,11 @@ class StudyRun:
             cohort = tuple(entry.site for entry in sealed.roster if entry.site in online)
             everybody = len(cohort) == len(sealed.roster) - len(rejected)
             now = self._clock.monotonic()
-            if everybody or (len(cohort) >= sealed.least_sites and now >= settle) or now >= deadline:
+            if everybody or (len(cohort) >= sealed.manifest.least_sites and now >= settle) or now >= deadline:
                 return cohort
-            if len(cohort) < sealed.least_sites and not said:
+            if len(cohort) < sealed.manifest.least_sites and not said:
                 said = True
-                self._report(f"waiting for sites: {len(cohort)} of at least {sealed.least_sites} are online")
+                self._report(f"waiting for sites: {len(cohort)} of at least {sealed.manifest.least_sites} are online")
             self._pause(0.2, study)
 
     def _attempt(
@@ -326,7 +326,7 @@ class StudyRun:
     def _too_few(self, sealed: SealedManifest, cohort: tuple[str, ...]) -> str:
         left = {} if self._batches is None else self._batches.left_out
         reasons = "".join(f"; {site} {reason}" for site, reason in left.items())
-        return f"{len(cohort)} of at least {sealed.least_sites} sites are online{reasons}"
+        return f"{len(cohort)} of at least {sealed.manifest.least_sites} sites are online{reasons}"
 
     def _refuse_sum(
         self,

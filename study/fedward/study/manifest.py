@@ -274,6 +274,12 @@ class Manifest(Part):
         return self
 
     @property
+    def least_sites(self) -> int:
+        """The fewest sites of a round: the quorum, and what a secure sum that withstands the colluders needs."""
+        secure = max(MIN_MEMBERS, self.privacy.colluders + 2) if self.privacy.secure_aggregation else 1
+        return max(self.federation.quorum, secure)
+
+    @property
     def planned_attempts(self) -> int:
         """Charged attempts that σ is calibrated for: every round once, and the spare ones."""
         return self.training.rounds + self.privacy.spare_attempts
@@ -337,12 +343,6 @@ class SealedManifest(Part):
     def digest(self) -> str:
         """The study digest: SHA-256 of the canonical JSON."""
         return digest(self.canonical)
-
-    @property
-    def least_sites(self) -> int:
-        """The fewest sites of a round: the quorum, and what a secure sum needs."""
-        secure = self.manifest.privacy.secure_aggregation
-        return max(self.manifest.federation.quorum, MIN_MEMBERS if secure else 1)
 
     def entry(self, site: str) -> RosterEntry:
         """The roster's entry of a site.
