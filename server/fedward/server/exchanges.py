@@ -42,7 +42,7 @@ class PlainExchange:
 
     def __init__(self, sealed: SealedManifest, request: Work, base: Vector, identity: Identity) -> None:
         self._sealed = sealed
-        self._request = request
+        self.request = request
         self._payload = messages.pack(request, messages.floats_to_bytes(base), identity)
         self._digest = digest(self._payload)
         self._admitted: dict[str, Admitted] = {}
@@ -56,12 +56,12 @@ class PlainExchange:
             data,
             site=site,
             key=sealed.entry(site).identity_key,
-            request=self._request,
+            request=self.request,
             request_digest=self._digest,
             limits=Limits(
                 histogram_shape(sealed.manifest),
                 most_patients(sealed, site),
-                most_update(sealed, site, self._request.dimension),
+                most_update(sealed, site, self.request.dimension),
             ),
         )
 
@@ -69,11 +69,11 @@ class PlainExchange:
         """Sum in the order given, roster order, so that a rerun gives equal bits."""
         admitted = [self._admitted[site] for site in sites]
         delta = None
-        if self._request.train:
+        if self.request.train:
             weights = [training_cohort(self._sealed, site) for site in sites]
             delta = weighted_mean([one.update for one in admitted if one.update is not None], weights)
         counts = [one.counts for one in admitted if one.counts is not None]
-        return Gathered(delta, np.sum(np.stack(counts), axis=0) if self._request.evaluate else None)
+        return Gathered(delta, np.sum(np.stack(counts), axis=0) if self.request.evaluate else None)
 
 
 class _Conversation:
@@ -168,7 +168,7 @@ class SecureExchange:
         self, sealed: SealedManifest, opened: OpenBatch, request: Masked, base: Vector, identity: Identity
     ) -> None:
         self.left: set[str] = set()
-        self._request = request
+        self.request = request
         self._base = base
         self._terms: SecureTerms = secure_terms(
             sealed, opened.batch.size, dimension=len(base), train=request.train, evaluate=request.evaluate
@@ -212,10 +212,10 @@ class SecureExchange:
         return Gathered(delta, counts)
 
     def _masked(self) -> tuple[messages.Request, bytes]:
-        return self._request, messages.floats_to_bytes(self._base)
+        return self.request, messages.floats_to_bytes(self._base)
 
     def _confirm(self) -> tuple[messages.Request, bytes]:
-        return Step(kind="confirm", study=self._request.study, batch=self._request.batch), self._sum.confirm_request()
+        return Step(kind="confirm", study=self.request.study, batch=self.request.batch), self._sum.confirm_request()
 
     def _unmask(self) -> tuple[messages.Request, bytes]:
-        return Step(kind="unmask", study=self._request.study, batch=self._request.batch), self._sum.unmask_request()
+        return Step(kind="unmask", study=self.request.study, batch=self.request.batch), self._sum.unmask_request()

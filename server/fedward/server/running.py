@@ -28,7 +28,7 @@ from fedward.server.round import Outcome, Plan, Round, SiteState, Stage, Status,
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Transport
 from fedward.study.manifest import SealedManifest, parse_sealed, seconds
-from fedward.study.messages import Masked, Work
+from fedward.study.messages import Masked, Task, Work
 from fedward.study.models import Vector, build, to_vector
 from fedward.study.terms import evaluates
 
@@ -245,33 +245,45 @@ class StudyRun:
     ) -> _Prepared | str:
         """Who is asked for what, or why too few sites can be. A batch is set up here if one is needed."""
         manifest, round_ = sealed.manifest, checkpoint.version + 1
-        train, evaluate_ = round_ <= manifest.training.rounds, evaluates(manifest, round_)
-        fields = {
+        task: dict[str, object] = {
             "study": sealed.digest,
             "round": round_,
             "attempt": number,
             "base": checkpoint.model,
             "dimension": len(base),
-            "train": train,
+            "train": round_ <= manifest.training.rounds,
+            "evaluate": evaluates(manifest, round_),
         }
+        if self._batches is not None:
+            before = self._opened_before(study, checkpoint.model)
+            slots = manifest.planned_attempts + 1 - self._store.attempts_made(study.key)
+            return self._prepare_secure(sealed, self._batches, task, cohort, base, before, slots)
         federation = manifest.federation
-        if self._batches is None:
-            if len(cohort) < federation.quorum:
-                return self._too_few(sealed, cohort)
-            stages = plain_stages(federation.quorum, seconds(federation.grace))
-            plain = PlainExchange(sealed, Work.model_validate(fields | {"evaluate": evaluate_}), base, self._identity)
-            return _Prepared(_plan(sealed, round_, number, cohort, stages), plain)
-        opened_before = self._opened_before(study, checkpoint.model)
-        private = manifest.privacy.mechanism != "none"
-        if opened_before and private and train and evaluate_:
+        if len(cohort) < federation.quorum:
+            return self._too_few(sealed, cohort)
+        plain = PlainExchange(sealed, Work.model_validate(task), base, self._identity)
+        return _Prepared(_plan(sealed, plain.request, cohort, plain_stages(federation.quorum, _grace(sealed))), plain)
+
+    def _prepare_secure(
+        self,
+        sealed: SealedManifest,
+        batches: Batches,
+        task: dict[str, object],
+        cohort: tuple[str, ...],
+        base: Vector,
+        opened_before: tuple[str, ...],
+        slots: int,
+    ) -> _Prepared | str:
+        noised = sealed.manifest.privacy.mechanism != "none" and bool(task["train"])
+        if opened_before and noised and task["evaluate"]:
             self._report("the model is not evaluated again: its counts may have been opened in an earlier attempt")
-            evaluate_ = False
-        opened = self._batches.ready(cohort, manifest.planned_attempts + 1 - self._store.attempts_made(study.key))
+            task["evaluate"] = False
+        opened = batches.ready(cohort, slots)
         if opened is None:
             return self._too_few(sealed, cohort)
         batch = opened.batch
         asked = tuple(site for site in batch.members if site in cohort)
-        if opened_before and not (private and train):  # the sites open no other set's sum of un-noised numbers
+        if opened_before and not noised:  # the sites open no other set's sum of un-noised numbers
             absent = [site for site in opened_before if site not in asked]
             if absent:
                 return (
@@ -279,24 +291,15 @@ class StudyRun:
                     f"not there: {', '.join(absent)}"
                 )
             asked = opened_before
-        request = Masked.model_validate(
-            fields
-            | {
-                "evaluate": evaluate_,
-                "batch": batch.batch,
-                "setup": opened.setup.hex(),
-                "slot": self._batches.take_slot(),
-            }
-        )
-        grace = seconds(federation.grace)
-        helper_grace = min(grace, HELPER_GRACE_S)
+        place = {"batch": batch.batch, "setup": opened.setup.hex(), "slot": batches.take_slot()}
+        secure = SecureExchange(sealed, opened, Masked.model_validate(task | place), base, self._identity)
+        helper_grace = min(_grace(sealed), HELPER_GRACE_S)
         stages = (
-            Stage("masked", batch.floor, grace),
+            Stage("masked", batch.floor, _grace(sealed)),
             Stage("confirm", batch.floor, helper_grace),
             Stage("unmask", batch.threshold, helper_grace),
         )
-        secure = SecureExchange(sealed, opened, request, base, self._identity)
-        return _Prepared(_plan(sealed, round_, number, asked, stages), secure)
+        return _Prepared(_plan(sealed, secure.request, asked, stages), secure)
 
     def _new_batches(self, study: StudyRow, sealed: SealedManifest) -> Batches | None:
         if not sealed.manifest.privacy.secure_aggregation:
@@ -397,9 +400,13 @@ class StudyRun:
         self._clock.sleep(wait)
 
 
-def _plan(sealed: SealedManifest, round_: int, number: int, cohort: tuple[str, ...], stages: tuple[Stage, ...]) -> Plan:
+def _grace(sealed: SealedManifest) -> float:
+    return seconds(sealed.manifest.federation.grace)
+
+
+def _plan(sealed: SealedManifest, task: Task, cohort: tuple[str, ...], stages: tuple[Stage, ...]) -> Plan:
     deadline = seconds(sealed.manifest.federation.deadline)
-    return Plan(round=round_, attempt=number, cohort=cohort, stages=stages, deadline=deadline)
+    return Plan(round=task.round, attempt=task.attempt, cohort=cohort, stages=stages, deadline=deadline)
 
 
 def _sealed(study: StudyRow) -> SealedManifest:
