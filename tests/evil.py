@@ -10,6 +10,7 @@ as the coordinator's service does, and speaks to the hospitals through the same 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import secrets
 import shutil
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import httpx
 import numpy as np
 import pytest
 from command import good
@@ -112,7 +114,8 @@ class Line:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_S):
-            self._task.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+            with contextlib.suppress(httpx.HTTPError):  # the next one comes in time
+                self._task.SendTaskHeartbeat(SendTaskHeartbeatRequest())
 
     def close(self) -> None:
         self._over.set()
@@ -175,13 +178,19 @@ class Evil:
     def ask(self, site: str, request: Request, body: bytes = b"", signer: Identity | None = None) -> Said:
         return self.tell_one(site, messages.pack(request, body, signer or self.identity))
 
-    def spread(self, cases: Mapping[str, Callable[[str], bytes]], sites: Sequence[str] = SITES) -> dict[str, Said]:
-        """Tell each case to one site, so many at a time as there are sites. A case makes its bytes for a site."""
+    def spread(
+        self, cases: Mapping[str, bytes | Callable[[str], bytes]], sites: Sequence[str] = SITES
+    ) -> dict[str, Said]:
+        """Tell each case to one site, so many at a time as there are sites. A case may be made for the site that gets it."""
         said: dict[str, Said] = {}
         names = list(cases)
         for start in range(0, len(names), len(sites)):
+            payloads = {}
             turn = dict(zip(sites, names[start : start + len(sites)], strict=False))
-            answers = self.tell({site: cases[name](site) for site, name in turn.items()})
+            for site, name in turn.items():
+                case = cases[name]
+                payloads[site] = case if isinstance(case, bytes) else case(site)
+            answers = self.tell(payloads)
             said |= {name: answers[site] for site, name in turn.items()}
         return said
 

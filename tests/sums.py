@@ -40,9 +40,11 @@ def random_terms(draw: random.Random, n: int) -> RingTerms:
     return RingTerms(bits, n, tuple(Block(name, draw.randint(1, 20), draw.choice(limits)) for name in names))
 
 
-def random_values(draw: random.Random, terms: RingTerms) -> list[int]:
+STYLES = ("any", "any", "most", "least", "ends")
+
+
+def random_values(draw: random.Random, terms: RingTerms, style: str) -> list[int]:
     """One member's vector: anything that it may put in, its limits above all."""
-    style = draw.choice(("any", "any", "most", "least", "ends"))
     values = []
     for block in terms.blocks:
         ends = (-block.most, block.most)
@@ -69,13 +71,15 @@ def random_dropouts(draw: random.Random, n: int, t: int, floor: int) -> Dropouts
 def check_sums(tally: Tally, seed: str, n: int, slots: int) -> None:
     """Set up one batch of n sites and compare the sum of each of its slots with the plain one."""
     draw = drawing(seed)
-    t, quorum = draw.randint(least_threshold(n), n), draw.choice((1, 1, draw.randint(1, n)))
+    t = draw.choice((least_threshold(n), draw.randint(least_threshold(n), n)))
+    quorum = draw.choice((1, draw.randint(1, n)))
     batch = batch_of(n, t=t, quorum=quorum, slots=slots)
     parties = sites_of(batch, seed)
     cohort = Cohort(batch, parties, set_up(batch, parties))
     for slot in range(slots):
         terms = random_terms(draw, n)
-        values = [random_values(draw, terms) for _ in range(n)]
+        style = draw.choice(("", "", "", *STYLES))
+        values = [random_values(draw, terms, style or draw.choice(STYLES)) for _ in range(n)]
         dropouts = random_dropouts(draw, n, t, batch.floor)
         context = cohort.context(terms, slot, draw.randint(1, 3) + 3 * slot, draw.randint(1, 9), draw.randbytes(32))
         vectors = [np.array([value % 2**terms.bits for value in one], dtype=terms.dtype) for one in values]

@@ -78,10 +78,10 @@ def test_a_base_that_is_no_model_of_the_study_is_refused_with_the_reason_and_cos
     slot, before, base = setup.slot(), study.all_charges(), study.base
     d = len(base)
 
-    def of(array: NDArray[Any], **changes: object) -> Callable[[str], bytes]:
-        return lambda _: evil.raw(slot.header(base=digest(array.tobytes()), **changes), array.tobytes())
+    def of(array: NDArray[Any], **changes: object) -> bytes:
+        return evil.raw(slot.header(base=digest(array.tobytes()), **changes), array.tobytes())
 
-    cases: dict[str, tuple[Callable[[str], bytes], str]] = {
+    cases: dict[str, tuple[bytes, str]] = {
         "nan": (of(holding(base, np.nan)), "not-finite"),
         "signalling-nan": (of(holding(base, np.nan).view("<u4") | np.uint32(1)), "not-finite"),
         "infinity": (of(holding(base, np.inf)), "not-finite"),
@@ -93,18 +93,18 @@ def test_a_base_that_is_no_model_of_the_study_is_refused_with_the_reason_and_cos
         "nothing": (of(base[:0]), "wrong-shape"),
         "float64": (of(base.astype(np.float64)), "wrong-shape"),
         "float16": (of(base.astype(np.float16)), "wrong-shape"),
-        "a-cut-number": (lambda _: evil.raw(slot.header(), base.tobytes()[:-1]), "wrong-shape"),
+        "a-cut-number": (evil.raw(slot.header(), base.tobytes()[:-1]), "wrong-shape"),
         "two-models": (of(np.tile(base, 2)), "wrong-shape"),
         "another-dimension-fitting": (of(base[:-1], dimension=d - 1), "wrong-shape"),
         "dimension-one-fitting": (of(base[:1], dimension=1), "wrong-shape"),
         "a-huge-dimension": (of(base, dimension=200_000_000), "wrong-shape"),
-        "another-s-name": (lambda _: evil.raw(slot.header(), holding(base, 1.0).tobytes()), "wrong-base"),
+        "another-s-name": (evil.raw(slot.header(), holding(base, 1.0).tobytes()), "wrong-base"),
         "another-body": (
-            lambda _: evil.raw(slot.header(body_sha256=digest(base.tobytes())), holding(base, 1.0).tobytes()),
+            evil.raw(slot.header(body_sha256=digest(base.tobytes())), holding(base, 1.0).tobytes()),
             "malformed",
         ),
     }
-    said = evil.spread({name: make for name, (make, _) in cases.items()})
+    said = evil.spread({name: payload for name, (payload, _) in cases.items()})
     for name, (_, code) in cases.items():
         refused(said[name], code)
     assert study.all_charges() == before
@@ -124,7 +124,7 @@ def test_training_that_yields_what_is_no_update_is_refused_and_the_others_sum_is
         "a-missing-coordinate": (good[:-1], "bad-input"),
         "an-extra-coordinate": (np.append(good, np.float32(0)), "bad-input"),
         "a-matrix": (good.reshape(d, 1), "wrong-shape"),
-        "a-scalar": (np.float32(0.5).reshape(()), "wrong-shape"),
+        "a-scalar": (np.full((), 0.5, dtype=np.float32), "wrong-shape"),
     }
     for name, (update, code) in yields.items():
         taught[VA] = update
@@ -169,7 +169,7 @@ def weightless(study: Study) -> dict[str, bytes]:
 def test_a_weight_that_is_none_is_refused_at_the_offer(
     evil: Evil, study: Study, setup: Setup, weightless: Mapping[str, bytes]
 ) -> None:
-    said = evil.spread({name: lambda _, body=body: study.offering(body) for name, body in weightless.items()})
+    said = evil.spread({name: study.offering(body) for name, body in weightless.items()})
     for one in said.values():
         refused(one, "bad-input")
     slot, before = setup.slot(), study.all_charges()
@@ -177,7 +177,7 @@ def test_a_weight_that_is_none_is_refused_at_the_offer(
         with pytest.raises(FedwardError):
             parse_sealed(body)
     used = evil.spread(
-        {name: lambda _, body=body: evil.raw(slot.header(study=digest(body)), study.base.tobytes())
+        {name: evil.raw(slot.header(study=digest(body)), study.base.tobytes())
          for name, body in weightless.items()}
     )  # fmt: skip
     for one in used.values():
@@ -259,7 +259,10 @@ class Declaring:
         self.site, self.patients, self.identity = site, patients, Identity.generate()
         self.offered = 0
 
-    def __call__(self, data: bytes, coordinator: str) -> bytes:
+    def answers(self, coordinator: str) -> Callable[[bytes], bytes]:
+        return lambda data: self._answer(data, coordinator)
+
+    def _answer(self, data: bytes, coordinator: str) -> bytes:
         request, _ = messages.open_request(data, coordinator)
         if isinstance(request, Declare):
             reply: Any = Declared(
@@ -279,8 +282,8 @@ def proposed(folder: Path, sites: list[Declaring], **privacy: object) -> tuple[S
     for site in sites:
         store.add_site(site.site, site.identity.public, site.identity.public, 0)
     manifest = heart_manifest(secure=True, privacy=privacy)
-    key = store.create_study(manifest.study.id, manifest.model_dump_json(), tuple(s.site for s in sites), 0)
-    transport = MemoryTransport({s.site: lambda data, s=s: s(data, coordinator.public) for s in sites})
+    key = store.create_study(manifest.study.id, manifest.model_dump_json(), tuple(site.site for site in sites), 0)
+    transport = MemoryTransport({site.site: site.answers(coordinator.public) for site in sites})
     try:
         propose(store, transport, TestClock(), store.study(key), coordinator, "f" * 32, lambda _: None)
     except FedwardError as error:
@@ -370,7 +373,9 @@ def test_a_header_of_other_types_is_refused_and_costs_nothing(evil: Evil, study:
     slot, before = setup.slot(), study.all_charges()
     body = study.base.tobytes()
     advertise = study.advertise().model_dump(mode="json", exclude={"body_sha256"})
-    cases: dict[str, bytes] = {name: evil.raw(slot.header(**lie), body) for name, lie in MASKED_LIES.items()}
+    cases: dict[str, bytes | Callable[[str], bytes]] = {
+        name: evil.raw(slot.header(**lie), body) for name, lie in MASKED_LIES.items()
+    }
     cases |= {f"advertise {name}": evil.raw(advertise | lie) for name, lie in ADVERTISE_LIES.items()}
     for field in slot.header():
         cases[f"without {field}"] = evil.raw({k: v for k, v in slot.header().items() if k != field}, body)
@@ -391,7 +396,7 @@ def test_a_header_of_other_types_is_refused_and_costs_nothing(evil: Evil, study:
         "not UTF-8": evil.raw(true.replace(b"masked", b"mask\xff\xfe"), body),
         "no JSON": evil.raw(b"\x00" * 64, body),
     }  # fmt: skip
-    said = evil.spread({name: lambda _, payload=payload: payload for name, payload in cases.items()})
+    said = evil.spread(cases)
     wrong = {name: one.code for name, one in said.items() if one.code != "malformed"}
     assert wrong == {}
     assert all(one.body == b"" for one in said.values())
@@ -425,7 +430,7 @@ def test_a_pickle_in_any_body_is_refused_and_never_executed(
     slot.masked()
     fresh, before = setup.slot(), study.all_charges()
     for bomb in bombs:
-        steps = evil.spread({kind: lambda _, k=kind: setup.packed(k, bomb) for kind in ("confirm", "unmask")})  # noqa: B023
+        steps = evil.spread({"confirm": setup.packed("confirm", bomb), "unmask": setup.packed("unmask", bomb)})
         for one in steps.values():
             assert one.code in {"malformed", "survivors-not-in-cohort"}
             caught(evil, one, one.code)

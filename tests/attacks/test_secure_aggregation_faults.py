@@ -394,9 +394,7 @@ def test_a_used_slot_or_attempt_is_refused_and_costs_nothing(evil: Evil, study: 
         "the attempt, a new slot": ({"slot": 3, "attempt": done}, "attempt-replayed"),
         "an earlier attempt": ({"slot": 3, "attempt": 1}, "attempt-replayed"),
     }
-    said = evil.spread(
-        {name: lambda _, c=changes: evil.raw(used.header(**c), body) for name, (changes, _) in cases.items()}
-    )
+    said = evil.spread({name: evil.raw(used.header(**changes), body) for name, (changes, _) in cases.items()})
     for name, (_, code) in cases.items():
         caught(evil, said[name], code)
     other = study.another_base()
@@ -411,7 +409,7 @@ def test_an_attempt_at_or_below_one_seen_is_refused_in_a_new_batch(evil: Evil, s
     slot.masked()
     setup, before = study.set_up(), study.all_charges()
     numbers = (slot.request.attempt, slot.request.attempt - 1, 1)
-    again = {str(number): lambda _, n=number: setup.slot(0, attempt=n).packed() for number in numbers}
+    again = {str(number): setup.slot(0, attempt=number).packed() for number in numbers}
     for said in evil.spread(again, HONEST).values():
         caught(evil, said, "attempt-replayed")
     assert study.all_charges() == before

@@ -52,6 +52,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return federation
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedward.study.models.entry_points", lambda **_: ())  # the search for others' models takes long
+
+
 @pytest.fixture
 def hand(template: Federation, tmp_path: Path) -> Hand:
     return Hand(template.copy(tmp_path / "copy"))

@@ -62,6 +62,9 @@ def test_sums_of_up_to_two_hundred_sites_are_exact(say: Say) -> None:
         say(f"large sums: {tally.cases} of {LARGE}, the last of {n} sites")
     say(f"sums of 21 to 200 sites, all exact: {tally}")
     assert tally.cases == LARGE
+    if LARGE >= 100:
+        assert tally.seen["at the largest sum"] > 0
+        assert tally.seen["with t above the least"] < LARGE
     COMPARED["large"] = tally.cases
 
 

@@ -370,6 +370,7 @@ CHANGED: dict[str, Any] = {
     "the largest cohort": lambda: digest(seal([310, 290, 120, 200])),
     "one more site": lambda: digest(seal([*COHORTS, 50])),
     "the bound": lambda: digest(seal(privacy={"update_bound": 3.0})),
+    "a cohort, under that bound": lambda: digest(seal([300, 290, 120, 210], privacy={"update_bound": 3.0})),
     "another bound": lambda: digest(seal(privacy={"update_bound": 3.5})),
     "the clipping norm": lambda: digest(seal(privacy={"clipping_norm": 2.0})),
     "no noise": lambda: digest(seal(dp=False)),

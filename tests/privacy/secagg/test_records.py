@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from hashlib import sha256
 
 import pytest
 from cohort import Cohort, cohort_of, identity, small_terms
 
 from fedward.privacy.secagg import ProtocolError, wire
-from fedward.privacy.secagg.transcript import BatchRecord, SumRecord, check_batch, check_sums
+from fedward.privacy.secagg.transcript import BatchRecord, SumRecord, check_batch, check_sums, setup_hash
 
 N = 5
 TERMS = small_terms(N, 2)
@@ -67,6 +68,31 @@ def test_every_message_of_a_setup_is_needed_and_checked(record: BatchRecord, fie
         assert caught.value.code == "setup-incomplete"
 
 
+def signed_over(record: BatchRecord) -> BatchRecord:
+    """The record with every later message signed again over the earlier ones, as if all members had colluded."""
+    batch, digest = record.batch, sha256(b"".join(record.adverts)).digest()
+    keys = [identity(site) for site in batch.members]
+    bodies = [raw[:39] + digest + raw[71:-64] for raw in record.roots]
+    whole = [body + raw[-64:] for body, raw in zip(bodies, record.roots, strict=True)]
+    if whole != list(record.roots):
+        whole = [body + key.sign("secagg", body) for body, key in zip(bodies, keys, strict=True)]
+    setup = setup_hash(batch, digest, whole)
+    words = [wire.seal_opened(batch, i, setup, key) for i, key in enumerate(keys)]
+    return BatchRecord(batch, record.adverts, tuple(whole), tuple(words))
+
+
+@pytest.mark.parametrize(("field", "code"), [("adverts", "key-substituted"), ("roots", "bad-signature")])
+def test_one_forged_message_is_noticed_even_if_all_else_was_signed_over_it(
+    record: BatchRecord, field: str, code: str
+) -> None:
+    assert check_batch(signed_over(record)) == check_batch(record)
+    body = getattr(record, field)[2][:-64]
+    forged = signed_over(with_one(record, field, 2, body + identity("mallory").sign("secagg", body)))
+    with pytest.raises(ProtocolError) as caught:
+        check_batch(forged)
+    assert (caught.value.code, caught.value.blamed) == (code, "s002")
+
+
 def test_a_member_that_signed_another_setup_is_named(record: BatchRecord) -> None:
     word = wire.seal_opened(record.batch, 2, b"\x01" * 32, identity("s002"))
     with pytest.raises(ProtocolError) as caught:
@@ -91,10 +117,9 @@ def test_a_slot_used_twice_is_noticed(cohort: Cohort) -> None:
 
 
 def test_a_sum_of_another_batch_is_noticed(cohort: Cohort) -> None:
-    one = sum_of(cohort, 0)
-    assert (
-        refused(cohort, SumRecord(dataclasses.replace(one.context, setup=bytes(32)), one.confirmations)) == "replayed"
-    )
+    context = dataclasses.replace(cohort.context(TERMS, 0), setup=bytes(32))
+    signed = [wire.seal_confirm(cohort.batch, i, context, EVERYONE, cohort.identity(i)) for i in range(N)]
+    assert refused(cohort, SumRecord(context, tuple(signed))) == "replayed"
 
 
 def test_signatures_for_another_use_of_the_slot_are_noticed(cohort: Cohort) -> None:
@@ -114,13 +139,16 @@ def test_too_few_or_doubled_signatures_are_noticed(cohort: Cohort) -> None:
     assert refused(cohort, SumRecord(one.context, one.confirmations[:3])) == "confirmations-too-few"
     for doubled in ((*one.confirmations, one.confirmations[0]), (one.confirmations[0],) * 4):
         assert refused(cohort, SumRecord(one.context, doubled)) == "signers-not-distinct"
-    assert refused(cohort, SumRecord(one.context, (*one.confirmations[:4], b"short"))) == "signers-not-distinct"
+    beyond = one.confirmations[4][:5] + b"\x00\x05" + one.confirmations[4][7:]
+    for last in (b"short", b"", beyond):
+        assert refused(cohort, SumRecord(one.context, (*one.confirmations[:4], last))) == "signers-not-distinct"
 
 
 def test_signatures_over_unlike_sets_or_by_the_dropped_are_noticed(cohort: Cohort) -> None:
     one, other = sum_of(cohort, 0), sum_of(cohort, 0, EVERYONE - {4})
-    mixed = (*one.confirmations[:3], *other.confirmations[3:], one.confirmations[4])
-    assert refused(cohort, SumRecord(one.context, mixed)) == "survivors-unequal"
+    for cut in range(1, 4):
+        mixed = (*one.confirmations[:cut], *other.confirmations[cut:])
+        assert refused(cohort, SumRecord(one.context, mixed)) == "survivors-unequal"
     assert refused(cohort, sum_of(cohort, 0, EVERYONE - {4}, EVERYONE)) == "survivors-unequal"
     assert refused(cohort, sum_of(cohort, 0, frozenset({0, 1, 2}), EVERYONE - {4})) == "survivors-unequal"
 
