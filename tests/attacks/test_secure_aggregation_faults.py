@@ -405,6 +405,7 @@ def test_a_used_slot_or_attempt_is_refused_and_costs_nothing(evil: Evil, study: 
 
 
 def test_an_attempt_at_or_below_one_seen_is_refused_in_a_new_batch(evil: Evil, study: Study) -> None:
+    study.next_attempt()
     slot = study.ready().slot()
     slot.masked()
     setup, before = study.set_up(), study.all_charges()
