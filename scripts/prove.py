@@ -30,6 +30,7 @@ SHARED = (
     "tests/federation.py",
     "tests/forgeries.py",
     "tests/invariants.py",
+    "tests/secured.py",
     "tests/sums.py",
 )
 

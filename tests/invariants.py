@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from federation import Federation
+from secured import Said, check_slots, check_sums
 
 from fedward.server import models as model_files
-from fedward.study.messages import Result, open_reply
+from fedward.study.messages import Masked, Result, Secured, open_reply, open_request
 
 Place = tuple[int, int]
 """A round and an attempt."""
@@ -16,21 +17,34 @@ Place = tuple[int, int]
 
 @dataclass
 class Released:
-    """Every update and every count that left a hospital: what an eavesdropper would have, lost replies included."""
+    """Every update and every count that left a hospital, masked or not: what an eavesdropper would have, lost replies
+    included. A reply that is sent again, byte by byte, says nothing new. `said` is what was said of secure sums."""
 
     updates: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     counts: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    said: list[Said] = field(default_factory=list)
+    _seen: set[bytes] = field(default_factory=set)
 
-    def note(self, federation: Federation, site: str, payload: bytes) -> None:
-        reply, _ = open_reply(payload, federation.sites[site].identity().public)
-        if isinstance(reply, Result) and reply.update_values:
-            self.updates[site, reply.round, reply.attempt] += 1
-        if isinstance(reply, Result) and reply.histogram_values:
-            self.counts[site, reply.round, reply.attempt] += 1
+    def note(self, federation: Federation, site: str, request: bytes, payload: bytes) -> None:
+        if payload in self._seen:
+            return
+        self._seen.add(payload)
+        asked, _ = open_request(request, federation.home.identity().public)
+        reply, body = open_reply(payload, federation.sites[site].identity().public)
+        if isinstance(reply, Result):
+            self._release(site, reply.round, reply.attempt, bool(reply.update_values), bool(reply.histogram_values))
+        if isinstance(reply, Secured):
+            self.said.append(Said(site, asked, request, reply, body, payload))
+            if isinstance(asked, Masked):
+                self._release(site, asked.round, asked.attempt, asked.train, asked.evaluate)
+
+    def _release(self, site: str, round_: int, attempt: int, update: bool, counts: bool) -> None:
+        self.updates[site, round_, attempt] += update
+        self.counts[site, round_, attempt] += counts
 
     def of(self, what: Counter[tuple[str, int, int]], site: str) -> set[Place]:
         """Where a site released something; under one charge it may do so once."""
-        found = {(round_, attempt): times for (name, round_, attempt), times in what.items() if name == site}
+        found = {(round_, attempt): times for (name, round_, attempt), times in what.items() if name == site and times}
         assert set(found.values()) <= {1}, f"{site} released twice under one charge"
         return set(found)
 
@@ -39,6 +53,10 @@ def check_study(federation: Federation, released: Released, rounds: int) -> None
     """Assert that a study of `rounds` training rounds completed, and that nothing counted twice or uncharged."""
     _check_record(federation, rounds)
     _check_journal(federation)
+    if federation.sealed().manifest.privacy.secure_aggregation:
+        assert {(said.site, said.kind) for said in released.said} >= {(site, "masked") for site in federation.sites}
+        check_slots(released.said)
+        check_sums(federation)
     for site in federation.sites:
         _check_site(federation, released, rounds, site)
 

@@ -327,6 +327,26 @@ def test_what_is_refused_takes_no_slot_and_no_charge_and_reads_no_data(
     assert charges(hand) == [(1, 1, "train")]
 
 
+@pytest.mark.parametrize("kind", ["share", "open", "confirm", "unmask"])
+def test_a_study_that_is_rejected_meanwhile_gets_nothing_more(hand: Hand, kind: str) -> None:
+    """A person's word binds at once, also in the middle of a setup or of a sum."""
+    members = tuple(hand.federation.sites)
+    exchange: SetupExchange | SecureExchange
+    exchange = SetupExchange(hand.sealed, batch_of(hand.sealed, "b" * 32, members, 3, 4), hand.identity)
+    for stage in (*SETUP, *SLOT):
+        if stage == "masked":
+            assert isinstance(exchange, SetupExchange)
+            exchange = hand.slot(exchange.finish(), 0)
+        requests = exchange.requests(stage, members)
+        if stage == kind:
+            break
+        for site, payload in requests.items():
+            exchange.admit(site, stage, hand.tell(site, payload).raw)
+    decide(hand.federation, SITE, "rejected")
+    said = hand.tell(SITE, requests[SITE])
+    assert (said.code, said.body) == ("rejected", b"")
+
+
 def test_no_batch_no_vector(hand: Hand) -> None:
     opened = hand.set_up()
     hand.federation.restart(SITE)

@@ -2,6 +2,7 @@
 
 Each test first runs the study once with a `Fuse` that only counts the places where a process can die. Then, for each
 place, a fresh copy of the federation is run until it dies there. The dead process leaves its files and nothing else.
+Each test is made with plain sums and with secure ones.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from federation import Federation, MemoryTransport, heart_manifest
 from invariants import Released, check_study
 
 from fedward.client.node import SiteNode
+from fedward.client.reveals import Reveals
+from fedward.privacy.secagg.site import SiteParty
 from fedward.server import models as model_files
 from fedward.server.store import Store
 from fedward.server.transport import Delivery
@@ -57,7 +60,7 @@ class FragileTransport(MemoryTransport):
             self._fuse.place(f"before the message to {site}")
             self.sent.append((site, payload))
             reply = self.nodes[site](payload)
-            self._released.note(self._federation, site, reply)
+            self._released.note(self._federation, site, payload, reply)
             self._arrived.append(Delivery(site, reply))
             self._fuse.place(f"after the message to {site}")
 
@@ -97,7 +100,7 @@ class MortalNodesTransport(MemoryTransport):
                 self._start(site)
                 self._arrived.append(Delivery(site, None, "the node died"))
                 continue
-            self._released.note(self._federation, site, reply)
+            self._released.note(self._federation, site, payload, reply)
             try:
                 self._fuse.place(f"{site} after its reply left, which is lost")
             except Killed:
@@ -112,7 +115,23 @@ def _make_mortal(node: Any, fuse: Fuse) -> None:
     """The node dies where the fuse says: around its charge, between a charge and its head file, and around training."""
     _around(node, "_charge", fuse, "the charge")
     _before(node._ledger, "_confirm", fuse, "the charge is confirmed")
-    _around(node, "_train", fuse, "training")
+    _around(node, "_find", fuse, "training and evaluation")
+
+
+def _mortal_secrets(monkeypatch: pytest.MonkeyPatch, fuse: Fuse) -> None:
+    """A node dies around each use of its secrets in a secure sum, and around the record that it helped to open one."""
+    for owner, name in ((SiteParty, "take"), (SiteParty, "mask"), (SiteParty, "unmask"), (Reveals, "_append")):
+        monkeypatch.setattr(owner, name, _deadly(getattr(owner, name), fuse, name))
+
+
+def _deadly(original: Callable[..., Any], fuse: Fuse, what: str) -> Callable[..., Any]:
+    def step(*arguments: Any, **named: Any) -> Any:
+        fuse.place(f"before {what}")
+        result = original(*arguments, **named)
+        fuse.place(f"after {what}")
+        return result
+
+    return step
 
 
 def _before(owner: Any, name: str, fuse: Fuse, what: str) -> None:
@@ -126,15 +145,7 @@ def _before(owner: Any, name: str, fuse: Fuse, what: str) -> None:
 
 
 def _around(owner: Any, name: str, fuse: Fuse, what: str) -> None:
-    original = getattr(owner, name)
-
-    def step(*arguments: Any, **named: Any) -> Any:
-        fuse.place(f"before {what}")
-        result = original(*arguments, **named)
-        fuse.place(f"after {what}")
-        return result
-
-    setattr(owner, name, step)
+    setattr(owner, name, _deadly(getattr(owner, name), fuse, what))
 
 
 def _mortal_store(store: Store, fuse: Fuse) -> None:
@@ -172,12 +183,22 @@ def _restart_coordinator(federation: Federation) -> None:
     federation.transport = MemoryTransport(federation.transport.nodes)
 
 
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+@pytest.fixture(scope="module", params=["plain", "secure"])
+def ready(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """Proposed and approved by all four; every test works on copies."""
     federation = Federation(tmp_path_factory.mktemp("ready"))
-    federation.ready(heart_manifest(training={"rounds": ROUNDS}, evaluation={"every": 1}))
+    secure = request.param == "secure"
+    federation.ready(heart_manifest(secure=secure, training={"rounds": ROUNDS}, evaluation={"every": 1}))
     return federation
+
+
+def _secure(federation: Federation) -> bool:
+    return federation.sealed().manifest.privacy.secure_aggregation
+
+
+def _requests(federation: Federation) -> int:
+    """Requests to each site: an offer; under secure aggregation a setup of three; each round, and the last evaluation."""
+    return 1 + 3 + 3 * (ROUNDS + 1) if _secure(federation) else 1 + ROUNDS + 1
 
 
 @dataclass
@@ -235,20 +256,28 @@ def test_the_coordinator_dies_at_every_write(
             _mortal_store(case.federation.store, case.fuse)
             _run_again_after_death(case, lambda: FragileTransport(case.federation, Fuse(), case.released))
 
-    # Every one of: the state (2), four standings, the start, four attempts opened and closed; three places each.
-    _everywhere(ready, tmp_path, run, at_least=3 * (2 + 4 + 1 + 8) + 2 * (1 + ROUNDS))
+    # Every one of: the state (2), four standings, the start, four attempts opened and closed; three places each. And of
+    # secure sums: their batch, and each before it is opened.
+    sums = 1 + ROUNDS + 1 if _secure(ready) else 0
+    _everywhere(ready, tmp_path, run, at_least=3 * (2 + 4 + 1 + 8 + sums) + 2 * (1 + ROUNDS))
 
 
 def test_the_coordinator_dies_at_every_message(ready: Federation, tmp_path: Path) -> None:
     def run(case: Case) -> None:
         _run_again_after_death(case, lambda: FragileTransport(case.federation, case.fuse, case.released))
 
-    _everywhere(ready, tmp_path, run, at_least=2 * 4 * (2 + ROUNDS))
+    _everywhere(ready, tmp_path, run, at_least=2 * 4 * _requests(ready))
 
 
-def test_a_node_dies_at_every_step_of_every_request(ready: Federation, tmp_path: Path) -> None:
+def test_a_node_dies_at_every_step_of_every_request(
+    ready: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(case: Case) -> None:
-        case.federation.transport = MortalNodesTransport(case.federation, case.fuse, case.released)
-        case.federation.run()
+        with monkeypatch.context() as patch:
+            _mortal_secrets(patch, case.fuse)
+            case.federation.transport = MortalNodesTransport(case.federation, case.fuse, case.released)
+            case.federation.run()
 
-    _everywhere(ready, tmp_path, run, at_least=4 * (3 * (2 + ROUNDS) + 5 * ROUNDS))
+    # Of secure sums: a slot is taken, masked in and opened, and that is recorded where counts were in it.
+    secrets = 2 * (3 * (ROUNDS + 1) + ROUNDS) if _secure(ready) else 0
+    _everywhere(ready, tmp_path, run, at_least=4 * (3 * _requests(ready) + 5 * ROUNDS + secrets))

@@ -29,11 +29,11 @@ FIRST_SEED = int(os.environ.get("FEDWARD_SOAK_SEED", "1"))
 
 
 class TroubledTransport(MemoryTransport):
-    """With every message a site may vanish for a while, and a node may die before or after it works."""
+    """With every message a site may vanish for a while, and a node may die before or after it works; `less` often."""
 
-    def __init__(self, federation: Federation, chance: random.Random, released: Released) -> None:
+    def __init__(self, federation: Federation, chance: random.Random, released: Released, less: int) -> None:
         super().__init__(federation.transport.nodes)
-        self._federation, self._chance, self._released = federation, chance, released
+        self._federation, self._chance, self._released, self._less = federation, chance, released, less
         self._away: dict[str, float] = {}
         self.troubles: Counter[str] = Counter()
 
@@ -49,7 +49,7 @@ class TroubledTransport(MemoryTransport):
             self._one(site, payload)
 
     def _one(self, site: str, payload: bytes) -> None:
-        drawn = self._chance.random()
+        drawn = self._chance.random() if self._chance.random() * self._less < 1 else 0.5
         if drawn < 0.05:
             self.troubles["offline"] += 1
             self._away[site] = self._federation.clock.monotonic() + self._chance.uniform(0.5, 30)
@@ -63,7 +63,7 @@ class TroubledTransport(MemoryTransport):
             self._arrived.append(Delivery(site, None, "message-lost"))
             return
         reply = self.nodes[site](payload)
-        self._released.note(self._federation, site, reply)
+        self._released.note(self._federation, site, payload, reply)
         if drawn > 0.94:
             self.troubles["died after it answered"] += 1
             self._federation.restart(site)
@@ -88,12 +88,13 @@ def _rebooting(store: Store, chance: random.Random) -> None:
     store.open_attempt = open_attempt  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SOAKS))
-def test_fifty_rounds_of_everyday_trouble(seed: int, tmp_path: Path) -> None:
+def test_fifty_rounds_of_everyday_trouble(seed: int, secure: bool, tmp_path: Path) -> None:
     chance = random.Random(seed)  # noqa: S311 - only the moments of trouble
     federation, released = Federation(tmp_path, budget=Budget(20.0, 1e-3)), Released()
-    federation.ready(heart_manifest(training={"rounds": ROUNDS}, privacy={"spare_attempts": SPARE}))
-    transport = TroubledTransport(federation, chance, released)
+    federation.ready(heart_manifest(secure=secure, training={"rounds": ROUNDS}, privacy={"spare_attempts": SPARE}))
+    transport = TroubledTransport(federation, chance, released, less=3 if secure else 1)  # for three times the messages
     launches = 0
     while federation.store.study(federation.key).state != "completed":
         launches += 1
