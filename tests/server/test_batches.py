@@ -15,6 +15,7 @@ from fedward.privacy.secagg.coordinator import OpenBatch
 from fedward.privacy.secagg.site import SiteParty
 from fedward.server.batches import LEFT_OUT_S, SETUP_S, SPARE_SLOTS, Batches
 from fedward.server.driving import Driver, StopWishedError
+from fedward.server.round import SiteState, Status
 from fedward.study.messages import Request
 
 SIX = tuple(f"s{number}" for number in range(1, 7))
@@ -188,7 +189,7 @@ def test_a_site_that_does_not_answer_is_left_out_by_name_and_the_others_go_on(
     opened = desk.opened()
     assert opened.batch.members == ("s1", "s2", "s4", "s5", "s6")
     reason = "unreachable: offline" if fault == "leaves" else "no answer: deadline passed"
-    assert desk.batches.left_out == {"s3": f"left out of the batch: {reason}"}
+    assert desk.batches.left_out == {"s3": SiteState(Status.ABSENT, f"left out of the batch: {reason}")}
     assert f"setup without s3 ({reason})" in desk.said
     assert SETUP_S <= federation.clock.elapsed < SETUP_S + 5
     assert desk.journal == [opened]
@@ -203,7 +204,9 @@ def test_a_site_that_refuses_is_left_out_and_nobody_else(make: Make, site: str) 
     opened = desk.opened()
     assert opened.batch.members == tuple(name for name in SIX if name != site)
     assert list(desk.batches.left_out) == [site]
-    assert desk.batches.left_out[site].startswith(f"left out of the batch: {site} refused: not-approved (ask {site} ")
+    state = desk.batches.left_out[site]
+    assert state.status == Status.REFUSED
+    assert state.reason.startswith(f"left out of the batch: {site} refused: not-approved (ask {site} ")
 
 
 def test_a_site_that_was_left_out_is_asked_again_after_a_minute_and_joins(make: Make) -> None:
@@ -250,7 +253,7 @@ def test_a_setup_s_reply_that_is_false_names_its_site(make: Make, monkeypatch: p
     monkeypatch.setattr(SiteParty, "advertise", false)
     desk = Desk(make())
     assert desk.opened().batch.members == SIX[:5]
-    assert desk.batches.left_out["s6"].startswith("left out of the batch: key-substituted: ")
+    assert desk.batches.left_out["s6"].reason.startswith("left out of the batch: key-substituted: ")
 
 
 def test_a_dealer_of_false_shares_is_never_trusted_again(make: Make) -> None:
@@ -260,7 +263,7 @@ def test_a_dealer_of_false_shares_is_never_trusted_again(make: Make) -> None:
     desk.batches.distrust("s2", "the shares that s2 dealt are false")
     for _ in range(3):
         assert desk.opened().batch.members == ("s1", "s3", "s4", "s5", "s6")
-        assert desk.batches.left_out == {"s2": "the shares that s2 dealt are false"}
+        assert desk.batches.left_out == {"s2": SiteState(Status.ABSENT, "the shares that s2 dealt are false")}
         federation.clock.elapsed += 10 * LEFT_OUT_S
         desk.batches.lost({"s1"})
     assert all("s2" not in cohort for cohort in desk.wire.batches()[1:])

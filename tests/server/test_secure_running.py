@@ -480,7 +480,7 @@ def test_a_site_that_has_not_approved_is_left_out_by_name_and_joins_after_it_did
     others = tuple(name for name in SITES if name != site)
     for attempt in (1, 2):
         status, reason = statuses(federation, attempt)[site]
-        assert status == "absent"
+        assert status == "refused"
         assert reason.startswith(f"left out of the batch: {site} refused: not-approved (ask {site} about ")
         assert contributed(federation, attempt) == others
     assert contributed(federation, 3) == SITES

@@ -18,6 +18,7 @@ from fedward.privacy.errors import IntegrityError
 
 Purpose = Literal["request", "kit", "manifest", "message", "approval", "secagg"]
 SIGNATURE_BYTES = 64
+KEY_BYTES = 32
 
 
 _ORDER_8 = (
@@ -30,7 +31,7 @@ _SMALL_ORDER = frozenset(bytes.fromhex(point) for point in (*_ORDER_8, *_ORDER_1
 
 
 def _is_small_order(key: bytes) -> bool:
-    return key[:-1] + bytes([key[-1] & 0x7F]) in _SMALL_ORDER
+    return len(key) == KEY_BYTES and key[:-1] + bytes([key[-1] & 0x7F]) in _SMALL_ORDER
 
 
 def _framed(purpose: Purpose, data: bytes) -> bytes:

@@ -20,7 +20,7 @@ from fedward.privacy.secagg.coordinator import OpenBatch
 from fedward.privacy.signing import Identity
 from fedward.server.driving import Driver, StopWishedError
 from fedward.server.exchanges import SetupExchange
-from fedward.server.round import Outcome, Plan, Round, Stage, Status
+from fedward.server.round import Outcome, Plan, Round, SiteState, Stage, Status
 from fedward.server.transport import Clock
 from fedward.study.manifest import SealedManifest, seconds
 from fedward.study.secure import batch_of
@@ -58,13 +58,13 @@ class Batches:
         self._open: OpenBatch | None = None
         self._next_slot = 0
         self._lost: set[str] = set()
-        self._left_out: dict[str, tuple[str, float]] = {}
-        self._distrusted: dict[str, str] = {}
+        self._left_out: dict[str, tuple[SiteState, float]] = {}
+        self._distrusted: dict[str, SiteState] = {}
 
     @property
-    def left_out(self) -> dict[str, str]:
-        """Sites that are in no batch, and why."""
-        return {site: reason for site, (reason, _) in self._left_out.items()} | self._distrusted
+    def left_out(self) -> dict[str, SiteState]:
+        """Sites that are in no batch, and why: `refused` who refused the setup, `absent` the others."""
+        return {site: state for site, (state, _) in self._left_out.items()} | self._distrusted
 
     def lost(self, sites: set[str]) -> None:
         """These members have no place in the batch any more."""
@@ -72,7 +72,7 @@ class Batches:
 
     def distrust(self, site: str, reason: str) -> None:
         """Never again in this run: the site's shares were false."""
-        self._distrusted[site] = reason
+        self._distrusted[site] = SiteState(Status.ABSENT, reason)
         self._open = None
 
     def ready(self, online: tuple[str, ...], slots: int) -> OpenBatch | None:
@@ -142,14 +142,17 @@ class Batches:
             self._report(_described(batch, self._clock.monotonic() - began))
             return opened
         # Who refused ended the setup for the others, whose answers were not waited for.
-        failed = _reasons(machine, Status.REFUSED) or _reasons(machine, Status.DROPPED)
+        refused = _reasons(machine, Status.REFUSED)
+        failed = refused or _reasons(machine, Status.DROPPED)
         if not failed:
             raise IntegrityError("a setup failed and named nobody", got=end.reason)
         if failed.keys() <= exchange.left:
             self._report(f"the setup is tried again: {', '.join(failed)} restarted meanwhile")
             return None
         at = self._clock.monotonic()
-        self._left_out |= {site: (f"left out of the batch: {reason}", at) for site, reason in failed.items()}
+        status = Status.REFUSED if refused else Status.ABSENT
+        for site, reason in failed.items():
+            self._left_out[site] = (SiteState(status, f"left out of the batch: {reason}"), at)
         self._report("setup without " + "; ".join(f"{site} ({reason})" for site, reason in failed.items()))
         return None
 

@@ -49,7 +49,7 @@ class Outcome(StrEnum):
 
 
 class Status(StrEnum):
-    """`absent` is for sites of the roster that were not in the cohort."""
+    """`absent` is for sites of the roster that were not in the cohort, unless they refused to be in its batch."""
 
     ASKED = "asked"
     CONTRIBUTED = "contributed"

@@ -328,7 +328,7 @@ class StudyRun:
 
     def _too_few(self, sealed: SealedManifest, cohort: tuple[str, ...]) -> str:
         left = {} if self._batches is None else self._batches.left_out
-        reasons = "".join(f"; {site} {reason}" for site, reason in left.items())
+        reasons = "".join(f"; {site} {state.reason}" for site, state in left.items())
         return f"{len(cohort)} of at least {sealed.manifest.least_sites} sites are online{reasons}"
 
     def _refuse_sum(
@@ -379,8 +379,8 @@ class StudyRun:
         everyone = dict(sites)
         left_out = {} if self._batches is None else self._batches.left_out
         for entry in sealed.roster:
-            why = left_out.get(entry.site, "not reachable, or it rejected the study")
-            everyone.setdefault(entry.site, SiteState(Status.ABSENT, why))
+            elsewhere = SiteState(Status.ABSENT, "not reachable, or it rejected the study")
+            everyone.setdefault(entry.site, left_out.get(entry.site, elsewhere))
         self._store.close_attempt(
             study.key, number, outcome, reason, everyone, took, self._clock.unix(), commit=commit, evaluation=evaluation
         )

@@ -57,13 +57,16 @@ def serve_app() -> None:
         return
     order = json.loads(line)
     threading.Thread(target=_watch_parent, name="fedward-lifeline", daemon=True).start()
-    run_serverapp(
-        runtime_api_address=order["address"],
-        log_queue=Queue(),  # empty: logs go to our file, not to the SuperLink's memory
-        token=order["token"],
-        insecure=True,
-        runtime_dependency_install=False,
-    )
+    try:
+        run_serverapp(
+            runtime_api_address=order["address"],
+            log_queue=Queue(),  # empty: logs go to our file, not to the SuperLink's memory
+            token=order["token"],
+            insecure=True,
+            runtime_dependency_install=False,
+        )
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is over: the lifeline must not trip an orderly exit
 
 
 def _watch_parent() -> None:
