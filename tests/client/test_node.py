@@ -16,6 +16,7 @@ from hospital import SITE, Site, code
 
 from fedward.client import datasets
 from fedward.client import node as node_module
+from fedward.client.incidents import Incidents
 from fedward.privacy.canonical import digest
 from fedward.privacy.ledger import Budget, Ledger
 from fedward.privacy.signing import Identity
@@ -236,6 +237,26 @@ def test_the_node_refuses_with_its_code_and_charges_nothing_more(site: Site, cas
     assert len(site.charges()) == charged.get(case, 0)
     assert isinstance(reply, Refusal)
     assert site.logged()[-1]["reference"] == reply.reference  # the hospital finds the whole story in its own log
+
+
+LIES = {"wrong-base", "wrong-shape", "not-finite", "unknown-round", "unplanned-work"}
+
+
+@pytest.mark.parametrize("case", [case for case in REFUSALS if REFUSALS[case][1] in LIES])
+def test_a_request_that_no_honest_coordinator_sends_is_kept_as_evidence(site: Site, case: str) -> None:
+    ask, expected = REFUSALS[case]
+    reply = ask(site)
+    kept = Incidents(site.home.incidents_folder)
+    (incident,) = kept.list()
+    assert (incident.code, incident.blamed, incident.reference) == (expected, "coordinator", reply.reference)
+    request, _ = messages.open_request(kept.evidence(incident.reference), site.home.kit().coordinator_key)
+    assert request.kind == "work"
+
+
+@pytest.mark.parametrize("case", ["undecided", "expired", "policy-epsilon", "no-data", "already-charged"])
+def test_a_request_that_merely_comes_at_a_bad_time_is_no_lie(site: Site, case: str) -> None:
+    REFUSALS[case][0](site)
+    assert Incidents(site.home.incidents_folder).list() == []
 
 
 @pytest.mark.parametrize("data", [b"", b"FWD1", b"x" * 1000, b"FWD1" + b"\xff" * 200])

@@ -9,7 +9,7 @@ For every request, in this order, and each may refuse:
     6. the ledger is charged, durably, before any patient's row is read;
     7. training, and the update leaves: masked under secure aggregation, else as it is.
 A study under secure aggregation is never asked for an update that is not masked. A refusal leaves as a code and a reference, and
-every text stays in the site's own log; a request that no honest coordinator sends is kept as evidence.
+every text stays in the site's own log; a well-formed request that no honest coordinator sends is kept as evidence.
 A request that comes again, byte by byte, gets the reply that it got: a reply that was lost costs neither round nor budget.
 """
 
@@ -251,11 +251,14 @@ class SiteNode:
         # torch and Opacus take seconds to import; a site that only reviews a study need not wait for them.
         from fedward.study import models  # noqa: PLC0415
 
-        if request.dimension != models.dimension(models.build(sealed.manifest)):
-            raise InputError("the parameters do not fit the study's model", code="wrong-shape")
-        base = messages.floats_from_bytes(body, request.dimension, "the base model")
+        try:
+            if request.dimension != models.dimension(models.build(sealed.manifest)):
+                raise InputError("the parameters do not fit the study's model", code="wrong-shape")
+            base = messages.floats_from_bytes(body, request.dimension, "the base model")
+        except InputError as error:
+            raise _no_honest_request(error.what, error.code) from None
         if models.vector_digest(base) != request.base:
-            raise InputError("the base model is not the one that the request names", code="wrong-base")
+            raise _no_honest_request("the base model is not the one that the request names", "wrong-base")
         return base
 
     def _find(self, sealed: SealedManifest, request: Task, base: NDArray[np.float32]) -> _Findings:
@@ -301,9 +304,7 @@ class SiteNode:
         sealed = self._approved(request.study)
         self._planned(sealed.manifest, request)
         if sealed.manifest.privacy.secure_aggregation and isinstance(request, Work):
-            raise ProtocolError(
-                "the coordinator asks for an update that is not masked", code="not-masked", blamed=COORDINATOR
-            )
+            raise _no_honest_request("the coordinator asks for an update that is not masked", "not-masked")
         return sealed
 
     @staticmethod
@@ -311,12 +312,10 @@ class SiteNode:
         """Refuse a round, or an evaluation, that the approved manifest does not plan."""
         last = manifest.training.rounds + (0 if request.train else 1)
         if request.round > last:
-            raise RefusalError(
-                f"round {request.round} is not in the study", expected=f"at most {last}", code="unknown-round"
-            )
+            raise _no_honest_request(f"round {request.round} is not in the study of {last}", "unknown-round")
         trains = request.round <= manifest.training.rounds
         if request.train != trains or (request.evaluate and not evaluates(manifest, request.round)):
-            raise RefusalError(f"the study plans no such work in round {request.round}", code="unplanned-work")
+            raise _no_honest_request(f"the study plans no such work in round {request.round}", "unplanned-work")
 
     def _charge(self, sealed: SealedManifest, request: Task) -> None:
         """Charge what the request would release. Counts of held-out patients carry no noise yet: no ε covers them, so
@@ -357,6 +356,10 @@ class SiteNode:
         cohort = _Cohort(dataset, data.select(~mask), data.select(mask))
         self._cohorts[sealed.digest] = cohort
         return cohort
+
+
+def _no_honest_request(what: str, code: str) -> ProtocolError:
+    return ProtocolError(what, code=code, blamed=COORDINATOR)
 
 
 def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
