@@ -120,6 +120,19 @@ def test_each_of_many_trees_is_judged_by_itself(size: int) -> None:
     assert prove([], 0, [], [], depth(size)) == []
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_lists_of_unlike_lengths_are_refused(index: int) -> None:
+    """Else the trees at the end would go unjudged."""
+    lists = [shares_of(8), shares_of(9)[1:]]
+    trees = [Tree(CONTEXT, shares) for shares in lists]
+    leaves = [leaf(CONTEXT, index, shares[index]) for shares in lists]
+    paths, caps = [tree.path(index) for tree in trees], [tree.cap for tree in trees]
+    assert prove(leaves, index, paths, caps, depth(8)) == [True, True]
+    for given in ((leaves[:1], paths, caps[:1]), (leaves, paths[:1], caps[:1]), (leaves, paths, caps[:1])):
+        with pytest.raises(ValueError, match="zip"):
+            prove(given[0], index, given[1], given[2], depth(8))
+
+
 def test_changing_any_share_changes_the_cap() -> None:
     for size in (1, 2, 5, 8, 20):
         shares = shares_of(size)

@@ -145,6 +145,13 @@ def test_a_malformed_batch_is_refused_by_name(fields: dict[str, Any], code: str)
     assert (error.code, error.blamed, error.lie) == (code, COORDINATOR, True)
 
 
+def test_a_refusal_keeps_all_that_it_says() -> None:
+    error = ProtocolError("no", code="c", blamed="b", lie=False, expected="e", got="g", remedy="r")
+    assert (error.what, error.code, error.blamed, error.lie) == ("no", "c", "b", False)
+    assert (error.expected, error.got, error.remedy) == ("e", "g", "r")
+    assert (ProtocolError("no", code="c").blamed, ProtocolError("no", code="c").lie) == ("", True)
+
+
 def test_who_is_not_in_the_cohort_has_no_place() -> None:
     batch = batch_of(4)
     assert [batch.index(site) for site in batch.members] == [0, 1, 2, 3]
@@ -235,6 +242,11 @@ def test_a_round_s_context_comes_back_from_its_bytes(context: RoundContext) -> N
     slot, round_, attempt = struct.unpack(">HII", context.encoded[32:42])
     assert (slot, round_, attempt) == (context.slot, context.round, context.attempt)
     assert context.digest == sha256(b"fedward round context\x00" + context.encoded).digest()
+
+
+def test_the_largest_numbers_of_a_context_come_back() -> None:
+    context = RoundContext(SETUP, MAX_SLOTS - 1, 2**32 - 1, 2**32 - 1, BASE, TERMS)
+    assert RoundContext.decode(context.encoded) == context
 
 
 def test_changing_any_one_field_changes_a_context_s_digest_and_is_named() -> None:

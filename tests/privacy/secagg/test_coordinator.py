@@ -92,8 +92,15 @@ def test_a_box_that_is_not_the_one_its_dealer_signed_is_refused_where_it_comes_i
         at = first + box * wire.box_size(BATCH) + 5
         damaged = shares[1][:at] + bytes([shares[1][at] ^ 1]) + shares[1][at + 1 :]
         error = refused(setup, lambda data=damaged: setup.shared("s001", data))
-        assert error.blamed == "s001"
+        assert (error.code, error.blamed) == ("box-changed", "s001")
     setup.shared("s001", shares[1])
+
+
+def test_a_share_message_of_another_length_is_blamed_on_its_sender() -> None:
+    setup, shares = dealt()
+    for data in (b"", shares[1][:-1], shares[1] + b"\x00"):
+        error = refused(setup, lambda data=data: setup.shared("s001", data))
+        assert (error.code, error.blamed) == ("malformed", "s001")
 
 
 def test_every_member_is_delivered_its_own_boxes_and_all_roots() -> None:
@@ -118,6 +125,23 @@ def test_a_member_that_opened_another_setup_is_named() -> None:
     word = wire.seal_opened(BATCH, 1, b"\x01" * 32, identity("s001"))
     error = refused(setup, lambda: setup.opened("s001", word))
     assert (error.code, error.blamed) == ("setup-mismatch", "s001")
+
+
+def test_what_comes_twice_is_refused_once_more_and_is_no_lie(cohort: Cohort) -> None:
+    """A reply may be delivered twice."""
+    setup, shares = dealt()
+    setup.shared("s001", shares[1])
+    slot, messages = cohort.masked_in(cohort.context(TERMS), TERMS)
+    confirm = cohort.parties[1].confirm(slot.confirm_request())
+    slot.confirmed("s001", confirm)
+    for machine, call in (
+        (setup, lambda: setup.advertised("s001", b"")),
+        (setup, lambda: setup.shared("s001", shares[1])),
+        (slot, lambda: slot.masked("s001", messages[1])),
+        (slot, lambda: slot.confirmed("s001", confirm)),
+    ):
+        error = refused(machine, call)
+        assert (error.code, error.blamed, error.lie) == ("repeated", "s001", False)
 
 
 def test_an_open_batch_is_what_its_members_signed(cohort: Cohort) -> None:
@@ -186,7 +210,24 @@ def test_a_vector_that_comes_after_the_set_was_closed_is_left_out(cohort: Cohort
     assert (error.code, error.lie) == ("out-of-order", False)
     assert slot.survivors == BATCH.members[:4]
     for call in (slot.confirmed, slot.revealed):
-        assert refused(slot, lambda call=call: call("s004", b"")).code == "not-a-survivor"
+        error = refused(slot, lambda call=call: call("s004", b""))
+        assert (error.code, error.blamed, error.lie) == ("not-a-survivor", "s004", True)
+
+
+def test_a_confirmation_or_reveal_for_another_set_names_its_sender(cohort: Cohort) -> None:
+    """Even under its sender's own signature."""
+    context, others = cohort.context(TERMS), frozenset({0, 1, 2, 3})
+    slot, _ = cohort.masked_in(context, TERMS)
+    data = wire.seal_confirm(BATCH, 1, context, others, identity("s001"))
+    error = refused(slot, lambda: slot.confirmed("s001", data))
+    assert (error.code, error.blamed, error.lie) == ("survivors-unequal", "s001", True)
+    request = slot.confirm_request()
+    for party in cohort.parties:
+        slot.confirmed(party.site, party.confirm(request))
+    honest = wire.open_reveal(BATCH, 1, cohort.parties[1].unmask(slot.unmask_request()), context)
+    data = wire.seal_reveal(BATCH, 1, dataclasses.replace(honest, survivors=others), identity("s001"))
+    error = refused(slot, lambda: slot.revealed("s001", data))
+    assert (error.code, error.blamed, error.lie) == ("survivors-unequal", "s001", True)
 
 
 def test_the_confirmations_are_what_an_auditor_can_check(cohort: Cohort) -> None:
@@ -203,7 +244,8 @@ def test_a_sum_that_is_open_does_not_open_to_something_else(cohort: Cohort) -> N
     for party in cohort.parties:
         slot.revealed(party.site, party.unmask(request))
     assert slot.open()[0].tolist() == [0, 0, 0, 0]
-    assert refused(slot, slot.open).code == "repeated"
+    error = refused(slot, slot.open)
+    assert (error.code, error.blamed, error.lie) == ("repeated", "", False)
 
 
 def test_more_reveals_than_needed_change_nothing(cohort: Cohort) -> None:

@@ -65,7 +65,7 @@ def test_every_message_of_a_setup_is_needed_and_checked(record: BatchRecord, fie
                 check_batch(with_one(record, field, index, damaged))
         with pytest.raises(ProtocolError) as caught:
             check_batch(dataclasses.replace(record, **{field: whole[:index] + whole[index + 1 :]}))
-        assert caught.value.code == "setup-incomplete"
+        assert (caught.value.code, caught.value.blamed, caught.value.lie) == ("setup-incomplete", "", False)
 
 
 def signed_over(record: BatchRecord) -> BatchRecord:

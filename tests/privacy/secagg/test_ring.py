@@ -283,6 +283,54 @@ def test_a_weight_that_overflows_on_its_grid_is_refused_or_clamped(weight: float
         assert out.view(np.int32).tolist() == [0, 9, -9]
 
 
+@pytest.mark.parametrize(("bound", "weight", "grid"), [(10.0, 1.7e308, 1.0), (1.5, 1.7e308, 1.0), (1.0, 1e-300, 1e300)])
+def test_a_scale_that_overflows_or_vanishes_within_the_bound_is_refused(
+    bound: float, weight: float, grid: float
+) -> None:
+    out = np.full(3, UNTOUCHED, dtype=np.uint32)
+    with pytest.raises(InputError, match="weight or grid"):
+        encode(np.array([0.0, 1.0, -1.0]), bound=bound, weight=weight, grid=grid, most=9, out=out, entropy=scripted(""))
+    assert (out == UNTOUCHED).all()
+
+
+def test_the_largest_scale_whose_products_are_finite_is_taken() -> None:
+    assert encoded(np.array([0.0, 1.0, 0.0]), bound=1.0, weight=1.7e308, most=9).tolist() == [0, 9, 0]
+    assert encoded(np.array([0.0, -0.5, 0.0]), bound=0.5, weight=1.7e308, most=9).tolist() == [0, -9, 0]
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        [0, 0, 0],
+        np.zeros(3, dtype=np.int32),
+        np.zeros(3, dtype=np.int64),
+        np.zeros(3, dtype=np.float64),
+        np.zeros(3, dtype=np.uint16),
+        np.zeros(3, dtype=">u4"),
+        np.zeros((3, 1), dtype=np.uint32),
+        np.zeros((), dtype=np.uint64),
+    ],
+    ids=range(8),
+)
+def test_an_output_that_is_no_vector_of_the_ring_is_refused(out: Any) -> None:
+    before = np.array(out)
+    with pytest.raises(InputError, match="output"):
+        encode(np.ones(3), bound=9.0, weight=1.0, grid=1.0, most=9, out=out, entropy=scripted(""))
+    with pytest.raises(InputError, match="output"):
+        encode_counts(np.ones(before.shape, dtype=np.int64), 9, out)
+    assert np.array_equal(np.array(out), before)
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(32, 2**31 - 1), (64, 2**52)])
+def test_a_limit_is_from_1_to_the_largest_that_the_ring_holds_exactly(bits: int, largest: int) -> None:
+    for most in (1, largest):
+        assert encoded(np.array([-1.0, 1.0, 0.0]), most=most, bits=bits).tolist() == [-1, 1, 0]
+        encode_counts(np.array([0, 1, most], dtype=np.int64), most, np.zeros(3, dtype=f"<u{bits // 8}"))
+    for wrong in (0, largest + 1, 1.0, True):
+        with pytest.raises(InputError, match="limit"):
+            encoded(np.zeros(3), most=wrong, bits=bits)
+
+
 def test_a_limit_that_the_ring_cannot_hold_is_refused() -> None:
     out = np.full(3, UNTOUCHED, dtype=np.uint32)
     with pytest.raises(InputError):

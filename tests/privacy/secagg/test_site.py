@@ -309,6 +309,7 @@ def taken(cohort: Cohort, site: SiteParty, slot: int = 0, **fields: int) -> Roun
 
 
 def test_slots_are_taken_upwards_once_each(cohort: Cohort, site: SiteParty) -> None:
+    assert refused(site, lambda: taken(cohort, site, 3)).expected == "0 to 2"
     taken(cohort, site, 1)
     for slot in (0, 1, 3, 63):
         error = refused(site, lambda slot=slot: taken(cohort, site, slot, round_=9))
@@ -375,6 +376,14 @@ def test_a_slot_s_steps_come_once_each_and_in_order(cohort: Cohort, site: SitePa
             assert refused(site, earlier).code == code
 
 
+def test_a_step_out_of_order_says_what_was_expected_and_what_was_done_last(cohort: Cohort, site: SiteParty) -> None:
+    error = refused(site, lambda: site.mask(zeros(), TERMS))
+    assert (error.expected, error.got) == ("taken", "no slot")
+    context = taken(cohort, site)
+    error = refused(site, lambda: site.confirm(asked(cohort, context, EVERYONE)))
+    assert (error.expected, error.got) == ("masked", "taken")
+
+
 def test_who_sent_no_vector_signs_no_survivor_set(cohort: Cohort, site: SiteParty) -> None:
     context = taken(cohort, site)
     error = refused(site, lambda: site.confirm(asked(cohort, context, EVERYONE)))
@@ -407,6 +416,16 @@ def test_a_vector_that_does_not_fit_is_refused_and_the_slot_can_still_be_used(
     assert not vector.any()
     assert refused(site, lambda: site.confirm(asked(cohort, context, EVERYONE))).code == "out-of-order"
     site.mask(zeros(), TERMS)
+
+
+@pytest.mark.parametrize("vector", [np.zeros(3, dtype=np.uint32), np.zeros(4, dtype=np.uint64)], ids=["length", "ring"])
+def test_a_vector_of_another_length_or_ring_is_refused_by_name(
+    cohort: Cohort, site: SiteParty, vector: np.ndarray
+) -> None:
+    taken(cohort, site)
+    with pytest.raises(InputError) as caught:
+        site.mask(vector, TERMS)
+    assert caught.value.code == "wrong-shape"
 
 
 def test_terms_that_the_slot_was_not_taken_for_are_refused(cohort: Cohort, site: SiteParty) -> None:
@@ -669,6 +688,13 @@ def test_the_channel_key_is_dropped_when_the_boxes_are_open(setup: Setup) -> Non
     assert party._secrets.channel is not None
     party.open(setup.coordinator.delivery("s001"))
     assert party._secrets.channel is None
+
+
+def test_no_box_is_closed_or_opened_without_the_channel_key(site: SiteParty) -> None:
+    """No order of calls comes there: the phases refuse before."""
+    public = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    error = refused(site, lambda: site._close(0, public, b"", b""))
+    assert (error.code, error.blamed) == ("out-of-order", "")
 
 
 @pytest.mark.parametrize("when", ["new", "advertised", "shared", "open", "masked"])

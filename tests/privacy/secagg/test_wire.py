@@ -143,6 +143,12 @@ def test_survivors_that_are_not_in_the_cohort_are_refused(n: int) -> None:
         assert (error.code, error.blamed) == ("survivors-not-in-cohort", "who")
 
 
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_a_set_of_another_length_is_refused(size: int) -> None:
+    error = refused(lambda data: wire.decode_set(BATCH, data, "who"), bytes(size))
+    assert (error.code, error.blamed) == ("malformed", "who")
+
+
 # ---- refusals by name ------------------------------------------------------------------------------------------------
 
 
@@ -165,8 +171,9 @@ def test_a_message_of_another_version_or_kind_is_malformed(kind: int, make: Made
 @each
 def test_one_member_cannot_speak_for_another(kind: int, make: Made, read: Read) -> None:
     other = identity(BATCH.members[2])
-    assert refused(read, make(sender=2, key=other)).code == "wrong-sender"
-    assert refused(read, make(sender=2, key=KEY)).code == "wrong-sender"
+    for signer in (other, KEY):
+        error = refused(read, make(sender=2, key=signer))
+        assert (error.code, error.blamed) == ("wrong-sender", NAME)
     forged = refused(read, make(key=other))
     assert forged.code == ("key-substituted" if kind == 1 else "bad-signature")
 
@@ -211,7 +218,9 @@ def test_a_replay_from_another_study_or_batch_is_refused(kind: int, make: Made, 
 def test_a_message_for_another_use_of_the_slot_is_refused_by_what_differs(
     kind: int, make: Made, read: Read, fields: dict, code: str
 ) -> None:
-    assert refused(read, make(context=dataclasses.replace(CONTEXT, **fields))).code == code
+    error = refused(read, make(context=dataclasses.replace(CONTEXT, **fields)))
+    assert (error.code, error.blamed) == (code, NAME)
+    assert NAME in error.what
 
 
 @pytest.mark.parametrize(("kind", "make", "read"), IN_A_SLOT, ids=[make.__name__ for _, make, _ in IN_A_SLOT])
@@ -234,6 +243,14 @@ def test_an_impossible_context_is_blamed_on_the_member_that_signed_it(
     body = data[:7] + sha256(b"fedward round context\x00" + encoded).digest() + encoded + data[145 : end - 64]
     error = refused(read, body + KEY.sign("secagg", body) + data[end:])
     assert (error.code, error.blamed) == ("malformed", NAME)
+
+
+@pytest.mark.parametrize(("kind", "make", "read"), IN_A_SLOT[1:], ids=["confirm", "reveal"])
+def test_a_set_beyond_the_cohort_is_blamed_on_the_member_that_signed_it(kind: int, make: Made, read: Read) -> None:
+    data = make()
+    body = data[:145] + bytes([BITMAP[0], 0b111]) + data[147:-64]
+    error = refused(read, body + KEY.sign("secagg", body))
+    assert (error.code, error.blamed) == ("survivors-not-in-cohort", NAME)
 
 
 def test_a_vector_damaged_in_transit_is_refused_and_named() -> None:
@@ -261,6 +278,13 @@ def test_what_was_passed_on_is_blamed_on_who_passed_it_on() -> None:
         assert refused(read, data).blamed == COORDINATOR
 
 
+def test_the_sender_is_read_from_a_whole_head_only() -> None:
+    head = advert()[:39]
+    assert wire.sender_of(head) == wire.sender_of(head + b"\x00") == 1
+    assert wire.sender_of(head[:5] + b"\xff\xfe" + head[7:]) == 65534
+    assert wire.sender_of(head[:-1]) is wire.sender_of(b"") is None
+
+
 # ---- messages of the coordinator -------------------------------------------------------------------------------------
 
 
@@ -279,6 +303,18 @@ def test_a_request_to_confirm_is_the_context_s_digest_and_the_set() -> None:
     assert wire.open_survivors(BATCH, request) == (CONTEXT.digest, SURVIVORS)
 
 
+def test_a_false_request_to_confirm_is_blamed_on_the_coordinator() -> None:
+    request = wire.survivors_message(BATCH, CONTEXT, SURVIVORS)
+    for wrong, code in (
+        (b"", "malformed"),
+        (request[:-1], "malformed"),
+        (request + b"\x00", "malformed"),
+        (request[:-1] + b"\x07", "survivors-not-in-cohort"),
+    ):
+        error = refused(lambda data: wire.open_survivors(BATCH, data), wrong)
+        assert (error.code, error.blamed) == (code, COORDINATOR)
+
+
 def signed_by(*members: int, survivors: frozenset[int] = SURVIVORS) -> bytes:
     confirms = [wire.seal_confirm(BATCH, i, CONTEXT, SURVIVORS, identity(BATCH.members[i])) for i in members]
     return wire.confirmations_message(BATCH, CONTEXT, survivors, confirms)
@@ -290,6 +326,13 @@ def test_a_request_to_unmask_is_the_set_and_its_signatures() -> None:
     digest, survivors, confirms = wire.open_confirmations(BATCH, request)
     assert (digest, survivors, [signer for signer, _ in confirms]) == (CONTEXT.digest, SURVIVORS, [0, 1, 4])
     assert b"".join(raw for _, raw in confirms) == request[36:]
+
+
+def test_a_request_to_unmask_that_ends_before_its_signatures_is_refused() -> None:
+    request = signed_by(0)
+    for size in range(36):
+        error = refused(lambda data: wire.open_confirmations(BATCH, data), request[:size])
+        assert (error.code, error.blamed) == ("malformed", COORDINATOR)
 
 
 @pytest.mark.parametrize("signers", [(0, 0), (1, 0), (0, 1, 1), (3,), (0, 3), (7, 8), (0, 1, 2, 4, 5, 6, 8, 9, 9)])
