@@ -167,7 +167,7 @@ def test_two_studies_at_once_wait_for_approvals_and_an_unapproved_site_refuses(l
 def test_failed_study_names_the_missing_sites_and_launch_continues(loopback: Loopback) -> None:
     rounds = 12
     digest = ready(
-        loopback, "relaunched", training={"rounds": rounds}, federation={"deadline": "3s", "max_attempts": 1}
+        loopback, "relaunched", training={"rounds": rounds}, federation={"deadline": "10s", "max_attempts": 1}
     )
     loopback.launch(digest)
     loopback.wait(digest, "commits a round", lambda view: view.version >= 1)

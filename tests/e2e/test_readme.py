@@ -99,6 +99,7 @@ class Machines:
             assert process.wait(20) == 0
 
 
+@pytest.mark.timeout(480)  # some sixty commands, each a process that imports torch
 def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
     machines = Machines(tmp_path)
     said: dict[str, str] = {}
