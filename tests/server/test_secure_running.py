@@ -935,14 +935,17 @@ def test_the_coordinator_keeps_and_says_sums_alone(make: Make, patch: pytest.Mon
         assert struct.pack(">d", norm) not in haystack
         for digits in (4, 5, 6):
             assert f"{norm:.{digits}g}".encode() not in haystack, f"the norm of {site}'s update is said"
+    searched = dict.fromkeys(SITES, 0)
     for (site, attempt), counts in truth.counts.items():
         for kind in ("<i8", "<u4"):
             # Where the others have nobody, a piece of a site's histogram is also one of the sum.
             summed = [summed_counts(federation, version).astype(kind).tobytes() for version in (1, 2)]
             pieces = list(windows(counts[0].astype(kind).tobytes(), 12 * np.dtype(kind).itemsize, 5))
             alone = [piece for piece in pieces if not any(piece in total for total in summed)]
-            assert len(alone) > 3, "a histogram with nothing to look for"
+            searched[site] += len(alone)
             assert not any(piece in haystack for piece in alone), f"{site}'s histogram of attempt {attempt} is kept"
+    # One histogram may have nothing to look for: noise can push all scores of a model into a few bins.
+    assert min(searched.values()) > 3, searched
 
     # How many patients train, are held out, or are registered, here and now: only declared, rounded numbers stand.
     for site in SITES:
