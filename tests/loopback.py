@@ -178,12 +178,12 @@ class Loopback:
     def view(self, digest: str) -> StudyView:
         return self.coordinator.status(digest)
 
-    def wait(self, digest: str, what: str, condition: Callable[[StudyView], Any], seconds: float = 60.0) -> StudyView:
+    def wait(self, digest: str, what: str, condition: Callable[[StudyView], Any], seconds: float = 150.0) -> StudyView:
         """The study's first view that fulfils the condition."""
         wait_for(f"{digest[:12]} {what}", lambda: condition(self.view(digest)), seconds, lambda: self._told(digest))
         return self.view(digest)
 
-    def wait_ended(self, digest: str, seconds: float = 60.0) -> StudyView:
+    def wait_ended(self, digest: str, seconds: float = 150.0) -> StudyView:
         return self.wait(digest, "ends", lambda view: view.state in ENDED and view.wish == "none", seconds)
 
     def charges(self, site: str, digest: str) -> list[tuple[int, int]]:

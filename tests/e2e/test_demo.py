@@ -19,7 +19,7 @@ from fedward.server.models import load_model
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import load
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(300)]
 
 
 def demo(folder: Path, *options: str) -> subprocess.Popen[str]:

@@ -17,7 +17,7 @@ from fedward.server.views import StudyView
 from fedward.study.heart import SITES
 from fedward.study.models import vector_digest
 
-pytestmark = pytest.mark.federation
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(480)]
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_two_studies_at_once_wait_for_approvals_and_an_unapproved_site_refuses(l
         assert loopback.charges("cleveland", digest) == []
     loopback.approve(a, ["switzerland", "va"])
     loopback.approve(b, ["switzerland"])
-    views = [loopback.wait_ended(digest, 90) for digest in (a, b)]
+    views = [loopback.wait_ended(digest) for digest in (a, b)]
 
     for view in views:
         assert (view.state, view.version) == ("completed", rounds), view.reason
