@@ -1,23 +1,29 @@
-"""Local training: patient-level DP-SGD with Opacus (hooks mode), or plain SGD where the study promises no ε.
+"""Local training: patient-level DP-SGD on Opacus's optimiser, or plain SGD where the study promises no ε.
 
 Abadi et al. 2016, algorithm 1: each step samples patients by Poisson at rate q, clips each patient's gradient to C in
 L2, adds N(0, σ²C²) to the sum, and divides by q·N₀. N₀ is declared and public; an empty batch still takes its noisy
-step. Noise and sampling come from a CSPRNG (`privacy.draws`), injected as `Draws`. The noisy sum is stored as float32,
-as the wire is; the residual of Mironov 2012's attack is what `privacy.draws` states.
+step. Several rows of a patient, its encounters, are sampled together and make one loss, their mean, and one gradient.
+Models of Linear layers take the clipped sum in closed form (`closed_form`), the others per-patient gradients by Opacus's
+hooks; both are the same mechanism. Noise and sampling come from a CSPRNG (`privacy.draws`), injected as `Draws`. The noisy
+sum is stored as float32, as the wire is; the residual of Mironov 2012's attack is what `privacy.draws` states.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from fedward.client.closed_form import Batch, clipped_sum, layers_of
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError
 from fedward.study.encoding import Encoded
@@ -26,6 +32,9 @@ from fedward.study.terms import SiteTerms
 
 # Inputs are data and need no gradient, which torch remarks on once a step; the hooks do not care.
 warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
+
+
+_NOISE_AHEAD = 4096
 
 
 class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
@@ -39,13 +48,57 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
             expected_batch_size=terms.expected_batch,
         )
         self._draws = draws
+        self._noise: deque[NDArray[np.float64]] = deque()
+        self._size = sum(parameter.numel() for parameter in self.params)
+        self._ahead = max(1, min(terms.steps, _NOISE_AHEAD // max(1, self._size)))
 
     def add_noise(self) -> None:
-        deviation = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
-            noise = torch.from_numpy(self._draws.gaussian(tuple(parameter.shape), deviation))
-            parameter.grad = (parameter.summed_grad.double() + noise).to(parameter.dtype).view_as(parameter)
+        if not self._noise:  # of a small model for several steps at a time: a call costs more than its draws
+            deviation = self.noise_multiplier * self.max_grad_norm
+            self._noise.extend(self._draws.gaussian((self._ahead, self._size), deviation))
+        flat = torch.cat([parameter.summed_grad.reshape(-1) for parameter in self.params]).double()
+        noisy = flat.add_(torch.from_numpy(self._noise.popleft())).to(self.params[0].dtype)
+        parts = torch.split(noisy, [parameter.numel() for parameter in self.params])
+        for parameter, part in zip(self.params, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
             parameter.summed_grad._processed = True  # as Opacus's own add_noise marks it
+
+
+class ClosedFormOptimizer(PatientOptimizer):
+    """The same, with the clipped sum in closed form: nothing has a `grad_sample`, and `take` says what was sampled."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, terms: SiteTerms, draws: Draws) -> None:
+        super().__init__(optimizer, terms, draws)
+        layers = layers_of(model)
+        if layers is None:
+            raise FedwardError("the model has no closed form", code="no-closed-form")
+        self._layers = layers
+        self._parameters = [p for layer in layers for p in (layer.linear.weight, layer.linear.bias)]
+        self._batch: Batch | None = None
+
+    @property
+    def grad_samples(self) -> list[torch.Tensor]:
+        return self._parameters  # Opacus asks only whether there are any
+
+    @property
+    def accumulated_iterations(self) -> int:
+        return 1
+
+    def take(self, batch: Batch) -> None:
+        """What the next step is about."""
+        self._batch = batch
+
+    def clip_and_accumulate(self) -> None:
+        if self._batch is None:
+            raise FedwardError("a step without a batch", code="no-batch")
+        sums = clipped_sum(self._layers, self._batch, self.max_grad_norm)
+        for parameter, total in zip(self._parameters, sums, strict=True):
+            before = getattr(parameter, "summed_grad", None)
+            parameter.summed_grad = total if before is None else before + total  # type: ignore[attr-defined]
+        self._batch = None  # never twice
+
+
+_Step: TypeAlias = Callable[[Batch, list[torch.Tensor]], None]
 
 
 def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Vector:
@@ -56,30 +109,45 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
     """
     base = to_vector(model)
     anchors = [parameter.detach().clone() for parameter in model.parameters()]
-    inputs, outcomes = torch.from_numpy(data.inputs), torch.from_numpy(data.outcomes)
-    step = _private_step(model, terms, draws) if terms.private else _plain_step(model, terms)
+    if not terms.private:
+        step = _plain_step(model, terms)
+    elif layers_of(model) is not None:
+        step = _closed_step(model, terms, draws)
+    else:
+        step = _hooked_step(model, terms, draws)
     model.train()
-    for _ in range(terms.steps):
-        chosen = torch.from_numpy(np.flatnonzero(draws.bernoulli(len(data), terms.sampling_rate)))
-        step(inputs[chosen], outcomes[chosen], anchors)
+    for batch in _batches(data, terms, draws):
+        step(batch, anchors)
     update = to_vector(model) - base
     if not np.isfinite(update).all():
         raise FedwardError("training did not stay finite", remedy="lower the learning rate", code="training-diverged")
     return update
 
 
-def _private_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> Any:
-    GradSampleHooks(model, loss_reduction="sum")
-    inner = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
-    optimizer = PatientOptimizer(inner, terms, draws)
+def _batches(data: Encoded, terms: SiteTerms, draws: Draws) -> Iterator[Batch]:
+    """A Poisson sample of patients for each step, each with all its rows."""
+    order = np.argsort(data.owners, kind="stable")
+    owners = data.owners[order]
+    inputs, outcomes = torch.from_numpy(data.inputs[order]), torch.from_numpy(data.outcomes[order])
+    patients, several = len(data), len(data) != len(owners)
+    for _ in range(terms.steps):
+        mask = draws.bernoulli(patients, terms.sampling_rate)
+        number = int(np.count_nonzero(mask))
+        if number == patients:
+            yield Batch(inputs, outcomes, patients, torch.from_numpy(owners) if several else None)
+            continue
+        rows = torch.from_numpy(np.flatnonzero(mask[owners] if several else mask))
+        place = torch.from_numpy((np.cumsum(mask) - 1)[owners[rows.numpy()]]) if several else None
+        yield Batch(inputs[rows], outcomes[rows], number, place)
 
-    def step(inputs: torch.Tensor, outcomes: torch.Tensor, anchors: list[torch.Tensor]) -> None:
-        optimizer.zero_grad()
-        if len(outcomes) == 0:
-            for parameter in model.parameters():
-                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
-        else:
-            torch.autograd.backward(_loss(model, inputs, outcomes))
+
+def _closed_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
+    inner = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
+    optimizer = ClosedFormOptimizer(model, inner, terms, draws)
+
+    def step(batch: Batch, anchors: list[torch.Tensor]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        optimizer.take(batch)
         if optimizer.pre_step():
             _pull(model, anchors, terms.proximal)
             inner.step()
@@ -87,23 +155,52 @@ def _private_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> Any:
     return step
 
 
-def _plain_step(model: nn.Module, terms: SiteTerms) -> Any:
+def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
+    GradSampleHooks(model, loss_reduction="sum")
+    inner = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
+    optimizer = PatientOptimizer(inner, terms, draws)
+
+    def step(batch: Batch, anchors: list[torch.Tensor]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        if batch.patients == 0:
+            for parameter in model.parameters():
+                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
+        else:
+            torch.autograd.backward(_loss(model, batch))
+            if batch.patient_of is not None:
+                _gather(model, batch, batch.patient_of)
+        if optimizer.pre_step():
+            _pull(model, anchors, terms.proximal)
+            inner.step()
+
+    return step
+
+
+def _gather(model: nn.Module, batch: Batch, patient_of: torch.Tensor) -> None:
+    """From a gradient of each row to one of each patient."""
+    for parameter in model.parameters():
+        rows: torch.Tensor = parameter.grad_sample  # type: ignore[attr-defined]
+        gathered = rows.new_zeros((batch.patients, *parameter.shape)).index_add_(0, patient_of, rows)
+        parameter.grad_sample = gathered  # type: ignore[attr-defined]
+
+
+def _plain_step(model: nn.Module, terms: SiteTerms) -> _Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
 
-    def step(inputs: torch.Tensor, outcomes: torch.Tensor, anchors: list[torch.Tensor]) -> None:
+    def step(batch: Batch, anchors: list[torch.Tensor]) -> None:
         optimizer.zero_grad()
-        if len(outcomes) == 0:
+        if batch.patients == 0:
             return
-        torch.autograd.backward(_loss(model, inputs, outcomes) / terms.expected_batch)
+        torch.autograd.backward(_loss(model, batch) / terms.expected_batch)
         _pull(model, anchors, terms.proximal)
         optimizer.step()
 
     return step
 
 
-def _loss(model: nn.Module, inputs: torch.Tensor, outcomes: torch.Tensor) -> torch.Tensor:
+def _loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Summed over patients, so that each patient's gradient stands alone."""
-    return binary_cross_entropy_with_logits(model(inputs), outcomes, reduction="sum")
+    return binary_cross_entropy_with_logits(model(batch.inputs), batch.outcomes, weight=batch.weights, reduction="sum")
 
 
 def _pull(model: nn.Module, anchors: list[torch.Tensor], proximal: float) -> None:

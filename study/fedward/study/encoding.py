@@ -8,6 +8,7 @@ estimated from patients, so encoding costs no privacy. Sizes are fixed by the ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -23,18 +24,34 @@ Matrix: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row a patient: inputs (n, width) float32, outcomes (n,) float32 in {0, 1}, membership (n, groups) bool."""
+    """A row an encounter: inputs (n, width) float32, outcomes (n,) float32 in {0, 1}, membership (n, groups) bool.
+
+    `patients` names each row's patient, shape (n,). Most studies have one row a patient; the length is that of patients.
+    """
 
     patients: tuple[str, ...]
     inputs: Matrix
     outcomes: NDArray[np.float32]
     membership: NDArray[np.bool_]
 
+    @cached_property
+    def owners(self) -> NDArray[np.int64]:
+        """Each row's patient as a number, shape (n,): 0 is the patient of the first row, 1 the next new one."""
+        numbers = {patient: number for number, patient in enumerate(dict.fromkeys(self.patients))}
+        return np.array([numbers[patient] for patient in self.patients], dtype=np.int64)
+
     def __len__(self) -> int:
-        return len(self.patients)
+        return len(set(self.patients))
+
+    def last_encounters(self) -> Encoded:
+        """One row a patient: its last one, in the table's order."""
+        places = {patient: row for row, patient in enumerate(self.patients)}
+        mask = np.zeros(len(self.patients), dtype=np.bool_)
+        mask[list(places.values())] = True
+        return self.select(mask)
 
     def select(self, mask: NDArray[np.bool_]) -> Encoded:
-        """The patients where the mask, shape (n,), is true."""
+        """The rows where the mask, shape (n,), is true."""
         chosen = tuple(patient for patient, keep in zip(self.patients, mask, strict=True) if keep)
         return Encoded(chosen, self.inputs[mask], self.outcomes[mask], self.membership[mask])
 

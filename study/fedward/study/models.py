@@ -39,7 +39,7 @@ class CatalogueModel:
     build: Callable[[Manifest], nn.Module]
 
 
-class _Logits(nn.Module):
+class Logits(nn.Module):
     """Drops the last dimension: (n, 1) → (n,)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ def _check_logistic(manifest: Manifest) -> None:
 
 
 def _build_logistic(manifest: Manifest) -> nn.Module:
-    model = nn.Sequential(nn.Linear(len(input_names(manifest)), 1), _Logits())
+    model = nn.Sequential(nn.Linear(len(input_names(manifest)), 1), Logits())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -95,7 +95,7 @@ def _build_mlp(manifest: Manifest) -> nn.Module:
     layers: list[nn.Module] = []
     for narrow, wide in pairwise(widths):
         layers += [nn.Linear(narrow, wide), nn.Tanh()]
-    return _seeded(nn.Sequential(*layers, nn.Linear(widths[-1], 1), _Logits()), manifest.model.seed)
+    return _seeded(nn.Sequential(*layers, nn.Linear(widths[-1], 1), Logits()), manifest.model.seed)
 
 
 def _check_cnn(manifest: Manifest) -> None:
@@ -116,7 +116,7 @@ def _build_cnn(manifest: Manifest) -> nn.Module:
         groups = math.gcd(channels, 4)
         layers += [nn.Conv2d(before, channels, 3, stride=2, padding=1), nn.GroupNorm(groups, channels), nn.ReLU()]
         before = channels
-    layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(before * 4, 1), _Logits()]
+    layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(before * 4, 1), Logits()]
     return _seeded(nn.Sequential(*layers), manifest.model.seed)
 
 
