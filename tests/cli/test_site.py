@@ -24,7 +24,7 @@ from loopback import Loopback, wait_for
 from fedward.client.enrolment import make_request
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
-from fedward.privacy.accounting import DpEvent
+from fedward.privacy.events import DpEvent
 from fedward.privacy.ledger import Budget, Charge
 from fedward.privacy.signing import Identity, fingerprint
 from fedward.server.authority import Authority
@@ -398,7 +398,7 @@ def drop_last_charge(home: SiteHome) -> None:
 def change_charge(home: SiteHome) -> None:
     with closing(sqlite3.connect(home.ledger_file)) as connection:
         connection.execute("DROP TRIGGER entries_no_UPDATE")
-        connection.execute("UPDATE entries SET noise_multiplier = 1000.0")
+        connection.execute("UPDATE entries SET event = replace(event, '10.0', '1000.0')")
         connection.commit()
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fedward.privacy.accounting import DpEvent, epsilon
+from fedward.privacy.accounting import epsilon
+from fedward.privacy.events import DpEvent
 from fedward.privacy.ledger import Budget, Charge, Ledger
 
 BUDGET = Budget(50.0, 1e-5)

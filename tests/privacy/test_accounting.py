@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedward.privacy import accounting
-from fedward.privacy.accounting import DpEvent, calibrate, epsilon, epsilon_pld, epsilon_rdp, merge
+from fedward.privacy.accounting import calibrate, epsilon, epsilon_pld, epsilon_rdp
 from fedward.privacy.errors import InputError, RefusalError
+from fedward.privacy.events import CountEvent, DpEvent, from_record, merge, to_record
 
 ORACLE = json.loads((Path(__file__).parents[1] / "golden" / "dp_oracle.json").read_text())["cases"]
 
@@ -68,6 +69,60 @@ def test_one_gaussian_matches_its_closed_form() -> None:
             return float(norm.cdf(0.5 / s - e * s) - math.exp(e) * norm.cdf(-0.5 / s - e * s))
 
         assert delta_at(found) <= 1e-5 < delta_at(found - 2e-3)
+
+
+@pytest.mark.parametrize(("deviation", "sensitivity"), [(0.8, 1), (2.0, 1), (5.0, 3), (40.0, 1), (300.0, 100)])
+def test_one_noisy_count_matches_its_own_sum(deviation: float, sensitivity: int) -> None:
+    """δ(ε) = Σ over x of max(0, P(x) − e^ε P(x − Δ)), Canonne, Kamath & Steinke 2020, theorem 7's start, summed by itself."""
+    import numpy as np
+
+    places = np.arange(-int(14 * deviation) - sensitivity, int(14 * deviation) + sensitivity + 1)
+    mass = np.exp(-(places**2) / (2 * deviation**2))
+    mass /= mass.sum()
+    shifted = np.exp(-((places - sensitivity) ** 2) / (2 * deviation**2))
+    shifted /= shifted.sum()
+    found = epsilon([CountEvent(deviation, sensitivity, 1, 1)], 1e-5)
+
+    def delta_at(e: float) -> float:
+        return float(np.maximum(mass - math.exp(e) * shifted, 0).sum())
+
+    assert delta_at(found) <= 1e-5 < delta_at(found - 2e-3)
+
+
+def test_coordinates_compose_like_steps() -> None:
+    together = epsilon([CountEvent(20.0, 1, 6, 1)], 1e-5)
+    assert together == epsilon([CountEvent(20.0, 1, 1, 6)], 1e-5) == epsilon([CountEvent(20.0, 1, 2, 3)], 1e-5)
+    # Six unit steps at right angles are one of √6: a continuous Gaussian of the same noise costs about as much.
+    assert together == pytest.approx(epsilon([DpEvent(20.0 / math.sqrt(6), 1.0, 1)], 1e-5), abs=0.01)
+
+
+def test_kinds_compose() -> None:
+    sums, counts = DpEvent(5.0, 1.0, 4), CountEvent(10.0, 1, 2, 3)
+    both = epsilon([sums, counts], 1e-4)
+    assert max(epsilon([sums], 1e-4), epsilon([counts], 1e-4)) < both
+    # Both are Gaussians without sampling: 1/σ² adds up.
+    assert both == pytest.approx(epsilon([DpEvent(1 / math.sqrt(4 / 25 + 6 / 100), 1.0, 1)], 1e-4), abs=0.01)
+    assert epsilon_rdp([sums, counts], 1e-4) >= both
+
+
+@pytest.mark.parametrize(
+    "values", [(math.nan, 1, 1, 1), (1.0, 0, 1, 1), (1.0, 1, 0, 1), (1.0, 1, 1, True), (0.0, 1, 1, 1)]
+)
+def test_counts_that_are_no_mechanism(values: tuple[Any, ...]) -> None:
+    with pytest.raises(InputError):
+        CountEvent(*values)
+
+
+def test_records_of_events_come_back() -> None:
+    for event in (DpEvent(2.0, 0.5, 7), CountEvent(3.5, 2, 4, 1)):
+        assert from_record(to_record(event)) == event
+    for record in (
+        {"kind": "laplace"},
+        {"kind": "counts", "deviation": 1.0},
+        to_record(DpEvent(1.0, 1.0, 1)) | {"more": 1},
+    ):
+        with pytest.raises(InputError):
+            from_record(record)
 
 
 def test_nothing_costs_nothing() -> None:

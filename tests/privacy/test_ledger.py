@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from fedward.privacy import ledger as module
 from fedward.privacy import ledgerfile
-from fedward.privacy.accounting import DpEvent, epsilon
+from fedward.privacy.accounting import epsilon
 from fedward.privacy.errors import (
     FedwardError,
     InputError,
@@ -30,6 +30,7 @@ from fedward.privacy.errors import (
     UnreachableError,
     UsageError,
 )
+from fedward.privacy.events import CountEvent, DpEvent, Event
 from fedward.privacy.ledger import Budget, Charge, Head, Ledger
 
 STUDY = "a" * 64
@@ -39,7 +40,7 @@ EVENT = DpEvent(4.0, 1.0, 1)
 FITTING = 8  # as many of these as the budget bears
 
 
-def charge(round_: int, *, study: str = STUDY, attempt: int = 0, event: DpEvent | None = EVENT, **rest: Any) -> Charge:
+def charge(round_: int, *, study: str = STUDY, attempt: int = 0, event: Event | None = EVENT, **rest: Any) -> Charge:
     return Charge(study, f"study-{study[0]}", round_, attempt, event, **rest)
 
 
@@ -73,6 +74,16 @@ def forced_open(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 # --- what it counts --------------------------------------------------------------------------------------------------
+
+
+def test_events_of_every_kind_survive(path: Path) -> None:
+    events = [EVENT, CountEvent(20.0, 1, 3, 2), DpEvent(8.0, 0.25, 10)]
+    with Ledger.create(path, budget=BUDGET, lineage="x") as made:
+        for number, event in enumerate(events):
+            made.charge(charge(number, event=event), at=number)
+    with Ledger.open(path) as found:
+        assert [entry.charge.event for entry in found.charges()] == events
+        assert found.spent() == epsilon(events, BUDGET.delta)
 
 
 def test_a_charge_is_counted_and_survives(ledger: Ledger, path: Path) -> None:
@@ -283,8 +294,8 @@ def test_sqlite_itself_refuses_changes(path: Path, statement: str) -> None:
         connection.execute(statement)
 
 
-TEXTS = ("previous", "study_digest", "study_id", "purpose", "digest")
-NUMBERS = ("sequence", "at", "round", "attempt", "noise_multiplier", "sampling_rate", "steps")
+TEXTS = ("previous", "study_digest", "study_id", "purpose", "event", "digest")
+NUMBERS = ("sequence", "at", "round", "attempt")
 tampering = st.one_of(
     st.tuples(st.sampled_from(TEXTS), st.one_of(st.text(max_size=70), st.binary(max_size=5), st.just("c" * 64))),
     st.tuples(st.sampled_from(NUMBERS), st.one_of(st.none(), st.integers(0, 2**40), st.floats(allow_nan=False))),
@@ -326,6 +337,8 @@ def test_any_changed_field_of_any_entry_is_found(pristine: Path, sequence: int, 
 def test_a_plausible_change_of_any_field_is_found(pristine: Path, tmp_path: Path, column: str, sequence: int) -> None:
     target = Path(shutil.copytree(pristine, tmp_path / "copy")) / "l"
     change = f"'{'d' * 64}'" if column in TEXTS else f"{column} + 7"
+    if column == "event":
+        change = "replace(event, '4.0', '5.0')"
     with forced_open(target) as connection:
         connection.execute(f"UPDATE entries SET {column} = {change} WHERE rowid = {sequence}")  # noqa: S608 - constants
     with pytest.raises(IntegrityError):
@@ -346,7 +359,7 @@ def test_a_changed_budget_is_found(path: Path, column: str, value: object) -> No
 def test_a_format_of_another_version_is_named(path: Path) -> None:
     filled(path)
     with forced_open(path) as connection:
-        connection.execute("UPDATE genesis SET format = 2")
+        connection.execute("UPDATE genesis SET format = 99")
     with pytest.raises(InputError, match="another version"):
         Ledger.open(path)
 

@@ -16,6 +16,7 @@ from fedward.cli.output import JsonOption, note, print_json, say, table
 if TYPE_CHECKING:
     from fedward.client.home import SiteHome
     from fedward.client.incidents import Incident
+    from fedward.privacy.events import Event
     from fedward.privacy.ledger import Entry
     from fedward.study.manifest import SealedManifest
 
@@ -352,10 +353,20 @@ def ledger(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
 def _charge_row(entry: Entry) -> tuple[str, ...]:
     charge = entry.charge
     purpose = charge.purpose.removesuffix("-without-dp")
-    sigma = f"{charge.event.noise_multiplier:g}" if charge.event else "none"
-    steps = f"{charge.event.sampling_rate:g} x {charge.event.steps}" if charge.event else "-"
+    sigma, steps = _mechanism(charge.event)
     at = f"{datetime.fromtimestamp(entry.at, UTC):%Y-%m-%d %H:%M:%S}"
     return (str(entry.sequence), at, charge.study_id, str(charge.round), str(charge.attempt), purpose, sigma, steps)
+
+
+def _mechanism(event: Event | None) -> tuple[str, str]:
+    """Noise and repetitions of a charge, as the table shows them."""
+    from fedward.privacy.events import DpEvent
+
+    if event is None:
+        return "none", "-"
+    if isinstance(event, DpEvent):
+        return f"{event.noise_multiplier:g}", f"{event.sampling_rate:g} x {event.steps}"
+    return f"{event.deviation:g} a count", f"{event.coordinates} x {event.steps}"
 
 
 @app.command()

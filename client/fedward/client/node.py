@@ -30,10 +30,10 @@ from fedward.client.log import SiteLog
 from fedward.client.places import Places
 from fedward.client.policy import load_policy, objections
 from fedward.client.split import held_out
-from fedward.privacy.accounting import DpEvent
 from fedward.privacy.canonical import digest
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
+from fedward.privacy.events import Event
 from fedward.privacy.ledger import Charge
 from fedward.privacy.secagg.contexts import RoundContext
 from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
@@ -330,7 +330,7 @@ class SiteNode:
             )
 
     def _enter(
-        self, sealed: SealedManifest, request: Task, purpose: str, event: DpEvent | None, most: int, code: str
+        self, sealed: SealedManifest, request: Task, purpose: str, event: Event | None, most: int, code: str
     ) -> None:
         made = [e.charge for e in self._ledger.charges() if e.charge.study_digest == sealed.digest]
         if sum(charge.purpose == purpose for charge in made) >= most:

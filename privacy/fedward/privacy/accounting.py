@@ -1,9 +1,8 @@
 """How much privacy a history of noisy sums has cost: ε at a given δ, add/remove one patient.
 
-A history is a sequence of `DpEvent`. Each stands for `steps` repetitions of the Poisson-sampled Gaussian mechanism: every
-patient is in the sum with probability q, a patient's part has norm at most C, and Gaussian noise of standard deviation
-σC is added (Abadi et al. 2016, Algorithm 1). Their order does not matter, so equal events are merged and sorted, and
-that canonical tuple is what the caches are keyed by.
+A history is a sequence of `events`. Their order does not matter, so equal events are merged and sorted, and that
+canonical tuple is what the caches are keyed by. A patient's part of a `CountEvent` is worst when every coordinate that it
+changes moves by the whole sensitivity, since the noise is log-concave: its loss is that of as many scalar mechanisms.
 
 `epsilon` is the gate. It composes pessimistic privacy loss distributions of dp_accounting (connect-the-dots, Doroshenko
 et al., arXiv 2207.04380) on a grid of 1e-3: never below the true ε but for floating-point round-off, which the bounds on δ
@@ -16,9 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
@@ -27,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError, RefusalError
+from fedward.privacy.events import CountEvent, DpEvent, Event, History, merge, number
 
 _log = logging.getLogger(__name__)
 
@@ -42,62 +40,17 @@ _LARGEST_GRID_EPSILON = 60.0
 _ORDERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, *map(float, range(5, 64)), 80.0, 128.0, 256.0, 512.0, 1024.0)
 # Round-off of one step's log-moment, added so that a difference of nearly equal numbers cannot read as "free".
 _MOMENT_ROUND_OFF = 1e-13
-# More steps than any study runs; keeps every count exact in a float.
-MOST_STEPS = 10**9
 # Range and resolution of proposed noise multipliers.
 SMALLEST_SIGMA = 0.1
 LARGEST_SIGMA = 1e4
 _SIGMA_STEPS = 1000
 
 
-@dataclass(frozen=True)
-class DpEvent:
-    """`steps` Poisson-sampled Gaussian sums with the same noise.
-
-    Attributes:
-        noise_multiplier: σ, the noise's standard deviation over the clipping norm C; finite and above 0.
-        sampling_rate: q in (0, 1], the probability that a patient is in a step.
-        steps: how many such steps, at least 1.
-
-    Raises:
-        InputError: a value is outside its range, NaN included.
-    """
-
-    noise_multiplier: float
-    sampling_rate: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        sigma = _number(self.noise_multiplier, "noise_multiplier")
-        q = _number(self.sampling_rate, "sampling_rate")
-        if not sigma > 0:
-            raise InputError("noise_multiplier gives no privacy", expected="a number above 0", got=repr(sigma))
-        if not 0 < q <= 1:
-            raise InputError("sampling_rate is no probability", expected="a number in (0, 1]", got=repr(q))
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= MOST_STEPS:
-            raise InputError("steps is no count", expected=f"a whole number, 1 to {MOST_STEPS}", got=repr(self.steps))
-        object.__setattr__(self, "noise_multiplier", sigma)
-        object.__setattr__(self, "sampling_rate", q)
-
-
-History = tuple[DpEvent, ...]
 # What a study will do at a noise multiplier: a function of σ, or (sampling rate, steps) for one constant schedule.
-Schedule = Callable[[float], Sequence[DpEvent]] | tuple[float, int]
+Schedule = Callable[[float], Sequence[Event]] | tuple[float, int]
 
 
-def merge(history: Iterable[DpEvent]) -> History:
-    """The history with equal mechanisms added up, sorted: equal for every order of the same events.
-
-    Raises:
-        InputError: one mechanism's steps add up to more than `MOST_STEPS`.
-    """
-    steps: Counter[tuple[float, float]] = Counter()
-    for event in history:
-        steps[event.noise_multiplier, event.sampling_rate] += event.steps
-    return tuple(DpEvent(sigma, q, n) for (sigma, q), n in sorted(steps.items()))
-
-
-def epsilon(history: Sequence[DpEvent], delta: float) -> float:
+def epsilon(history: Sequence[Event], delta: float) -> float:
     """The gate's ε of a history: PLD, or RDP where PLD cannot be trusted.
 
     RDP decides, with a line in the log when that was a failure, if δ is below 1e-10, if RDP's own ε exceeds 60, or if
@@ -117,7 +70,7 @@ def epsilon(history: Sequence[DpEvent], delta: float) -> float:
     return _gate(merge(history), delta)
 
 
-def epsilon_pld(history: Sequence[DpEvent], delta: float) -> float:
+def epsilon_pld(history: Sequence[Event], delta: float) -> float:
     """Pessimistic PLD ε, rounded up to 1e-4; arguments as `epsilon`.
 
     Raises:
@@ -129,7 +82,7 @@ def epsilon_pld(history: Sequence[DpEvent], delta: float) -> float:
     return _round_up(_pld_epsilon(merged, delta)) if merged else 0.0
 
 
-def epsilon_rdp(history: Sequence[DpEvent], delta: float) -> float:
+def epsilon_rdp(history: Sequence[Event], delta: float) -> float:
     """RDP ε, rounded up to 1e-4; arguments as `epsilon`. Looser than PLD by about a tenth, and cheap.
 
     Raises:
@@ -140,7 +93,7 @@ def epsilon_rdp(history: Sequence[DpEvent], delta: float) -> float:
     return _round_up(_rdp_epsilon(merged, delta)) if merged else 0.0
 
 
-def calibrate(history: Sequence[DpEvent], schedule: Schedule, epsilon: float, delta: float) -> float:
+def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delta: float) -> float:
     """The smallest noise multiplier at which a schedule, after all that was spent before, stays within ε.
 
     Args:
@@ -157,7 +110,7 @@ def calibrate(history: Sequence[DpEvent], schedule: Schedule, epsilon: float, de
         RefusalError: `budget-exhausted` if the history alone leaves nothing, `budget-unreachable` if σ = 1e4 is too little.
     """
     _check_delta(delta)
-    if not _number(epsilon, "epsilon") > 0:
+    if not number(epsilon, "epsilon") > 0:
         raise InputError("epsilon is no budget", expected="a number above 0", got=repr(epsilon))
     past = merge(history)
     spent = _gate(past, delta)
@@ -199,18 +152,12 @@ def _smallest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
     return passing
 
 
-def _constant(sampling_rate: float, steps: int) -> Callable[[float], Sequence[DpEvent]]:
+def _constant(sampling_rate: float, steps: int) -> Callable[[float], Sequence[Event]]:
     return lambda sigma: (DpEvent(sigma, sampling_rate, steps),)
 
 
-def _number(value: float, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{name} is no finite number", expected="a finite number", got=repr(value))
-    return float(value)
-
-
 def _check_delta(delta: float) -> None:
-    if not 0 < _number(delta, "delta") < 1:
+    if not 0 < number(delta, "delta") < 1:
         raise InputError("delta is no probability below certainty", expected="a number in (0, 1)", got=repr(delta))
 
 
@@ -262,7 +209,9 @@ def _composed(merged: History) -> Any:
     return _composed(merged[:middle]).compose(_composed(merged[middle:]))
 
 
-def _repeated(event: DpEvent) -> Any:
+def _repeated(event: Event) -> Any:
+    if isinstance(event, CountEvent):
+        return _single_count(event.deviation, event.sensitivity).self_compose(event.coordinates * event.steps)
     if event.sampling_rate == 1.0:
         # n Gaussians without sampling are exactly one with σ/√n.
         return _single(event.noise_multiplier / math.sqrt(event.steps), 1.0)
@@ -282,14 +231,40 @@ def _single(sigma: float, q: float) -> Any:
     )
 
 
+@lru_cache(maxsize=64)
+def _single_count(deviation: float, sensitivity: int) -> Any:
+    ratio = sensitivity / deviation
+    points = max(24 * deviation, 2 * (ratio**2 / 2 + 12 * ratio) / _INTERVAL)
+    if not points <= _MOST_POINTS or not sensitivity <= 10 * deviation:
+        raise ArithmeticError(f"counts with σ = {deviation!r} need a grid of {points:.1e} points")
+    from dp_accounting.pld import privacy_loss_distribution  # noqa: PLC0415 - imports scipy.stats, a second
+
+    return privacy_loss_distribution.from_discrete_gaussian_mechanism(
+        deviation,
+        sensitivity,
+        value_discretization_interval=_INTERVAL,
+        pessimistic_estimate=True,
+        use_connect_dots=True,
+    )
+
+
 def _rdp_epsilon(merged: History, delta: float) -> float:
     from dp_accounting.rdp import rdp_privacy_accountant  # noqa: PLC0415 - imports scipy.stats, a second
 
     total = np.zeros(len(_ORDERS))
     for event in merged:
-        total += event.steps * _moments(event.noise_multiplier, event.sampling_rate)
+        total += event.steps * _moments_of(event)
     value, _ = rdp_privacy_accountant.compute_epsilon(_ORDERS, total, delta)
     return float(value) if value >= 0 else math.inf
+
+
+def _moments_of(event: Event) -> NDArray[np.float64]:
+    """Rényi divergence of one step at each of `_ORDERS`."""
+    if isinstance(event, DpEvent):
+        return _moments(event.noise_multiplier, event.sampling_rate)
+    # Canonne, Kamath & Steinke 2020, theorem 4: Δ²/(2σ²)-zCDP, like the continuous Gaussian.
+    rho = event.coordinates * event.sensitivity**2 / (2 * event.deviation**2)
+    return np.asarray(_ORDERS) * (rho * (1 + 1e-12))
 
 
 @lru_cache(maxsize=1024)

@@ -7,16 +7,18 @@ hold raises IntegrityError before anything of it is taken in. Whether a charge i
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedward.privacy.accounting import DpEvent, History, epsilon, merge
-from fedward.privacy.canonical import digest_of
+from fedward.privacy.accounting import epsilon
+from fedward.privacy.canonical import canonical_json, digest_of
 from fedward.privacy.errors import InputError, IntegrityError, RefusalError
+from fedward.privacy.events import EVENTS, Event, History, from_record, merge, to_record
 
-FORMAT = 1
+FORMAT = 2
 _DIGEST_LENGTH = 64
 _UNPROTECTED_SUFFIX = "-without-dp"
 _LARGEST_COUNT = 2**31 - 1
@@ -70,7 +72,7 @@ class Charge:
     study_id: str
     round: int
     attempt: int
-    event: DpEvent | None
+    event: Event | None
     purpose: str = "train"
 
     def __post_init__(self) -> None:
@@ -79,8 +81,8 @@ class Charge:
         check_text(self.purpose, "purpose")
         check_count(self.round, "round", _LARGEST_COUNT)
         check_count(self.attempt, "attempt", _LARGEST_COUNT)
-        if self.event is not None and not isinstance(self.event, DpEvent):
-            raise InputError("event is no mechanism", expected="a DpEvent or None", got=type(self.event).__name__)
+        if self.event is not None and not isinstance(self.event, EVENTS):
+            raise InputError("event is no mechanism", expected="an event or None", got=type(self.event).__name__)
         if (self.event is None) != self.purpose.endswith(_UNPROTECTED_SUFFIX):
             raise InputError(
                 "purpose and event disagree about differential privacy",
@@ -213,11 +215,6 @@ def genesis_digest(budget: Budget, lineage: str) -> str:
 
 
 def _entry_digest(sequence: int, previous: str, at: int, charge: Charge) -> str:
-    mechanism = charge.event and {
-        "noise_multiplier": charge.event.noise_multiplier,
-        "sampling_rate": charge.event.sampling_rate,
-        "steps": charge.event.steps,
-    }
     return digest_of(
         {
             "sequence": sequence,
@@ -228,7 +225,7 @@ def _entry_digest(sequence: int, previous: str, at: int, charge: Charge) -> str:
             "round": charge.round,
             "attempt": charge.attempt,
             "purpose": charge.purpose,
-            "event": mechanism,
+            "event": None if charge.event is None else to_record(charge.event),
         }
     )
 
@@ -249,9 +246,9 @@ def _chained(tail: Head, rows: Sequence[Any]) -> list[Entry]:
     return entries
 
 
-def row_of(entry: Entry) -> dict[str, str | int | float | None]:
+def row_of(entry: Entry) -> dict[str, str | int | None]:
     """The columns of an entry."""
-    charge, mechanism = entry.charge, entry.charge.event
+    charge = entry.charge
     return {
         "sequence": entry.sequence,
         "previous": entry.previous,
@@ -261,9 +258,7 @@ def row_of(entry: Entry) -> dict[str, str | int | float | None]:
         "round": charge.round,
         "attempt": charge.attempt,
         "purpose": charge.purpose,
-        "noise_multiplier": None if mechanism is None else mechanism.noise_multiplier,
-        "sampling_rate": None if mechanism is None else mechanism.sampling_rate,
-        "steps": None if mechanism is None else mechanism.steps,
+        "event": None if charge.event is None else canonical_json(to_record(charge.event)).decode(),
         "digest": entry.digest,
     }
 
@@ -271,14 +266,24 @@ def row_of(entry: Entry) -> dict[str, str | int | float | None]:
 def _entry_of(row: Any) -> Entry:
     """An entry from its row. What no charge could have written is tampering, not bad input."""
     try:
-        mechanism = (row.noise_multiplier, row.sampling_rate, row.steps)
-        event_ = None if mechanism == (None, None, None) else DpEvent(*mechanism)
-        charge = Charge(row.study_digest, row.study_id, row.round, row.attempt, event_, row.purpose)
+        charge = Charge(row.study_digest, row.study_id, row.round, row.attempt, _event_of(row.event), row.purpose)
         check_count(row.at, "at", 2**53)
         check_digest(row.previous, "previous")
     except InputError as error:
         raise broken(f"entry {row.sequence} of the ledger was changed") from error
     return Entry(row.sequence, row.previous, row.at, charge, row.digest)
+
+
+def _event_of(text: str | None) -> Event | None:
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or canonical_json(record).decode() != text:
+        raise InputError("the event is not canonical JSON")
+    return from_record(record)
 
 
 def check_text(value: object, name: str) -> str:

@@ -1,6 +1,6 @@
 """The privacy ledger of one hospital's patients: what was charged, in an append-only chain on disk.
 
-One ledger belongs to one lineage of patients for its whole life and holds **events** (σ, q, steps), never ε; ε is derived
+One ledger belongs to one lineage of patients for its whole life and holds **events** (such as σ, q, steps), never ε; ε is derived
 by `accounting` each time it is asked for. The rules:
 
 1. Check, append, fsync, then return. Only after `charge` has returned may the data be read. Whatever fails before leaves
@@ -36,7 +36,7 @@ from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from fedward.privacy.accounting import DpEvent, epsilon
+from fedward.privacy.accounting import epsilon
 from fedward.privacy.chain import (
     FORMAT,
     Budget,
@@ -52,6 +52,7 @@ from fedward.privacy.chain import (
 )
 from fedward.privacy.durable import sync_folder
 from fedward.privacy.errors import InputError, IntegrityError, UnreachableError, UsageError
+from fedward.privacy.events import Event
 from fedward.privacy.ledgerfile import (
     connect,
     head_path,
@@ -65,15 +66,12 @@ from fedward.privacy.ledgerfile import (
 
 __all__ = ["FORMAT", "Budget", "Charge", "Entry", "Head", "Ledger", "Receipt", "StudySpending"]
 
-_COLUMNS = (
-    "sequence, previous, at, study_digest, study_id, round, attempt, purpose, "
-    "noise_multiplier, sampling_rate, steps, digest"
-)
+_COLUMNS = "sequence, previous, at, study_digest, study_id, round, attempt, purpose, event, digest"
 _SELECT = text(f"SELECT {_COLUMNS} FROM entries WHERE sequence >= :since ORDER BY sequence")  # noqa: S608 - constants
 _INSERT = text(
     f"INSERT INTO entries ({_COLUMNS}) VALUES "  # noqa: S608 - constants
     "(:sequence, :previous, :at, :study_digest, :study_id, :round, :attempt, :purpose, "
-    ":noise_multiplier, :sampling_rate, :steps, :digest)"
+    ":event, :digest)"
 )
 
 
@@ -271,7 +269,7 @@ class Ledger:
         """The ε that these patients can truly be told: `spent`, or infinity once any run had no differential privacy."""
         return math.inf if self.unprotected else self.spent()
 
-    def would_cost(self, events: Sequence[DpEvent]) -> float:
+    def would_cost(self, events: Sequence[Event]) -> float:
         """ε at the budget's δ if these events came on top of everything charged so far."""
         self._refresh()
         return epsilon((*self._chain.history, *events), self._chain.budget.delta)

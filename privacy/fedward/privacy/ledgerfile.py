@@ -22,7 +22,7 @@ _SCHEMA = (
     """CREATE TABLE entries (
         sequence INTEGER PRIMARY KEY, previous TEXT NOT NULL, at INTEGER NOT NULL, study_digest TEXT NOT NULL,
         study_id TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, purpose TEXT NOT NULL,
-        noise_multiplier REAL, sampling_rate REAL, steps INTEGER, digest TEXT NOT NULL,
+        event TEXT, digest TEXT NOT NULL,
         UNIQUE (study_digest, round, attempt, purpose))""",
     *(
         f"""CREATE TRIGGER {table}_no_{action} BEFORE {action} ON {table}

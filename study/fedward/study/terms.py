@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedward.privacy.accounting import DpEvent, calibrate
+from fedward.privacy.accounting import calibrate
+from fedward.privacy.events import DpEvent
 from fedward.study.manifest import Manifest, SealedManifest
 
 PRIVACY_WORDS = (

@@ -1,0 +1,143 @@
+"""What a ledger counts: noisy sums, each described by its mechanism. Events are stored; ε is derived (`accounting`).
+
+`DpEvent` is a Poisson-sampled Gaussian sum of clipped gradients, `CountEvent` integer sums under discrete Gaussian noise.
+Neighbours differ by one patient, added or removed. An event's canonical form, `to_record`, is what ledgers keep and digest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as fields_of
+from typing import Any, ClassVar, TypeAlias
+
+from fedward.privacy.errors import InputError
+
+# More steps than any study runs; keeps every count exact in a float.
+MOST_STEPS = 10**9
+# Above this a patient's part of an integer sum is no count or bounded value any more.
+MOST_SENSITIVITY = 10**6
+
+
+@dataclass(frozen=True)
+class DpEvent:
+    """`steps` Poisson-sampled Gaussian sums with the same noise (Abadi et al. 2016, algorithm 1).
+
+    Attributes:
+        noise_multiplier: σ, the noise's standard deviation over the clipping norm C; finite and above 0.
+        sampling_rate: q in (0, 1], the probability that a patient is in a step.
+        steps: how many such steps, at least 1.
+
+    Raises:
+        InputError: a value is outside its range, NaN included.
+    """
+
+    KIND: ClassVar[str] = "gaussian"
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noise_multiplier", _above_zero(self.noise_multiplier, "noise_multiplier"))
+        q = number(self.sampling_rate, "sampling_rate")
+        if not 0 < q <= 1:
+            raise InputError("sampling_rate is no probability", expected="a number in (0, 1]", got=repr(q))
+        object.__setattr__(self, "sampling_rate", q)
+        _check_whole(self.steps, "steps", MOST_STEPS)
+
+
+@dataclass(frozen=True)
+class CountEvent:
+    """`steps` vectors of integers, each coordinate with discrete Gaussian noise (Canonne, Kamath & Steinke 2020).
+
+    Attributes:
+        deviation: σ of the discrete Gaussian N_Z(0, σ²), in units of the sum; finite and above 0.
+        sensitivity: the most that one patient changes a coordinate by, a whole number of at least 1.
+        coordinates: the most coordinates that one patient changes, at least 1.
+        steps: how many such releases, at least 1.
+
+    Raises:
+        InputError: a value is outside its range, NaN included.
+    """
+
+    KIND: ClassVar[str] = "counts"
+
+    deviation: float
+    sensitivity: int
+    coordinates: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "deviation", _above_zero(self.deviation, "deviation"))
+        _check_whole(self.sensitivity, "sensitivity", MOST_SENSITIVITY)
+        _check_whole(self.coordinates, "coordinates", MOST_SENSITIVITY)
+        _check_whole(self.steps, "steps", MOST_STEPS)
+
+
+Event: TypeAlias = DpEvent | CountEvent
+EVENTS: tuple[type[DpEvent] | type[CountEvent], ...] = (DpEvent, CountEvent)
+History: TypeAlias = tuple[Event, ...]
+
+
+def merge(history: Iterable[Event]) -> History:
+    """The history with equal mechanisms added up, sorted: equal for every order of the same events.
+
+    Raises:
+        InputError: one mechanism's steps add up to more than `MOST_STEPS`.
+    """
+    steps: Counter[Event] = Counter()
+    for event in history:
+        steps[replace(event, steps=1)] += event.steps
+    return tuple(sorted((replace(one, steps=n) for one, n in steps.items()), key=_order))
+
+
+def _order(event: Event) -> tuple[Any, ...]:
+    return event.KIND, *asdict(event).values()
+
+
+def to_record(event: Event) -> dict[str, Any]:
+    """The event's fields and its kind, for canonical JSON."""
+    return {"kind": event.KIND, **asdict(event)}
+
+
+def from_record(record: Mapping[str, Any]) -> Event:
+    """The event of a record.
+
+    Raises:
+        InputError: the kind is unknown, a field is missing or superfluous, or a value is outside its range.
+    """
+    fields = dict(record)
+    kind = fields.pop("kind", None)
+    for known in EVENTS:
+        if kind == known.KIND:
+            if set(fields) != {field.name for field in fields_of(known)}:
+                raise InputError("the event has other fields than its kind", got=", ".join(map(str, fields))[:200])
+            return known(**fields)
+    raise InputError(
+        "the event's kind is unknown",
+        expected=", ".join(known.KIND for known in EVENTS),
+        got=repr(kind)[:80],
+        remedy="use the Fedward version that wrote it, or upgrade",
+    )
+
+
+def number(value: float, name: str) -> float:
+    """The value as a float. Raises: InputError unless it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{name} is no finite number", expected="a finite number", got=repr(value))
+    return float(value)
+
+
+def _above_zero(value: float, name: str) -> float:
+    found = number(value, name)
+    if not found > 0:
+        raise InputError(f"{name} gives no privacy", expected="a number above 0", got=repr(found))
+    return found
+
+
+def _check_whole(value: int, name: str, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InputError(f"{name} is no count", expected=f"a whole number, 1 to {most}", got=repr(value))
