@@ -69,6 +69,9 @@ class Noise:
         self.rates.append((n, q))
         return np.array(next(self._masks, [True] * n), dtype=np.bool_)
 
+    def discrete_gaussian(self, n: int, deviation: float) -> NDArray[np.int64]:
+        raise AssertionError("local training draws no integers")
+
 
 def terms(**changes: float) -> SiteTerms:
     base = {"steps": 1, "learning_rate": 1.0, "sampling_rate": 1.0, "expected_batch": 1.0, "clipping_norm": 1.0}

@@ -9,6 +9,7 @@ import copy
 import os
 import pickle
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from scipy import stats
 from fedward.privacy import draws as module
 from fedward.privacy.draws import Draws, SecureDraws
 from fedward.privacy.errors import InputError
+from fedward.simulations.baselines import UnsafeSeededDraws
 
 ALPHA = 1e-6
 N = 200_000
@@ -192,3 +194,41 @@ def test_threads_never_share_bytes(draws: SecureDraws) -> None:
         thread.join()
     everything = [u for part in found for u in part]
     assert len(everything) == len(set(everything)) == 4 * 300 * 20
+
+
+# --- discrete Gaussian -----------------------------------------------------------------------------------------------
+
+
+def expected_mass(deviation: float, places: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    support = np.arange(-int(20 * deviation) - 20, int(20 * deviation) + 21)
+    return np.exp(-(places**2) / (2 * deviation**2)) / np.exp(-(support**2) / (2 * deviation**2)).sum()
+
+
+@pytest.mark.parametrize("deviation", [0.4, 1.0, 3.7])
+@pytest.mark.parametrize("kind", [SecureDraws, lambda: UnsafeSeededDraws(5)])
+def test_discrete_gaussian_has_its_distribution(kind: Callable[[], Draws], deviation: float) -> None:
+    """χ² against the formula of Canonne, Kamath & Steinke 2020, definition 1."""
+    drawn = kind().discrete_gaussian(20_000, deviation)
+    assert drawn.dtype == np.int64
+    edge = max(1, round(2.5 * deviation))
+    places = np.arange(-edge, edge + 1)
+    mass = expected_mass(deviation, places)
+    found = np.array([np.count_nonzero(drawn == place) for place in places])
+    found = np.append(found, len(drawn) - found.sum())
+    wanted = len(drawn) * np.append(mass, 1 - mass.sum())
+    assert stats.chisquare(found, wanted, sum_check=False).pvalue > ALPHA
+
+
+def test_wide_discrete_gaussian_is_nearly_a_gaussian(draws: SecureDraws) -> None:
+    drawn = draws.discrete_gaussian(20_000, 1e7)
+    assert stats.kstest(drawn / 1e7, "norm").pvalue > ALPHA
+
+
+@pytest.mark.parametrize(("n", "deviation"), [(-1, 1.0), (3, 0.0), (3, np.nan), (3, np.inf), (3, 2.0**41)])
+def test_discrete_gaussian_refuses_what_is_no_noise(draws: SecureDraws, n: int, deviation: float) -> None:
+    with pytest.raises(InputError):
+        draws.discrete_gaussian(n, deviation)
+
+
+def test_no_discrete_noise_for_nothing(draws: SecureDraws) -> None:
+    assert draws.discrete_gaussian(0, 1.0).shape == (0,)

@@ -26,6 +26,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from fedward.privacy.discrete import discrete_gaussian
 from fedward.privacy.errors import InputError
 
 _WORD = 8
@@ -47,6 +48,10 @@ class Draws(Protocol):
 
     def bernoulli(self, n: int, q: float) -> NDArray[np.bool_]:
         """`n` independent coins that are true with probability `q`: one Poisson sample of n patients."""
+        ...
+
+    def discrete_gaussian(self, n: int, deviation: float) -> NDArray[np.int64]:
+        """`n` independent draws of N_Z(0, deviation²); `deviation` in units of the integers."""
         ...
 
 
@@ -133,6 +138,10 @@ class SecureDraws:
             raise InputError("the sampling rate is no probability", expected="a number in (0, 1]", got=repr(q))
         sampled: NDArray[np.bool_] = np.less(self._uniform(_count(n, "n")), q)
         return sampled
+
+    def discrete_gaussian(self, n: int, deviation: float) -> NDArray[np.int64]:
+        """Independent draws of N_Z(0, deviation²), shape (n,), exact; arguments and errors as in `discrete`."""
+        return discrete_gaussian(n, deviation)
 
     def _normals(self, n: int) -> NDArray[np.float64]:
         """`n` standard normals, each from four different Box–Muller pairs.

@@ -8,6 +8,7 @@ The baselines train the study's own model on the same encoding, so that a differ
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,24 @@ class UnsafeSeededDraws:
     def bernoulli(self, n: int, q: float) -> NDArray[np.bool_]:
         """One Poisson sample of n patients at rate q, shape (n,)."""
         return self.uniform(n) < q
+
+    def discrete_gaussian(self, n: int, deviation: float) -> NDArray[np.int64]:
+        """N_Z(0, deviation²), shape (n,), by rejection (Canonne, Kamath & Steinke 2020, algorithm 3, in floating point).
+
+        Raises:
+            InputError: `deviation` is no finite positive number.
+        """
+        if not (np.isfinite(deviation) and deviation > 0):
+            raise InputError("the noise has no scale", expected="a finite deviation above 0", got=repr(deviation))
+        scale = math.floor(deviation) + 1
+        found = np.zeros(0, dtype=np.int64)
+        while len(found) < n:
+            # A discrete Laplace is the difference of two geometric draws.
+            tries = self._generator.geometric(-math.expm1(-1 / scale), (2, 2 * (n - len(found)) + 16))
+            laplace = (tries[0] - tries[1]).astype(np.int64)
+            bias = (np.abs(laplace) - deviation**2 / scale) ** 2 / (2 * deviation**2)
+            found = np.concatenate([found, laplace[self.uniform(len(laplace)) < np.exp(-bias)]])
+        return found[:n]
 
 
 @dataclass(frozen=True)
