@@ -74,6 +74,22 @@ def test_a_planned_evaluation_counts_the_held_out_patients_only(site: Site) -> N
     assert (site.charges(), site.charges("evaluate-without-dp")) == ([], [(ROUNDS + 1, 1)])
 
 
+def test_a_patient_with_several_encounters_is_registered_and_evaluated_once(site: Site, tmp_path: Path) -> None:
+    before = datasets.find(site.home, "heart-4-hospitals")
+    site.work(round=ROUNDS + 1, train=False, evaluate=True)
+    once = messages.counts_from_bytes(site.body, histogram_shape(site.sealed.manifest))
+    csv = own_data(site, tmp_path / "data")
+    lines = csv.read_text().splitlines()
+    mapping = csv.with_name("map.toml")
+    csv.write_text("\n".join([*lines, *lines[1:]]))
+    mapping.write_text(mapping.read_text().replace("[source]", '[source]\nrows = "encounters"'))
+    report = datasets.register(site.home, site.sealed.manifest, csv, mapping, 1).report
+    assert (report.patients, report.encounters) == (before.patients, 2 * before.patients)
+    assert datasets.find(site.home, "heart-4-hospitals").patients == before.patients
+    assert isinstance(site.work(round=ROUNDS + 1, attempt=2, train=False, evaluate=True), Result)
+    assert np.array_equal(messages.counts_from_bytes(site.body, histogram_shape(site.sealed.manifest)), once)
+
+
 def test_the_declared_cohort_is_rounded(site: Site) -> None:
     reply = site.declare()
     assert isinstance(reply, Declared)

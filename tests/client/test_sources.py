@@ -318,10 +318,25 @@ def test_clipping_mends_no_identifier(tmp_path: Path, row: str, what: str) -> No
     assert 'on_invalid = "clip"' not in str(error)
 
 
-def test_the_same_patient_twice_says_that_encounters_come_later(tmp_path: Path) -> None:
+def test_the_same_patient_twice_says_how_rows_can_be_encounters(tmp_path: Path) -> None:
     error = _refused(tmp_path, GOOD + f"{CANARY},20,M,120,0\np2,20,M,120,0\n {CANARY} ,20,M,120,0\n")
     assert "id: 2 × the patient has an earlier row, rows 6, 7" in str(error)
-    assert "encounters of a patient come with a later version" in str(error)
+    assert 'set [source] rows = "encounters"' in str(error)
+
+
+def test_rows_that_are_encounters_may_share_a_patient(tmp_path: Path) -> None:
+    more = GOOD + "p1,25,M,110,1\n p2 ,31,F,,0\n"
+    table = _read(tmp_path, more, rows="encounters")
+    assert list(table.frame.index) == ["p1", "p2", "p3", "p1", "p2"]
+    assert (table.report.patients, table.report.encounters, table.report.rows) == (3, 5, 5)
+    assert table.report.to_json()["patients"] == 3
+    lines = "\n".join(table.report.lines())
+    assert "Patients: 3, with 5 encounters." in lines
+    assert "2 encounters (40.0%)" in lines
+
+
+def test_encounters_need_a_patient_too(tmp_path: Path) -> None:
+    assert "no patient identifier" in str(_refused(tmp_path, GOOD + ",20,M,120,0\n", rows="encounters"))
 
 
 @pytest.mark.parametrize(

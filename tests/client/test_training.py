@@ -85,6 +85,14 @@ def patients(manifest: Manifest, n: int, seed: int = 0, spread: float = 1.0) -> 
     return Encoded(tuple(map(str, range(n))), inputs, outcomes, np.zeros((n, 0), dtype=np.bool_))
 
 
+def encounters(data: Encoded, owners: list[int]) -> Encoded:
+    """The same rows, as encounters of the patients that `owners` numbers."""
+    return Encoded(tuple(f"p{owner}" for owner in owners), data.inputs, data.outcomes, data.membership)
+
+
+OWNERS = [3, 0, 1, 1, 0, 2, 1, 3, 4, 1, 0, 0]  # 1 to 4 encounters each, rows of a patient apart
+
+
 def started(manifest: Manifest, seed: int = 1) -> nn.Module:
     """The study's model somewhere that is not its beginning, where logistic regression is all zero."""
     model = build(manifest)
@@ -93,13 +101,14 @@ def started(manifest: Manifest, seed: int = 1) -> nn.Module:
 
 
 def gradients(model: nn.Module, data: Encoded) -> NDArray[np.float64]:
-    """Each patient's gradient from a batch of that patient alone, shape (n, d), float64."""
+    """Each patient's gradient from a batch of that patient alone, shape (n, d), float64; the loss is its rows' mean."""
     exact, rows = copy.deepcopy(model).double(), []
-    for inputs, outcome in zip(data.inputs, data.outcomes, strict=True):
+    for patient in range(len(data)):
+        own = data.owners == patient
         exact.zero_grad()
-        logit = exact(torch.from_numpy(inputs[None]).double())
-        sign = 2 * float(outcome) - 1
-        torch.nn.functional.softplus(-sign * logit).sum().backward()
+        logit = exact(torch.from_numpy(data.inputs[own]).double())
+        sign = torch.from_numpy(2 * data.outcomes[own].astype(np.float64) - 1)
+        torch.nn.functional.softplus(-sign * logit).mean().backward()
         rows.append(torch.cat([p.grad.reshape(-1) for p in exact.parameters() if p.grad is not None]).numpy())
     return np.array(rows).reshape(len(data), dimension(model))
 
@@ -125,6 +134,37 @@ class TestEveryModel:
         norm = float(np.quantile(sizes, quantile)) * (0.5 if quantile == 0 else 1.0001)
         update = train(model, data, terms(clipping_norm=norm), Noise())
         assert relative(-update, clipped_sum(exact, norm)) < 1e-5
+
+    @pytest.mark.parametrize("quantile", [0.0, 0.5, 1.0], ids=["all-clipped", "half-clipped", "none-clipped"])
+    def test_encounters_of_a_patient_give_one_clipped_gradient(self, name: str, quantile: float) -> None:
+        model, data = started(STUDIES[name]), encounters(patients(STUDIES[name], 12), OWNERS)
+        exact = gradients(model, data)
+        assert exact.shape[0] == len(data) == 5
+        norm = float(np.quantile(np.linalg.norm(exact, axis=1), quantile)) * (0.5 if quantile == 0 else 1.0001)
+        update = train(model, data, terms(clipping_norm=norm), Noise())
+        assert relative(-update, clipped_sum(exact, norm)) < 1e-5
+
+    def test_a_patient_with_many_encounters_moves_the_sum_by_at_most_the_clipping_norm(self, name: str) -> None:
+        manifest, norm = STUDIES[name], 0.2
+        data = encounters(patients(manifest, 12, spread=30.0), OWNERS)
+        whole = train(started(manifest), data, terms(clipping_norm=norm), Noise()).astype(float)
+        for patient in range(len(data)):
+            without = data.select(data.owners != patient)
+            moved = whole - train(started(manifest), without, terms(clipping_norm=norm), Noise()).astype(float)
+            assert np.linalg.norm(moved) <= norm * (1 + 1e-5)
+
+    def test_sampling_takes_a_patient_with_all_encounters(self, name: str) -> None:
+        model, data = started(STUDIES[name]), encounters(patients(STUDIES[name], 12), OWNERS)
+        noise = Noise(masks=[[True, False, True, False, True]])
+        exact = gradients(model, data)[[0, 2, 4]]
+        update = train(model, data, terms(clipping_norm=0.5, sampling_rate=0.6), noise)
+        assert relative(-update, clipped_sum(exact, 0.5)) < 1e-5
+        assert noise.rates == [(5, 0.6)]
+
+    def test_without_a_promise_a_patient_counts_once_too(self, name: str) -> None:
+        model, data = started(STUDIES[name]), encounters(patients(STUDIES[name], 12), OWNERS)
+        exact = gradients(model, data).sum(axis=0)
+        assert relative(-train(model, data, terms(noise_multiplier=0.0), Noise()), exact) < 1e-5
 
     def test_one_patient_more_or_less_moves_the_sum_by_at_most_the_clipping_norm(self, name: str) -> None:
         """The neighbour test: with the noise away, on the sum before it is divided."""

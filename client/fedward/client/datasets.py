@@ -71,7 +71,7 @@ def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: i
         mapping=str(mapping.resolve()),
         csv_sha256=csv_sha256,
         mapping_sha256=mapping_sha256,
-        patients=len(table.frame),
+        patients=table.report.patients,
         registered_at=at,
     )
     write_atomic(_file(home, manifest.study.id), json.dumps(dataset.model_dump(), indent=1).encode(), 0o600)

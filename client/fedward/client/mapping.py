@@ -50,6 +50,9 @@ class Source(Part):
     encoding: Literal["utf-8", "cp1250", "cp1252", "iso-8859-1", "iso-8859-2", "iso-8859-15", "utf-16"] = "utf-8"
     decimal: Literal[".", ","] = "."
     patient_id: ColumnName
+    rows: Literal["patients", "encounters"] = "patients"
+    """Whether each row is a patient, or an encounter: then several rows of one patient are one patient's, who has one loss
+    (their mean), one clipped gradient and, in evaluation, one score, that of the file's last row."""
     missing: tuple[Mark, ...] = ()
     """Marks for a missing value, in every column. An empty cell is always one."""
     on_invalid: Literal["refuse", "clip"] = "refuse"

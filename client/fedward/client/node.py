@@ -272,7 +272,7 @@ class SiteNode:
         models.load_vector(model, base)
         counts = update = None
         if request.evaluate:
-            unseen = cohort.held_out
+            unseen = cohort.held_out.last_encounters()
             scores = models.scores(model, unseen.inputs)
             counts = histogram(scores, unseen.outcomes, unseen.membership, sealed.manifest.evaluation.bins)
         if request.train:

@@ -92,7 +92,7 @@ class ColumnSummary:
 
 @dataclass(frozen=True, repr=False)
 class GroupSummary:
-    """Patients of each group that fairness compares; sizes add up to all patients."""
+    """Rows of each group that fairness compares; sizes add up to all of them."""
 
     column: str
     sizes: dict[str, int]
@@ -108,6 +108,8 @@ class QualityReport:
     rows: int
     blank_rows: int
     patients: int
+    encounters: int
+    """Rows that train or are held out; as many as patients where each has one."""
     excluded: int
     outcome: str
     with_outcome: int
@@ -119,8 +121,8 @@ class QualityReport:
 
     @property
     def prevalence(self) -> float | None:
-        """Share of patients with the outcome, or None without patients."""
-        return self.with_outcome / self.patients if self.patients else None
+        """Share of the rows with the outcome, or None without rows."""
+        return self.with_outcome / self.encounters if self.encounters else None
 
     @property
     def total_problems(self) -> int:
@@ -138,6 +140,7 @@ class QualityReport:
             "rows": self.rows,
             "blank_rows": self.blank_rows,
             "patients": self.patients,
+            "encounters": self.encounters,
             "excluded": self.excluded,
             "outcome": {"column": self.outcome, "with": self.with_outcome, "prevalence": self.prevalence},
             "columns": [asdict(column) | {"bounds": _as_list(column.bounds)} for column in self.columns],
@@ -156,8 +159,11 @@ class QualityReport:
         if self.refused:
             yield "REFUSED: see the problems below. The figures are as clipping would make them."
         blank = f" (and {self.blank_rows} blank, skipped)" if self.blank_rows else ""
-        yield f"Rows of data: {self.rows}{blank}. Patients: {self.patients}. Rows excluded: {self.excluded}."
-        share = "unknown" if self.prevalence is None else f"{self.with_outcome} patients ({self.prevalence:.1%})"
+        several = self.encounters != self.patients
+        held = f"{self.patients}, with {self.encounters} encounters" if several else f"{self.patients}"
+        yield f"Rows of data: {self.rows}{blank}. Patients: {held}. Rows excluded: {self.excluded}."
+        of = "encounters" if several else "patients"
+        share = "unknown" if self.prevalence is None else f"{self.with_outcome} {of} ({self.prevalence:.1%})"
         yield f"Outcome {self.outcome}: {share}."
 
     def _column_lines(self) -> Iterable[str]:
@@ -230,7 +236,8 @@ def summarise(
         refused=refused,
         rows=rows,
         blank_rows=blank_rows,
-        patients=len(frame),
+        patients=int(frame.index.nunique()),
+        encounters=len(frame),
         excluded=rows - len(frame),
         outcome=manifest.outcome.column,
         with_outcome=with_outcome,
@@ -294,7 +301,7 @@ def _warn(report: QualityReport, manifest: Manifest) -> Iterable[str]:
     least = manifest.federation.min_patients
     if patients < least:
         yield f"patients: {patients}, and the study asks for at least {least} from a hospital"
-    if patients and with_outcome in (0, patients):
+    if patients and with_outcome in (0, report.encounters):
         yield f"all patients have the same outcome ({1 if with_outcome else 0}): no model can learn from this table alone"
     if report.excluded:
         yield f"rows left out for want of a known outcome: {report.excluded}, listed above"

@@ -3,8 +3,9 @@
 The rules:
 
 1. Structure comes first. A file that is no readable table, or lacks a column, is refused whatever `on_invalid` says.
-2. So is a row without a patient, a patient with two rows, a value missing where the study allows none (an image's
-   pixel among them), and a column most of whose values are invalid: that is a wrong mapping or unit, not bad data.
+2. So is a row without a patient, a patient with two rows where rows are patients, a value missing where the study
+   allows none (an image's pixel among them), and a column most of whose values are invalid: that is a wrong mapping or
+   unit, not bad data.
 3. With `on_invalid = "refuse"` any other invalid value refuses the table. With `"clip"` a number is clipped to its
    bounds, an unreadable one or an unknown code becomes missing, a row without a known outcome is excluded; each is
    listed in the report.
@@ -59,7 +60,7 @@ _DONE: dict[Kind, str] = {
 }
 _REMEDY: dict[Kind, str] = {
     "missing-patient": "give each row a patient identifier",
-    "duplicate-patient": "keep one row per patient: several encounters of a patient come with a later version",
+    "duplicate-patient": 'keep one row per patient, or, if rows are encounters, set [source] rows = "encounters"',
     "missing-value": "complete the values, or take part in a study that allows missing ones",
     "missing-outcome": "complete the outcomes",
     "unknown-outcome": "map the outcome's codes to 0 and 1",
@@ -75,9 +76,10 @@ T = TypeVar("T")
 class SiteTable:
     """A hospital's table in the study's columns.
 
-    `frame` has one row per patient, in the file's order. Its index "patient" holds the identifiers as str; numbers and
-    an image's pixels (`<column>_0` …) are float64 with NaN for missing, levels are objects, str or None, and the
-    outcome is int64, 0 or 1. Columns are the manifest's features in order, then the outcome.
+    `frame` has one row per patient, or per encounter if the mapping says so, in the file's order. Its index "patient"
+    holds the identifiers as str; numbers and an image's pixels (`<column>_0` …) are float64 with NaN for missing, levels
+    are objects, str or None, and the outcome is int64, 0 or 1. Columns are the manifest's features in order, then the
+    outcome.
     """
 
     frame: pd.DataFrame = field(repr=False)
@@ -362,7 +364,7 @@ def _patients(sheet: _Sheet, mapping: Mapping, findings: _Findings) -> list[str]
     for index, patient in enumerate(ids):
         if patient in marks:
             findings.add(column, "missing-patient", index, patient)
-        elif patient in seen:
+        elif patient in seen and mapping.source.rows == "patients":
             findings.add(column, "duplicate-patient", index, patient)
         seen.add(patient)
     return ids

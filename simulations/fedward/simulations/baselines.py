@@ -107,7 +107,8 @@ def split(data: Encoded, share: float, key: bytes) -> Split:
 
 
 def pool(parts: Iterable[Encoded]) -> Encoded:
-    """Several hospitals' patients as one table, in the order given.
+    """Several hospitals' patients as one table, in the order given. Their identifiers get the hospital's number before
+    them: the same one at two hospitals is two patients.
 
     Raises:
         InputError: there is none.
@@ -116,7 +117,7 @@ def pool(parts: Iterable[Encoded]) -> Encoded:
     if not tables:
         raise InputError("there is nothing to pool", expected="at least one hospital's patients")
     return Encoded(
-        patients=tuple(patient for table in tables for patient in table.patients),
+        patients=tuple(f"{number}/{patient}" for number, table in enumerate(tables) for patient in table.patients),
         inputs=np.concatenate([table.inputs for table in tables]),
         outcomes=np.concatenate([table.outcomes for table in tables]),
         membership=np.concatenate([table.membership for table in tables]),
