@@ -4,8 +4,9 @@ Abadi et al. 2016, algorithm 1: each step samples patients by Poisson at rate q,
 L2, adds N(0, σ²C²) to the sum, and divides by q·N₀. N₀ is declared and public; an empty batch still takes its noisy
 step. Several rows of a patient, its encounters, are sampled together and make one loss, their mean, and one gradient.
 Models of Linear layers take the clipped sum in closed form (`closed_form`), the others per-patient gradients by Opacus's
-hooks; both are the same mechanism. Noise and sampling come from a CSPRNG (`privacy.draws`), injected as `Draws`. The noisy
-sum is stored as float32, as the wire is; the residual of Mironov 2012's attack is what `privacy.draws` states.
+rules for layers (`row_gradients`, or its hooks); all are the same mechanism. Noise and sampling come from a CSPRNG
+(`privacy.draws`), injected as `Draws`. The noisy sum is stored as float32, as the wire is; the residual of Mironov
+2012's attack is what `privacy.draws` states.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedward.client.closed_form import Batch, clipped_sum, layers_of
+from fedward.client.row_gradients import RowGradients, supported
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError
 from fedward.study.encoding import Encoded
@@ -188,7 +190,7 @@ def _descend(parameter: nn.Parameter, rate: float) -> None:
 
 
 def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
-    GradSampleHooks(model, loss_reduction="sum")
+    differentiate = _row_gradients(model)
     inner = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
     optimizer = PatientOptimizer(inner, terms, draws)
     pull = _Pull(list(model.parameters()), terms.proximal)
@@ -199,7 +201,7 @@ def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
             for parameter in model.parameters():
                 parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
         else:
-            torch.autograd.backward(_loss(model, batch))
+            differentiate(lambda: _loss(model, batch))
             if batch.patient_of is not None:
                 _gather(model, batch.patients, torch.from_numpy(batch.patient_of))
         if optimizer.pre_step():
@@ -207,6 +209,14 @@ def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
             inner.step()
 
     return step
+
+
+def _row_gradients(model: nn.Module) -> Callable[[Callable[[], torch.Tensor]], None]:
+    """What writes each row's gradient of a loss to `grad_sample`."""
+    if supported(model):
+        return RowGradients(model).compute
+    GradSampleHooks(model, loss_reduction="sum")
+    return lambda loss: torch.autograd.backward(loss())
 
 
 def _gather(model: nn.Module, patients: int, patient_of: torch.Tensor) -> None:
