@@ -25,11 +25,11 @@ def discrete_gaussian(deviation: float) -> Law:
 
 
 @cache
-def sum_of(deviation: float, shares: int) -> Law:
+def sum_of(deviation: float, sites: int) -> Law:
     """The exact law of the sum of so many independent draws."""
     one = discrete_gaussian(deviation)
     law = one
-    for _ in range(shares - 1):
+    for _ in range(sites - 1):
         added: Law = {}
         for x, p in law.items():
             for y, q in one.items():
@@ -55,13 +55,13 @@ class TestExactSums:
     """A vector moves by one coordinate's `shift`, or by it in each of `dimension` coordinates: divergences add up."""
 
     @pytest.mark.parametrize("deviation", [0.5, 0.7, 1.0, 2.0])
-    @pytest.mark.parametrize("shares", [1, 2, 3])
-    def test_no_order_exceeds_the_bound(self, deviation: float, shares: int) -> None:
+    @pytest.mark.parametrize("sites", [1, 2, 3])
+    def test_no_order_exceeds_the_bound(self, deviation: float, sites: int) -> None:
         with localcontext(prec=40):
-            law = sum_of(deviation, shares)
+            law = sum_of(deviation, sites)
             for shift in (1, 2):
                 for dimension in (1, 4):
-                    event = SharedEvent(deviation, shift * math.sqrt(dimension), dimension, shares, 1)
+                    event = SharedEvent(deviation, shift * math.sqrt(dimension), dimension, sites, 1)
                     rho = Decimal(concentration(event) or 0.0)
                     for order in map(Decimal, ("1.01", "2", "10")):
                         assert dimension * divergence(law, shift, order) <= rho * order
@@ -73,12 +73,12 @@ class TestExactSums:
             naive = Decimal(1) / (2 * 2 * Decimal("0.25"))
             assert any(divergence(law, 1, order) > naive * order for order in map(Decimal, ("1.01", "2", "10")))
 
-    @pytest.mark.parametrize(("deviation", "shares"), [(1.0, 2), (2.0, 3), (4.0, 2), (4.0, 1)])
-    def test_the_epsilon_shown_holds_at_its_delta(self, deviation: float, shares: int) -> None:
+    @pytest.mark.parametrize(("deviation", "sites"), [(1.0, 2), (2.0, 3), (4.0, 2), (4.0, 1)])
+    def test_the_epsilon_shown_holds_at_its_delta(self, deviation: float, sites: int) -> None:
         with localcontext(prec=40):
-            law = sum_of(deviation, shares)
+            law = sum_of(deviation, sites)
             for delta in (1e-2, 1e-3, 1e-5):
-                eps = epsilon([SharedEvent(deviation, 1.0, 1, shares, 1)], delta)
+                eps = epsilon([SharedEvent(deviation, 1.0, 1, sites, 1)], delta)
                 assert delta_at(law, 1, eps) <= Decimal(delta)
                 assert delta_at(law, 1, 0.5 * eps) > Decimal(delta)  # and is not idle
 
@@ -91,7 +91,7 @@ class TestExactSums:
 
 # --- two views ----------------------------------------------------------------------------------------------------------
 
-H = SharedEvent(deviation=10e6 / math.sqrt(2), sensitivity=1e6, dimension=20, shares=2, steps=50)
+H = SharedEvent(deviation=10e6 / math.sqrt(2), sensitivity=1e6, dimension=20, sites=2, steps=50)
 """The reference history (10, 1, 50) at δ = 1e-3, its noise shared by two."""
 
 
@@ -127,9 +127,9 @@ def test_shared_and_local_events_add_up_in_each_view(local: list[DpEvent | Count
 
 
 def test_more_shares_of_the_same_noise_protect_against_the_coordinator_alone() -> None:
-    costs = [epsilon([SharedEvent(2e6, 1e6, 20, shares, 10)], 1e-3) for shares in (1, 2, 4)]
+    costs = [epsilon([SharedEvent(2e6, 1e6, 20, sites, 10)], 1e-3) for sites in (1, 2, 4)]
     assert costs[0] > costs[1] > costs[2]
-    everyone = {epsilon([SharedEvent(2e6, 1e6, 20, shares, 10)], 1e-3, "everyone") for shares in (1, 2, 4)}
+    everyone = {epsilon([SharedEvent(2e6, 1e6, 20, sites, 10)], 1e-3, "everyone") for sites in (1, 2, 4)}
     assert everyone == {costs[0]}
 
 
@@ -163,12 +163,12 @@ def test_the_event_keeps_its_record_and_merges() -> None:
         {"sensitivity": 0.0},
         {"sensitivity": math.inf},
         {"dimension": 0},
-        {"shares": 0},
-        {"shares": 1.0},
+        {"sites": 0},
+        {"sites": 1.0},
         {"steps": 0},
     ],
 )
 def test_an_event_outside_its_ranges_is_refused(changes: dict[str, float]) -> None:
-    fields = {"deviation": 7.0, "sensitivity": 1.0, "dimension": 3, "shares": 2, "steps": 1}
+    fields = {"deviation": 7.0, "sensitivity": 1.0, "dimension": 3, "sites": 2, "steps": 1}
     with pytest.raises(InputError):
         SharedEvent(**(fields | changes))  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ class Silent:
 
 
 def shared(noise_multiplier: float = 20.0, **changes: object) -> SharedNoise:
-    terms = {"clipping_norm": 1.0, "dimension": 20, "shares": 2, "patients": 700, "members": 4, "bits": 32} | changes
+    terms = {"clipping_norm": 1.0, "dimension": 20, "sites": 2, "patients": 700, "members": 4, "bits": 32} | changes
     return share_noise(noise_multiplier, **terms)  # type: ignore[arg-type]
 
 
@@ -65,7 +65,7 @@ def test_one_patient_moves_the_integers_by_at_most_the_sensitivity(
 
 def test_the_rounding_can_use_the_whole_of_its_allowance() -> None:
     """γ√d is not idle: two roundings in opposite directions, in every coordinate."""
-    noise = SharedNoise(clipping_norm=1.0, step=2.0**-10, dimension=100, shares=2, deviation=1000.0)
+    noise = SharedNoise(clipping_norm=1.0, step=2.0**-10, dimension=100, sites=2, deviation=1000.0)
     start = np.full(100, 0.5 * noise.step * (1 - 1e-9))
     patient = np.full(100, 0.1 * (1 - 1e-9))
     patient = np.floor(patient / noise.step) * noise.step + noise.step * 2e-9
@@ -88,7 +88,7 @@ def test_a_coarse_grid_is_refused() -> None:
 
 def test_the_released_sum_has_the_pools_variance_and_each_share_its_own() -> None:
     """χ² at 1e-6 on 5 000 coordinates each; the honest shares alone make up z Δ."""
-    noise = shared(3.0, dimension=5_000, shares=3, bits=64)
+    noise = shared(3.0, dimension=5_000, sites=3, bits=64)
     draws = SecureDraws()
     shares = [UnnoisedSum(np.zeros(5_000)).noised(noise, draws) for _ in range(3)]
     for value, deviation in [(share, noise.deviation) for share in shares] + [
@@ -100,13 +100,13 @@ def test_the_released_sum_has_the_pools_variance_and_each_share_its_own() -> Non
 
 
 def test_the_shares_add_up_to_the_noise_asked_for() -> None:
-    for shares in (1, 2, 3, 100):
-        noise = shared(20.0, shares=shares)
+    for sites in (1, 2, 3, 100):
+        noise = shared(20.0, sites=sites)
         event = noise.event(7)
         assert event.pool_noise >= 20.0
         assert event.pool_noise == pytest.approx(20.0, rel=1e-3)
-        assert event.own_noise == pytest.approx(20.0 / math.sqrt(shares), rel=1e-3)
-        assert (event.steps, event.shares, event.dimension) == (7, shares, 20)
+        assert event.own_noise == pytest.approx(20.0 / math.sqrt(sites), rel=1e-3)
+        assert (event.steps, event.sites, event.dimension) == (7, sites, 20)
         assert noise.deviation == int(noise.deviation)
 
 
@@ -139,10 +139,10 @@ def test_the_grid_is_the_finest_that_the_ring_holds(bits: int, members: int) -> 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 10**6), st.integers(3, 200), st.floats(0.1, 100.0), st.integers(1, 10**6), st.integers(2, 100))
 def test_a_sum_wraps_with_a_chance_of_at_most_two_to_the_minus_forty(
-    dimension: int, members: int, noise_multiplier: float, patients: int, shares: int
+    dimension: int, members: int, noise_multiplier: float, patients: int, sites: int
 ) -> None:
     """Gauss's own tail, which a discrete Gaussian of a large σ has, beyond what is left of the ring by the gradients."""
-    noise = shared(noise_multiplier, dimension=dimension, members=members, patients=patients, shares=shares, bits=64)
+    noise = shared(noise_multiplier, dimension=dimension, members=members, patients=patients, sites=sites, bits=64)
     left = (2.0**63 - 1) / members - patients * noise.clipping_norm / noise.step - 0.5
     chance = math.log(2 * dimension * members) + float(stats.norm.logsf(left / noise.deviation))
     assert chance <= -40 * math.log(2)

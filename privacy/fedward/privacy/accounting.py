@@ -1,7 +1,8 @@
 """How much privacy a history of noisy sums has cost: ε at a given δ, add/remove one patient.
 
 A history is a sequence of `events`. Their order does not matter, so equal events are merged and sorted, and that
-canonical tuple is what the caches are keyed by. A patient's part of a `CountEvent` is worst when every coordinate that it
+canonical tuple is what the caches are keyed by. Where events are over different patients, each population composes what it
+was in and the worst one's ε counts (`populations`). A patient's part of a `CountEvent` is worst when every coordinate that it
 changes moves by the whole sensitivity, since the noise is log-concave: its loss is that of as many scalar mechanisms.
 
 `epsilon` is the gate. It composes pessimistic privacy loss distributions of dp_accounting (connect-the-dots, Doroshenko
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 
 from fedward.privacy.concentrated import concentration
 from fedward.privacy.errors import InputError, RefusalError
-from fedward.privacy.events import CountEvent, DpEvent, Event, History, SharedEvent, View, in_view, merge, number
+from fedward.privacy.events import CountEvent, DpEvent, Event, History, SharedEvent, View, in_view, number
+from fedward.privacy.populations import histories
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def epsilon(history: Sequence[Event], delta: float, view: View = "coordinator") 
         InputError: `delta` is outside (0, 1), or there is no such view.
     """
     _check_delta(delta)
-    return _gate(merge(in_view(history, view)), delta)
+    return _worst(_gate, in_view(history, view), delta)
 
 
 def epsilon_pld(history: Sequence[Event], delta: float) -> float:
@@ -83,8 +85,7 @@ def epsilon_pld(history: Sequence[Event], delta: float) -> float:
         ArithmeticError: the grid is too large or the result is not a probability distribution.
     """
     _check_delta(delta)
-    merged = merge(history)
-    return _round_up(_pld_epsilon(merged, delta)) if merged else 0.0
+    return _round_up(_worst(_pld_epsilon, history, delta))
 
 
 def epsilon_rdp(history: Sequence[Event], delta: float) -> float:
@@ -94,8 +95,7 @@ def epsilon_rdp(history: Sequence[Event], delta: float) -> float:
         InputError: `delta` is outside (0, 1).
     """
     _check_delta(delta)
-    merged = merge(history)
-    return _round_up(_rdp_epsilon(merged, delta)) if merged else 0.0
+    return _round_up(_worst(_rdp_epsilon, history, delta))
 
 
 def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delta: float) -> float:
@@ -117,8 +117,8 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
     _check_delta(delta)
     if not number(epsilon, "epsilon") > 0:
         raise InputError("epsilon is no budget", expected="a number above 0", got=repr(epsilon))
-    past = merge(history)
-    spent = _gate(past, delta)
+    past = tuple(history)
+    spent = _worst(_gate, past, delta)
     if not spent < epsilon:
         raise RefusalError(
             f"earlier studies already cost ε = {spent} of {epsilon} at δ = {delta}, nothing is left",
@@ -128,7 +128,7 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
     plan = schedule if callable(schedule) else _constant(*schedule)
 
     def fits(thousandths: int) -> bool:
-        return _gate(merge((*past, *plan(thousandths / _SIGMA_STEPS))), delta) <= epsilon
+        return _worst(_gate, (*past, *plan(thousandths / _SIGMA_STEPS)), delta) <= epsilon
 
     found = _smallest(fits, round(SMALLEST_SIGMA * _SIGMA_STEPS), round(LARGEST_SIGMA * _SIGMA_STEPS))
     if found is None:
@@ -139,6 +139,11 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
             code="budget-unreachable",
         )
     return found / _SIGMA_STEPS
+
+
+def _worst(account: Callable[[History, float], float], history: Sequence[Event], delta: float) -> float:
+    """The largest ε of any population; 0 if nothing was done."""
+    return max((account(piece, delta) for piece in histories(history)), default=0.0)
 
 
 def _smallest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
@@ -179,8 +184,6 @@ def _left(budget: float, spent: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _gate(merged: History, delta: float) -> float:
-    if not merged:
-        return 0.0
     bound = _rdp_epsilon(merged, delta)
     shared = any(isinstance(event, SharedEvent) for event in merged)
     if shared or delta < _SMALLEST_GRID_DELTA or not bound <= _LARGEST_GRID_EPSILON:
@@ -259,16 +262,24 @@ def _single_count(deviation: float, sensitivity: int) -> Any:
 def _rdp_epsilon(merged: History, delta: float) -> float:
     from dp_accounting.rdp import rdp_privacy_accountant  # noqa: PLC0415 - imports scipy.stats, a second
 
-    orders = _ORDERS if any(concentration(event) is None for event in merged) else _FINE_ORDERS
-    total = np.zeros(len(orders))
-    for event in merged:
-        rho = concentration(event)
-        if rho is not None:
-            total += event.steps * rho * np.asarray(orders)
-        elif isinstance(event, DpEvent):
-            total += event.steps * _moments(event.noise_multiplier, event.sampling_rate)
+    rhos = [concentration(event) for event in merged]
+    orders, total = _ORDERS, np.zeros(len(_ORDERS))
+    if None in rhos:
+        for event in merged:
+            total += event.steps * _moments_of(event)
+    else:
+        orders = _FINE_ORDERS
+        total = np.asarray(orders) * sum(event.steps * (rho or 0.0) for event, rho in zip(merged, rhos, strict=True))
     value, _ = rdp_privacy_accountant.compute_epsilon(orders, total, delta)
     return float(value) if value >= 0 else math.inf
+
+
+def _moments_of(event: Event) -> NDArray[np.float64]:
+    """Rényi divergence of one step at each of `_ORDERS`."""
+    rho = concentration(event)
+    if isinstance(event, DpEvent) and rho is None:
+        return _moments(event.noise_multiplier, event.sampling_rate)
+    return np.asarray(_ORDERS) * (math.inf if rho is None else rho)
 
 
 @lru_cache(maxsize=1024)

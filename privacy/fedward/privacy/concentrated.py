@@ -25,14 +25,14 @@ def concentration(event: Event) -> float | None:
         return _ROUND_UP / (2 * event.noise_multiplier**2) if event.sampling_rate == 1.0 else None
     if isinstance(event, CountEvent):
         return _ROUND_UP * event.coordinates * event.sensitivity**2 / (2 * event.deviation**2)
-    inflation = sum_inflation(event.deviation, event.shares) * math.sqrt(event.dimension)
+    inflation = sum_inflation(event.deviation, event.sites) * math.sqrt(event.dimension)
     return _ROUND_UP * (1 / event.pool_noise + inflation) ** 2 / 2
 
 
-def sum_inflation(deviation: float, shares: int) -> float:
+def sum_inflation(deviation: float, sites: int) -> float:
     """τ = 10 Σ_{k=1}^{m−1} exp(−2π²σ² k/(k+1)): how far a sum of m draws of N_Z(0, σ²) is from one of N_Z(0, mσ²).
 
-    Kairouz, Liu & Steinke 2021, theorem 1. 0 for a single share; below 1e-40 from σ = 4 on.
+    Kairouz, Liu & Steinke 2021, theorem 1. 0 for one site; below 1e-40 from σ = 4 on.
     """
     exponent = -2 * math.pi**2 * deviation**2
-    return 10 * math.fsum(math.exp(exponent * k / (k + 1)) for k in range(1, shares))
+    return 10 * math.fsum(math.exp(exponent * k / (k + 1)) for k in range(1, sites))

@@ -3,6 +3,10 @@
 `DpEvent` is a Poisson-sampled Gaussian sum of clipped gradients, `CountEvent` integer sums under discrete Gaussian noise,
 `SharedEvent` a secure integer sum whose noise comes from several sites.
 Neighbours differ by one patient, added or removed. An event's canonical form, `to_record`, is what ledgers keep and digest.
+
+Every patient of a hospital has a fixed position in [0, 1), a keyed hash of the patient's id. An event's `share` says which
+positions its sum was over: held-out patients lie in [0, holdout), training patients in [holdout, 1). What that saves is
+counted by `populations`.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as fields_of
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -21,17 +25,40 @@ MOST_STEPS = 10**9
 # Above this a patient's part of an integer sum is no count or bounded value any more.
 MOST_SENSITIVITY = 10**6
 # More hospitals than any federation has.
-MOST_SHARES = 10**6
+MOST_SITES = 10**6
+
+Share: TypeAlias = tuple[float, float]
+EVERYBODY: Share = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class DpEvent:
+class _OverShare:
+    """What every event has: the half-open interval of positions whose patients it touches.
+
+    Raises:
+        InputError: the interval is empty or leaves [0, 1], NaN included.
+    """
+
+    share: Share = field(default=EVERYBODY, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.share, (tuple, list)) or len(self.share) != 2:
+            raise InputError("share is no interval", expected="two numbers", got=repr(self.share)[:80])
+        low, high = (number(end, "an end of the share") for end in self.share)
+        if not 0 <= low < high <= 1:
+            raise InputError("share is no interval of positions", expected="0 ≤ low < high ≤ 1", got=f"{low}, {high}")
+        object.__setattr__(self, "share", (low + 0.0, high))  # −0.0 is 0.0
+
+
+@dataclass(frozen=True)
+class DpEvent(_OverShare):
     """`steps` Poisson-sampled Gaussian sums with the same noise (Abadi et al. 2016, algorithm 1).
 
     Attributes:
         noise_multiplier: σ, the noise's standard deviation over the clipping norm C; finite and above 0.
         sampling_rate: q in (0, 1], the probability that a patient is in a step.
         steps: how many such steps, at least 1.
+        share: the positions of the patients that it is over; everybody's unless said.
 
     Raises:
         InputError: a value is outside its range, NaN included.
@@ -44,6 +71,7 @@ class DpEvent:
     steps: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "noise_multiplier", _above_zero(self.noise_multiplier, "noise_multiplier"))
         q = number(self.sampling_rate, "sampling_rate")
         if not 0 < q <= 1:
@@ -53,7 +81,7 @@ class DpEvent:
 
 
 @dataclass(frozen=True)
-class CountEvent:
+class CountEvent(_OverShare):
     """`steps` vectors of integers, each coordinate with discrete Gaussian noise (Canonne, Kamath & Steinke 2020).
 
     Attributes:
@@ -61,6 +89,7 @@ class CountEvent:
         sensitivity: the most that one patient changes a coordinate by, a whole number of at least 1.
         coordinates: the most coordinates that one patient changes, at least 1.
         steps: how many such releases, at least 1.
+        share: the positions of the patients that it is over; everybody's unless said.
 
     Raises:
         InputError: a value is outside its range, NaN included.
@@ -74,6 +103,7 @@ class CountEvent:
     steps: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "deviation", _above_zero(self.deviation, "deviation"))
         _check_whole(self.sensitivity, "sensitivity", MOST_SENSITIVITY)
         _check_whole(self.coordinates, "coordinates", MOST_SENSITIVITY)
@@ -81,18 +111,19 @@ class CountEvent:
 
 
 @dataclass(frozen=True)
-class SharedEvent:
+class SharedEvent(_OverShare):
     """`steps` secure sums of integer vectors, to which every site adds discrete Gaussian noise of its own (`shared_noise`).
 
     What they cost depends on who looks (`View`): against the coordinator, outsiders and the colluders that the study names,
-    `shares` honest sites' noise protects a patient; against everyone else colluding, the own site's alone.
+    the noise of `sites` honest sites protects a patient; against everyone else colluding, the own site's alone.
 
     Attributes:
         deviation: σ of each site's N_Z(0, σ²), in units of the integers; at least 1/2 (Kairouz, Liu & Steinke 2021, Prop. 14).
         sensitivity: Δ, the most in L2 that one patient changes a site's integer vector by; finite and above 0.
         dimension: d, the vector's length, at least 1.
-        shares: the honest sites that are sure to be in the sum, the patient's own included; at least 1.
+        sites: the honest sites that are sure to be in the sum, the patient's own included; at least 1.
         steps: how many such sums, at least 1.
+        share: the positions of the patients that it is over; everybody's unless said.
 
     Raises:
         InputError: a value is outside its range, NaN included.
@@ -103,16 +134,17 @@ class SharedEvent:
     deviation: float
     sensitivity: float
     dimension: int
-    shares: int
+    sites: int
     steps: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "deviation", _above_zero(self.deviation, "deviation"))
         if not self.deviation >= 0.5:
             raise InputError("deviation is too small", expected="at least 0.5", got=repr(self.deviation))
         object.__setattr__(self, "sensitivity", _above_zero(self.sensitivity, "sensitivity"))
         _check_whole(self.dimension, "dimension", MOST_STEPS)
-        _check_whole(self.shares, "shares", MOST_SHARES)
+        _check_whole(self.sites, "sites", MOST_SITES)
         _check_whole(self.steps, "steps", MOST_STEPS)
 
     @property
@@ -122,8 +154,8 @@ class SharedEvent:
 
     @property
     def pool_noise(self) -> float:
-        """σ_pool: the noise of all shares together over the sensitivity."""
-        return math.sqrt(self.shares) * self.own_noise
+        """σ_pool: the noise of those sites together over the sensitivity."""
+        return math.sqrt(self.sites) * self.own_noise
 
 
 Event: TypeAlias = DpEvent | CountEvent | SharedEvent
@@ -136,7 +168,7 @@ everyone outside the patient's hospital together, all other hospitals included. 
 
 
 def in_view(history: Iterable[Event], view: View) -> History:
-    """The history as an adversary meets it: against everyone else together, one share of shared noise is left.
+    """The history as an adversary meets it: against everyone else together, only the own site's noise is left.
 
     Raises:
         InputError: there is no such view.
@@ -145,7 +177,7 @@ def in_view(history: Iterable[Event], view: View) -> History:
         raise InputError("there is no such view", expected="coordinator or everyone", got=repr(view)[:80])
     if view == "coordinator":
         return tuple(history)
-    return tuple(replace(event, shares=1) if isinstance(event, SharedEvent) else event for event in history)
+    return tuple(replace(event, sites=1) if isinstance(event, SharedEvent) else event for event in history)
 
 
 def merge(history: Iterable[Event]) -> History:
@@ -165,8 +197,11 @@ def _order(event: Event) -> tuple[Any, ...]:
 
 
 def to_record(event: Event) -> dict[str, Any]:
-    """The event's fields and its kind, for canonical JSON."""
-    return {"kind": event.KIND, **asdict(event)}
+    """The event's fields and its kind, for canonical JSON; a share of everybody is left out."""
+    fields = asdict(event)
+    if event.share == EVERYBODY:
+        del fields["share"]
+    return {"kind": event.KIND, **fields}
 
 
 def from_record(record: Mapping[str, Any]) -> Event:
@@ -179,9 +214,12 @@ def from_record(record: Mapping[str, Any]) -> Event:
     kind = fields.pop("kind", None)
     for known in EVENTS:
         if kind == known.KIND:
-            if set(fields) != {field.name for field in fields_of(known)}:
+            if set(fields) | {"share"} != {known_field.name for known_field in fields_of(known)}:
                 raise InputError("the event has other fields than its kind", got=", ".join(map(str, fields))[:200])
-            return known(**fields)
+            event = known(**fields)
+            if "share" in fields and event.share == EVERYBODY:
+                raise InputError("a share of everybody is not written down", got=repr(fields["share"]))
+            return event
     raise InputError(
         "the event's kind is unknown",
         expected=", ".join(known.KIND for known in EVENTS),

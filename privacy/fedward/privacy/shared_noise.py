@@ -47,7 +47,7 @@ class SharedNoise:
         clipping_norm: C, the most in L2 that one patient's gradient has.
         step: γ, the real value of one unit of the integers.
         dimension: d, the vector's length.
-        shares: m, the honest sites that are sure to be in the sum.
+        sites: m, the honest sites that are sure to be in the sum.
         deviation: σ of a site's noise, in units of the integers.
 
     Raises:
@@ -57,7 +57,7 @@ class SharedNoise:
     clipping_norm: float
     step: float
     dimension: int
-    shares: int
+    sites: int
     deviation: float
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class SharedNoise:
 
     def event(self, steps: int) -> SharedEvent:
         """What `steps` such sums cost."""
-        return SharedEvent(self.deviation, self.sensitivity, self.dimension, self.shares, steps)
+        return SharedEvent(self.deviation, self.sensitivity, self.dimension, self.sites, steps)
 
     def most_coordinate(self, patients: int, members: int) -> float:
         """The most that a site with so many patients puts into a coordinate, in absolute value.
@@ -107,7 +107,7 @@ def share_noise(
     *,
     clipping_norm: float,
     dimension: int,
-    shares: int,
+    sites: int,
     patients: int,
     members: int,
     bits: int,
@@ -118,7 +118,7 @@ def share_noise(
         noise_multiplier: z, the pool's noise over the sensitivity.
         clipping_norm: C.
         dimension: d.
-        shares: m, the honest sites that are sure to be in the sum.
+        sites: m, the honest sites that are sure to be in the sum.
         patients: the most that one site sums over.
         members: sites of the sum.
         bits: of the ring.
@@ -133,10 +133,10 @@ def share_noise(
     for fineness in range(_FINEST, coarsest - 1, -1):
         # A power of two times C: every site computes the same bits.
         step = clipping_norm / 2.0**fineness
-        sensitivity = SharedNoise(clipping_norm, step, dimension, shares, 1.0).sensitivity
-        deviation = math.ceil(noise_multiplier * sensitivity / math.sqrt(shares) * (1 + 1e-12))
+        sensitivity = SharedNoise(clipping_norm, step, dimension, sites, 1.0).sensitivity
+        deviation = math.ceil(noise_multiplier * sensitivity / math.sqrt(sites) * (1 + 1e-12))
         if deviation <= MOST_DEVIATION:
-            noise = SharedNoise(clipping_norm, step, dimension, shares, float(deviation))
+            noise = SharedNoise(clipping_norm, step, dimension, sites, float(deviation))
             if noise.most_coordinate(patients, members) <= most:
                 return noise
     raise InputError(
