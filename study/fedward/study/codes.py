@@ -50,6 +50,7 @@ _DATA: Final = {
     "data-refused": "the site's data does not fit the study",
     "no-batch": "the site has too few patients for a batch of this study",
     "no-closed-form": "the model has no closed form at the site",
+    "in-place-model": "the model changes its layers' outputs in place, so that no patient's gradient can be taken",
     "training-diverged": "training at the site did not stay finite",
     "no-metrics": "the site has no metrics of its own for this study",
 }
