@@ -12,11 +12,20 @@ from typing import Any
 import pytest
 from canaries import Nest, Scanner
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from fedward.client import flower
 from fedward.client.flower import loop as loop_module
 from fedward.client.flower.loop import FleetLoop
 from fedward.client.flower.session import Request, Session
+
+
+@pytest.fixture(autouse=True)
+def _a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower makes a message only in a task of its own; here one is the coordinator's."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
 
 REPLY = b"FWD1 a reply that passed the door"
 
@@ -98,7 +107,7 @@ FAILURES: dict[str, Callable[[str], Exception]] = {
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-@pytest.mark.parametrize("where", ["handler", "fetch", "push", "object", "confirm", "payload"])
+@pytest.mark.parametrize("where", ["handler", "fetch", "push", "object", "confirm"])
 def test_no_error_in_the_loop_leaves_with_its_text(
     kind: str, where: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,14 +121,10 @@ def test_no_error_in_the_loop_leaves_with_its_text(
     if where == "fetch":
         monkeypatch.setattr(hearing.session, "fetch", fail)
         threading.Timer(0.3, hearing.stop.set).start()
-    elif where == "payload":
-        monkeypatch.setattr(loop_module, "_payload", fail)
-        with pytest.raises(type(error)):  # a fault of the loop itself ends it; nothing is said of it
-            hearing.run()
     names = {"push": "PushMessages", "object": "PushObject", "confirm": "ConfirmMessageReceived"}
     if where in names:
         hearing.client.failing[names[where]] = error
-    sent = b"".join(data for _, data in hearing.client.given) if where == "payload" else hearing.run()
+    sent = hearing.run()
     scanner = Scanner(nest.all)
     assert scanner.find(sent) == set()
     out, err = capfd.readouterr()
