@@ -12,7 +12,7 @@ from typing import Annotated
 import click
 import typer
 
-from fedward.cli import audit, coordinator, demo, example, site
+from fedward.cli import audit, coordinator, demo, example, plan, site
 from fedward.cli.output import print_error, stderr
 from fedward.privacy.errors import FedwardError, UsageError
 
@@ -33,6 +33,7 @@ app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(audit.app, name="audit")
 app.command("demo")(demo.demo)
 app.command("example")(example.example)
+app.command("plan")(plan.plan)
 
 
 def _version(wanted: bool) -> None:
