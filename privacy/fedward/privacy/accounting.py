@@ -288,6 +288,8 @@ def _moments(sigma: float, q: float) -> NDArray[np.float64]:
     import dp_accounting  # noqa: PLC0415 - imports scipy.stats, a second
     from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415
 
+    # An order whose series does not converge is infinite here; absl would tell each time, on standard error.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     accountant = RdpAccountant(list(_ORDERS))
     event = dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma))
     with np.errstate(all="ignore"):
