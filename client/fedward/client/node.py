@@ -43,6 +43,7 @@ from fedward.privacy.signing import from_text
 from fedward.study import messages
 from fedward.study.codes import INTERNAL_ERROR, leaving
 from fedward.study.encoding import Encoded
+from fedward.study.evaluation import bare
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import (
     Advertise,
@@ -59,7 +60,7 @@ from fedward.study.messages import (
     Task,
     Work,
 )
-from fedward.study.metrics import Counts, histogram
+from fedward.study.metrics import Counts
 from fedward.study.secure import batch_of, secure_terms
 from fedward.study.terms import evaluates, site_terms, study_event
 
@@ -254,8 +255,7 @@ class SiteNode:
             base=bytes.fromhex(request.base),
             terms=terms.ring.digest,
         )
-        private = site_terms(sealed, self._kit.site).private
-        place.take(context, unnoised=request.evaluate or not private)
+        place.take(context, unnoised=bare(sealed, train=request.train, evaluate=request.evaluate))
         self._charge(sealed, request)
         found = self._find(sealed, request, base)
         vector, clipped = terms.encode(self._kit.site, found.update, found.counts, os.urandom)
@@ -284,6 +284,7 @@ class SiteNode:
 
     def _find(self, sealed: SealedManifest, request: Task, base: NDArray[np.float32]) -> _Findings:
         """Evaluate the base model and train from it, as asked. The ledger has been charged."""
+        from fedward.client.evaluation import released_counts  # noqa: PLC0415
         from fedward.client.training import train  # noqa: PLC0415
         from fedward.study import models  # noqa: PLC0415
 
@@ -293,10 +294,7 @@ class SiteNode:
         models.load_vector(model, base)
         counts = update = None
         if request.evaluate:
-            unseen = cohort.held_out.last_encounters()
-            scores = models.scores(model, unseen.inputs)
-            plan = sealed.manifest.evaluation
-            counts = histogram(scores, unseen.outcomes, unseen.membership, plan.bins, plan.temper)
+            counts = released_counts(model, cohort.held_out, sealed, self._draws)
         if request.train:
             terms = site_terms(sealed, self._kit.site)
             update = np.asarray(train(model, cohort.training, terms, self._draws), dtype=np.float32)

@@ -12,12 +12,14 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from fedward.privacy.errors import InputError
+from fedward.study.evaluation import counts_keep_promise
 from fedward.study.manifest import Part, SealedManifest, explain, read_toml
 
 DEFAULT_POLICY = """\
 # What this hospital refuses. Edit it; it binds from the next request on.
 [policy]
 require_dp = true          # refuse studies without differential privacy
+require_evaluation_noise = true  # refuse studies whose counts of held-out patients no ε covers
 require_secure_aggregation = true  # refuse studies in which the coordinator sees this hospital's own update
 max_epsilon = 5.0          # the most that one study may cost a patient here
 max_delta = 1e-3           # δ above this is refused
@@ -29,6 +31,7 @@ share_cohort_size = true   # tell the coordinator the registered patients, round
 
 class Policy(Part):
     require_dp: bool = True
+    require_evaluation_noise: bool = True
     require_secure_aggregation: bool = True
     max_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
     max_delta: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-3
@@ -65,10 +68,16 @@ def objections(policy: Policy, sealed: SealedManifest, patients: int) -> list[Ob
     found: list[Objection] = []
     if policy.require_dp and privacy.mechanism == "none":
         found.append(Objection("policy-requires-dp", "the study trains without differential privacy"))
-    if privacy.epsilon is not None and not privacy.epsilon <= policy.max_epsilon:
+    counting = sealed.manifest.counting
+    if policy.require_evaluation_noise and privacy.mechanism != "none" and not counting.noised:
+        found.append(Objection("policy-evaluation-noise", "counts of held-out patients would leave without noise"))
+    if not counts_keep_promise(sealed):
+        found.append(Objection("policy-count-noise", "the counts' noise is less than the study's own ε asks for"))
+    costs = [epsilon for epsilon in (privacy.epsilon, counting.epsilon) if epsilon is not None]
+    if costs and not max(costs) <= policy.max_epsilon:
         found.append(
             Objection(
-                "policy-epsilon", f"the study costs ε = {privacy.epsilon:g}; at most {policy.max_epsilon:g} is allowed"
+                "policy-epsilon", f"the study costs ε = {max(costs):g}; at most {policy.max_epsilon:g} is allowed"
             )
         )
     if privacy.delta is not None and not privacy.delta <= policy.max_delta:

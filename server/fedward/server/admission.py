@@ -23,11 +23,13 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a site can honestly answer: the histogram's shape, the patients that it may count, the update's L2 norm."""
+    """What a site can honestly answer: the histogram's shape, the patients that it may count, the update's L2 norm, and
+    what noise adds to a count at most, up or down."""
 
     shape: tuple[int, ...]
     patients: int
     norm: float
+    noise: int = 0
 
 
 def open_answer(data: bytes, *, site: str, key: str, request_digest: str) -> tuple[Reply, bytes]:
@@ -71,7 +73,7 @@ def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: st
             code="wrong-shape",
         )
     update = messages.floats_from_bytes(body[: 4 * length], length, "the update") if request.train else None
-    counts = messages.counts_from_bytes(body[4 * length :], limits.shape) if request.evaluate else None
+    counts = messages.counts_from_bytes(body[4 * length :], limits.shape, -limits.noise) if request.evaluate else None
     if update is not None:
         _plausible_update(update, limits)
     if counts is not None:
@@ -91,6 +93,10 @@ def _plausible_update(update: Vector, limits: Limits) -> None:
 
 
 def _plausible_counts(counts: Counts, limits: Limits) -> None:
+    if limits.noise:  # sums and differences of noised counts prove nothing; a single one cannot be beyond this
+        if not int(counts.max()) <= limits.patients + limits.noise:
+            raise InputError("a histogram counts more patients than were declared", code="out-of-bounds")
+        return
     # In floats: the sum of a liar's int64 counts would wrap.
     if not float(counts[0].astype(np.float64).sum()) <= limits.patients:
         raise InputError("a histogram counts more patients than were declared", code="out-of-bounds")

@@ -21,6 +21,7 @@ from fedward.privacy.signing import Identity
 from fedward.server.admission import Admitted, Limits, admit, open_answer
 from fedward.server.aggregation import weighted_mean
 from fedward.study import messages
+from fedward.study.evaluation import most_noise
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import Advertise, Masked, Secured, Step, Work
 from fedward.study.metrics import Counts, histogram_shape
@@ -62,6 +63,7 @@ class PlainExchange:
                 histogram_shape(sealed.manifest),
                 most_patients(sealed, site),
                 most_update(sealed, site, self.request.dimension),
+                most_noise(sealed),
             ),
         )
 

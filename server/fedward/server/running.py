@@ -27,7 +27,8 @@ from fedward.server.records import Checkpoint, Evaluation, StudyRow
 from fedward.server.round import Outcome, Plan, Round, SiteState, Stage, Status, plain_stages
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Transport
-from fedward.study.manifest import SealedManifest, parse_sealed, seconds
+from fedward.study.evaluation import bare
+from fedward.study.manifest import Manifest, SealedManifest, parse_sealed, seconds
 from fedward.study.messages import Masked, Task, Work
 from fedward.study.models import Vector, build, to_vector
 from fedward.study.terms import evaluates
@@ -252,7 +253,7 @@ class StudyRun:
             "base": checkpoint.model,
             "dimension": len(base),
             "train": round_ <= manifest.training.rounds,
-            "evaluate": evaluates(manifest, round_),
+            "evaluate": evaluates(manifest, round_) and not self._saves_counts(study, manifest, round_),
         }
         if self._batches is not None:
             before = self._opened_before(study, checkpoint.model)
@@ -264,6 +265,11 @@ class StudyRun:
         plain = PlainExchange(sealed, Work.model_validate(task), base, self._identity)
         return _Prepared(_plan(sealed, plain.request, cohort, plain_stages(federation.quorum, _grace(sealed))), plain)
 
+    def _saves_counts(self, study: StudyRow, manifest: Manifest, round_: int) -> bool:
+        """Whether a round that is tried again leaves out its evaluation: spare noised ones are kept for the last model."""
+        again = any(row.round == round_ for row in self._store.attempts(study.key))
+        return again and manifest.counting.noised and round_ <= manifest.training.rounds
+
     def _prepare_secure(
         self,
         sealed: SealedManifest,
@@ -274,16 +280,18 @@ class StudyRun:
         opened_before: tuple[str, ...],
         slots: int,
     ) -> _Prepared | str:
-        noised = sealed.manifest.privacy.mechanism != "none" and bool(task["train"])
-        if opened_before and noised and task["evaluate"]:
+        train = bool(task["train"])
+        bare_update = bare(sealed, train=train, evaluate=False)
+        bare_counts = bare(sealed, train=False, evaluate=bool(task["evaluate"]))
+        if opened_before and train and bare_counts and not bare_update:
             self._report("the model is not evaluated again: its counts may have been opened in an earlier attempt")
-            task["evaluate"] = False
+            task["evaluate"] = bare_counts = False
         opened = batches.ready(cohort, slots)
         if opened is None:
             return self._too_few(sealed, cohort)
         batch = opened.batch
         asked = tuple(site for site in batch.members if site in cohort)
-        if opened_before and not noised:  # the sites open no other set's sum of un-noised numbers
+        if opened_before and (bare_update or bare_counts):  # the sites open no other set's sum of un-noised numbers
             absent = [site for site in opened_before if site not in asked]
             if absent:
                 return (
@@ -354,7 +362,9 @@ class StudyRun:
     ) -> tuple[Checkpoint, Evaluation | None]:
         evaluation = None
         if gathered.counts is not None:
-            evaluation = evaluate(sealed.manifest, checkpoint.version, sites, gathered.counts)
+            # Every site noised its own counts.
+            deviation = sealed.count_deviation * len(sites) ** 0.5
+            evaluation = evaluate(sealed.manifest, checkpoint.version, sites, gathered.counts, deviation)
         if gathered.delta is None:
             return checkpoint, evaluation
         state = model_files.unpack_optimiser(checkpoint.optimiser)

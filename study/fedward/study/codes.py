@@ -37,6 +37,8 @@ _DECISIONS: Final = {
     "refused": "the site refuses; its log says why",
     "policy-requires-dp": "the site's policy refuses studies without differential privacy",
     "policy-requires-secure-aggregation": "the site's policy refuses studies whose coordinator sees its own update",
+    "policy-evaluation-noise": "the site's policy refuses studies whose counts of held-out patients carry no noise",
+    "policy-count-noise": "the counts' noise is less than the study's own ε asks for",
     "policy-epsilon": "the study's ε is above what the site's policy allows",
     "policy-delta": "the study's δ is above what the site's policy allows",
     "policy-patients": "the site has fewer patients than its policy or the study requires",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -191,12 +192,42 @@ class Federation(Part):
 
 
 class Evaluation(Part):
-    """Evaluations of the base model on held-out patients: few are planned, the last round's always."""
+    """Evaluations of the base model on held-out patients, by counts. What is left out follows from the mechanism: `Counting`."""
 
-    every: Annotated[int, Field(ge=1)] = 5
-    bins: Annotated[int, Field(ge=10, le=1000)] = 100
-    temper: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] = 4.0
+    noise: Literal["counts", "none"] | None = None
+    """"counts": each site noises its counts and charges them, the default under differential privacy. "none": no ε covers
+    held-out patients, and every ε says so."""
+    epsilon: Positive | None = None
+    """What all planned evaluations together may cost a held-out patient, at the δ of `privacy`; left out, `privacy.epsilon`."""
+    spare_attempts: Annotated[int, Field(ge=0, le=1000)] | None = None
+    every: Annotated[int, Field(ge=1)] | None = None
+    """Rounds between evaluations; the last model is always evaluated."""
+    bins: Annotated[int, Field(ge=10, le=1000)] | None = None
+    temper: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] | None = None
     """Bins are equal in sigmoid(logit(score) / temper): at 1, equal in the score itself."""
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What `Evaluation` comes to. Noise is paid for by each release and spread over all bins: then few of both.
+
+    Attributes:
+        epsilon: what all evaluations may cost a held-out patient; None where counts carry no noise.
+        every: rounds between evaluations, besides the last model's.
+        spare_attempts: evaluations that may be repeated after a failure.
+        bins: of the score.
+        temper: the scale on which they are equal.
+    """
+
+    epsilon: float | None
+    every: int
+    spare_attempts: int
+    bins: int
+    temper: float
+
+    @property
+    def noised(self) -> bool:
+        return self.epsilon is not None
 
 
 class PrivacyTerms(Part):
@@ -215,7 +246,7 @@ class PrivacyTerms(Part):
 
 
 class Privacy(PrivacyTerms):
-    """What a study may cost a hospital's patients. ε speaks of training patients only until evaluation is noised."""
+    """What a study may cost a hospital's patients."""
 
     mechanism: Literal["dp-sgd", "none"]
     clipping_norm: Positive = 1.0
@@ -297,6 +328,29 @@ class Manifest(BaseManifest):
     privacy: Privacy
     gates: Gates = Gates()
 
+    @model_validator(mode="after")
+    def _evaluated(self) -> Self:
+        if self.privacy.mechanism == "none" and (
+            self.evaluation.noise == "counts" or self.evaluation.epsilon is not None
+        ):
+            raise ValueError('evaluation.noise "counts" and evaluation.epsilon need mechanism "dp-sgd"')
+        if self.evaluation.noise == "none" and self.evaluation.epsilon is not None:
+            raise ValueError('evaluation.noise "none" promises no epsilon: leave it out')
+        return self
+
+    @property
+    def counting(self) -> Counting:
+        """How the study evaluates."""
+        chosen, noised = self.evaluation, self.privacy.mechanism == "dp-sgd" and self.evaluation.noise != "none"
+        spare = min(1, self.privacy.spare_attempts) if noised else self.privacy.spare_attempts
+        return Counting(
+            epsilon=(chosen.epsilon or self.privacy.epsilon) if noised else None,
+            every=chosen.every or (self.training.rounds if noised else 5),
+            spare_attempts=spare if chosen.spare_attempts is None else chosen.spare_attempts,
+            bins=chosen.bins or (10 if noised else 100),
+            temper=chosen.temper or (1.0 if noised else 4.0),
+        )
+
     @property
     def may_miss(self) -> bool:
         return self.training.missing != "refuse"
@@ -309,7 +363,8 @@ class Manifest(BaseManifest):
     @property
     def planned_evaluations(self) -> int:
         """How often a site gives counts of its held-out patients: at the planned rounds, at the end, and the spare ones."""
-        return (self.training.rounds - 1) // self.evaluation.every + 1 + self.privacy.spare_attempts
+        plan = self.counting
+        return (self.training.rounds - 1) // plan.every + 1 + plan.spare_attempts
 
 
 class RosterEntry(Part):
@@ -330,6 +385,8 @@ class SealedManifest(Part):
     coordinator_key: Annotated[str, Field(pattern=HEX_KEY)]
     roster: Annotated[tuple[RosterEntry, ...], Field(min_length=1, max_length=1000)]
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    count_deviation: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Of the noise that each site adds to each of its counts; 0 where counts carry none."""
     sealed_at: Annotated[int, Field(ge=0)]
     expires_at: Annotated[int, Field(ge=0)]
 
@@ -353,6 +410,8 @@ class SealedManifest(Part):
             raise ValueError(f"{len(sites)} sites cannot withstand {colluders} that collude: lower privacy.colluders")
         if (self.manifest.privacy.mechanism == "dp-sgd") != (self.noise_multiplier > 0):
             raise ValueError("noise_multiplier must be above 0 with dp-sgd, and 0 without")
+        if self.manifest.counting.noised != (self.count_deviation > 0):
+            raise ValueError("count_deviation must be above 0 where counts are noised, and 0 where they are not")
         if self.expires_at <= self.sealed_at:
             raise ValueError("expires_at must lie after sealed_at")
         return self

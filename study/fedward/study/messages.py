@@ -257,16 +257,16 @@ def counts_to_bytes(counts: NDArray[np.int64]) -> bytes:
     return np.ascontiguousarray(counts, dtype="<i8").tobytes()
 
 
-def counts_from_bytes(data: bytes, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Counts of that shape, none negative.
+def counts_from_bytes(data: bytes, shape: tuple[int, ...], least: int = 0) -> NDArray[np.int64]:
+    """Counts of that shape, none below `least`: 0, or less where they are noised.
 
     Raises:
-        InputError: another length, or a negative count.
+        InputError: another length, or a count below `least`.
     """
     size = int(np.prod(shape))
     if len(data) != 8 * size:
         raise InputError("the histogram has the wrong size", expected=f"{size} counts", code="wrong-shape")
     counts = np.frombuffer(data, dtype="<i8").reshape(shape)
-    if (counts < 0).any():
-        raise InputError("the histogram holds a negative count", code="out-of-bounds")
+    if (counts < least).any():
+        raise InputError("the histogram holds a count that is too small", expected=f"{least}", code="out-of-bounds")
     return counts

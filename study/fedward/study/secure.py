@@ -23,6 +23,7 @@ from fedward.privacy.secagg.faults import ProtocolError
 from fedward.privacy.secagg.masks import Ring
 from fedward.privacy.secagg.ring import Block, RingTerms, encode, encode_counts, most_per_member
 from fedward.privacy.secagg.shamir import Entropy
+from fedward.study.evaluation import most_noise
 from fedward.study.manifest import SealedManifest
 from fedward.study.metrics import Counts, histogram_shape
 from fedward.study.terms import most_patients, most_update, training_cohort
@@ -43,6 +44,7 @@ class SecureTerms:
         weights: Nᵢ / N_max of each site of the roster, in (0, 1].
         bounds: Bᵢ, the largest L2 norm of each site's update.
         shape: the histogram's shape, or None when the round does not evaluate.
+        noise: what a site's noise adds to a count at most, up or down; 0 where counts carry none.
     """
 
     ring: RingTerms
@@ -50,6 +52,7 @@ class SecureTerms:
     weights: dict[str, float]
     bounds: dict[str, float]
     shape: tuple[int, ...] | None
+    noise: int = 0
 
     def encode(
         self, site: str, update: NDArray[np.float32] | None, counts: Counts | None, entropy: Entropy
@@ -80,7 +83,7 @@ class SecureTerms:
                     entropy=entropy,
                 )
             elif counts is not None:
-                encode_counts(counts.reshape(-1), block.most, part)
+                encode_counts(counts.reshape(-1), block.most, part, least=-self.noise)
         return vector, clipped
 
     def decode(
@@ -100,7 +103,7 @@ class SecureTerms:
                 delta = total / sum(self.weights[site] for site in survivors)
             elif self.shape is not None:
                 counts = values.reshape(self.shape)
-                _check_counts(counts)
+                _check_counts(counts, self.noise * len(survivors))
         return delta, counts
 
     def _check_norm(self, total: NDArray[np.float64], survivors: Sequence[str]) -> None:
@@ -124,16 +127,23 @@ def secure_terms(sealed: SealedManifest, members: int, *, dimension: int, train:
     bits = sealed.manifest.privacy.ring_bits
     most = most_per_member(bits, members)
     shape = histogram_shape(sealed.manifest) if evaluate else None
+    noise = most_noise(sealed) if evaluate else 0
     blocks: list[Block] = []
     if train:
         blocks.append(Block(_UPDATE, dimension, most))
     if shape is not None:
         patients = max(most_patients(sealed, entry.site) for entry in sealed.roster)
-        blocks.append(Block(_HISTOGRAM, math.prod(shape), patients))
+        blocks.append(Block(_HISTOGRAM, math.prod(shape), patients + noise))
     grid = max(weights[site] * bounds[site] for site in weights) / most
-    outer = {"grid": grid, "weights": weights, "bounds": bounds, "shape": list(shape) if shape else None}
+    outer = {
+        "grid": grid,
+        "weights": weights,
+        "bounds": bounds,
+        "shape": list(shape) if shape else None,
+        "noise": noise,
+    }
     ring = RingTerms(bits, members, tuple(blocks), bytes.fromhex(digest_of(outer)))
-    return SecureTerms(ring, grid, weights, bounds, shape)
+    return SecureTerms(ring, grid, weights, bounds, shape, noise)
 
 
 def update_bound(sealed: SealedManifest, site: str, dimension: int) -> float:
@@ -197,10 +207,10 @@ def check_plan(sealed: SealedManifest, dimension: int) -> None:
         secure_terms(sealed, len(sealed.roster), dimension=dimension, train=True, evaluate=True)
 
 
-def _check_counts(counts: Counts) -> None:
-    if (counts < 0).any():
-        raise _beyond("the summed histogram holds a negative count")
-    if (counts[1:] > counts[0]).any():
+def _check_counts(counts: Counts, noise: int) -> None:
+    if (counts < -noise).any():
+        raise _beyond("the summed histogram holds a count that is too small")
+    if noise == 0 and (counts[1:] > counts[0]).any():
         raise _beyond("the summed histogram counts more patients in a group than in all")
 
 

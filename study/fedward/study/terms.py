@@ -11,9 +11,21 @@ from fedward.study.manifest import Manifest, SealedManifest
 
 PRIVACY_WORDS = (
     "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
-    "composition: every study in that hospital's ledger; covers training patients only (evaluation counts are not noised yet)"
+    "composition: every study in that hospital's ledger"
 )
-"""What an ε means here. It stands wherever an ε is shown (NIST SP 800-226's elements)."""
+"""What any ε means here (NIST SP 800-226's elements)."""
+
+
+def privacy_words(manifest: Manifest) -> str:
+    """What a study's ε means and whom it covers. It stands wherever that ε is shown."""
+    return f"{PRIVACY_WORDS}; covers {covered(manifest)}"
+
+
+def covered(manifest: Manifest) -> str:
+    """Whose privacy a study's ε speaks of."""
+    if manifest.counting.noised:
+        return "training and held-out patients"
+    return "training patients only (counts of held-out patients leave without noise)"
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
 
 def evaluates(manifest: Manifest, round_: int) -> bool:
     """Whether a round's base model is evaluated: every so many rounds, and the last model in the round after it."""
-    rounds, every = manifest.training.rounds, manifest.evaluation.every
+    rounds, every = manifest.training.rounds, manifest.counting.every
     return round_ == rounds + 1 or (1 < round_ <= rounds and (round_ - 1) % every == 0)
 
 

@@ -213,15 +213,15 @@ def _check_out(out: Ring, most: int) -> None:
         raise InputError("a coordinate's limit does not fit the ring", expected=f"1 to {limit}", got=repr(most))
 
 
-def encode_counts(counts: NDArray[np.int64], most: int, out: Ring) -> None:
-    """Put counts, shape (h,), into the ring as they are.
+def encode_counts(counts: NDArray[np.int64], most: int, out: Ring, *, least: int = 0) -> None:
+    """Put counts, shape (h,), into the ring as they are; noised ones may be negative.
 
     Raises:
-        InputError: another shape or type, or a count that is negative or above `most`.
+        InputError: another shape or type, or a count that is below `least`, which is at least −most, or above `most`.
     """
     _check_out(out, most)
     if not isinstance(counts, np.ndarray) or counts.dtype != np.int64 or counts.shape != out.shape:
         raise InputError("the counts have the wrong shape or type", expected=f"{out.shape} int64", code="wrong-shape")
-    if counts.size and not (int(counts.min()) >= 0 and int(counts.max()) <= most):
-        raise InputError("a count is out of bounds", expected=f"0 to {most}", code="out-of-bounds")
-    out[:] = counts.astype(out.dtype)
+    if counts.size and not (int(counts.min()) >= max(least, -most) and int(counts.max()) <= most):
+        raise InputError("a count is out of bounds", expected=f"{max(least, -most)} to {most}", code="out-of-bounds")
+    out[:] = counts.astype(out.dtype)  # a negative one is read back as what it is: two's complement

@@ -27,7 +27,7 @@ def slice_names(manifest: Manifest) -> tuple[str, ...]:
 
 def histogram_shape(manifest: Manifest) -> tuple[int, int, int]:
     """(groups + 1, bins, 2)."""
-    return (len(slice_names(manifest)), manifest.evaluation.bins, 2)
+    return (len(slice_names(manifest)), manifest.counting.bins, 2)
 
 
 def histogram(

@@ -75,7 +75,7 @@ def estimates(manifest: Manifest, counts: Counts, deviation: float, names: tuple
         deviation: of the noise on each cell of the sum; 0 without.
         names: the slices' names.
     """
-    kinds = _kinds(counts.shape[1], manifest.evaluation.temper)
+    kinds = _kinds(counts.shape[1], manifest.counting.temper)
     rng = _generator(counts)
     slices = [_slice(kinds, part.astype(np.float64), deviation, rng) for part in counts]
     found = [_estimate(name, key, kinds[key].low, s) for name, s in zip(names, slices, strict=True) for key in kinds]

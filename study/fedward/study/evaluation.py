@@ -1,0 +1,80 @@
+"""Noised counts of held-out patients: what one patient changes, how much noise the plan needs, and what that costs.
+
+A patient is in one bin and has one outcome, so changes one cell of everybody's histogram by 1, and one cell for each fairness
+attribute: levels are disjoint, and so are bands. Add or remove one patient and the counts move by √(1 + attributes) at most
+(L2). Each cell carries independent discrete Gaussian noise, drawn at the site (Canonne, Kamath & Steinke 2020).
+
+Held-out patients lie at other hash positions than training patients, so a study costs each only one of the two; an event's
+share says which.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fedward.privacy.accounting import calibrate, epsilon
+from fedward.privacy.events import CountEvent, Share
+from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.metrics import histogram_shape
+
+WRAP_BITS = 40
+"""Counts of honest sites reach past what the ring leaves them with a probability of at most 2^-40 a sum."""
+
+
+def held_out_share(manifest: Manifest) -> Share:
+    """The positions of held-out patients: [0, holdout)."""
+    return (0.0, manifest.training.holdout)
+
+
+def training_share(manifest: Manifest) -> Share:
+    """The positions of training patients: [holdout, 1)."""
+    return (manifest.training.holdout, 1.0)
+
+
+def count_event(manifest: Manifest, deviation: float, times: int = 1) -> CountEvent:
+    """So many evaluations with that noise on each cell.
+
+    Raises:
+        InputError: there is no noise, or no evaluation.
+    """
+    attributes = len(manifest.fairness.groups)
+    return CountEvent(deviation, 1, 1 + attributes, times, share=held_out_share(manifest))
+
+
+def count_deviation(manifest: Manifest) -> float:
+    """The least noise with which all planned evaluations, spare ones included, cost at most their ε; 0 where none is added.
+
+    Raises:
+        RefusalError: no noise in reach keeps the promise.
+    """
+    plan, delta = manifest.counting, manifest.privacy.delta
+    if plan.epsilon is None or delta is None:
+        return 0.0
+    return calibrate(
+        [], lambda sigma: [count_event(manifest, sigma, manifest.planned_evaluations)], plan.epsilon, delta
+    )
+
+
+def counts_keep_promise(sealed: SealedManifest) -> bool:
+    """Whether the sealed noise keeps all planned evaluations within their ε, give or take what two machines round otherwise."""
+    plan, delta = sealed.manifest.counting, sealed.manifest.privacy.delta
+    if plan.epsilon is None or delta is None:
+        return True
+    event = count_event(sealed.manifest, sealed.count_deviation, sealed.manifest.planned_evaluations)
+    return epsilon([event], delta) <= plan.epsilon + 1e-3
+
+
+def bare(sealed: SealedManifest, *, train: bool, evaluate: bool) -> bool:
+    """Whether anything that a round would release carries no noise."""
+    return (train and sealed.manifest.privacy.mechanism == "none") or (evaluate and sealed.count_deviation == 0)
+
+
+def most_noise(sealed: SealedManifest) -> int:
+    """What the noise of no cell of any site exceeds, but with a probability of at most 2^-40; 0 without noise.
+
+    P(|X| ≥ t) ≤ 2 exp(−t²/2σ²) (Canonne, Kamath & Steinke 2020, corollary 17), over all cells of all sites.
+    """
+    if sealed.count_deviation == 0:
+        return 0
+    cells = math.prod(histogram_shape(sealed.manifest)) * len(sealed.roster)
+    return math.ceil(sealed.count_deviation * math.sqrt(2 * ((WRAP_BITS + 1) * math.log(2) + math.log(cells))))
