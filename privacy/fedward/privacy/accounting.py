@@ -37,7 +37,7 @@ _SMALLEST_GRID_DELTA = 1e-10
 # Above this ε a finer answer than RDP's is of no use, and the grid grows without bound.
 _LARGEST_GRID_EPSILON = 60.0
 # Integer orders are finite sums. Fractional ones under 2 do not converge in dp_accounting's series and are left out.
-_ORDERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, *map(float, range(5, 64)), 80.0, 128.0, 256.0, 512.0, 1024.0)
+ORDERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, *map(float, range(5, 64)), 80.0, 128.0, 256.0, 512.0, 1024.0)
 # Round-off of one step's log-moment, added so that a difference of nearly equal numbers cannot read as "free".
 _MOMENT_ROUND_OFF = 1e-13
 # Range and resolution of proposed noise multipliers.
@@ -93,7 +93,14 @@ def epsilon_rdp(history: Sequence[Event], delta: float) -> float:
     return _round_up(_rdp_epsilon(merged, delta)) if merged else 0.0
 
 
-def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delta: float) -> float:
+def calibrate(
+    history: Sequence[Event],
+    schedule: Schedule,
+    epsilon: float,
+    delta: float,
+    *,
+    also: Callable[[Sequence[Event]], bool] = lambda _: True,
+) -> float:
     """The smallest noise multiplier at which a schedule, after all that was spent before, stays within ε.
 
     Args:
@@ -101,6 +108,8 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
         schedule: the events of the whole study, spare attempts included, as a function of σ; or (q, steps).
         epsilon: the target for history and schedule together.
         delta: δ in (0, 1).
+        also: what else the schedule's events must pass, such as the `Gate.fits` of a ledger; true for less noise implies true
+            for more.
 
     Returns:
         σ between 0.1 and 1e4, rounded up to three decimals; the gate holds at exactly this value.
@@ -123,7 +132,8 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
     plan = schedule if callable(schedule) else _constant(*schedule)
 
     def fits(thousandths: int) -> bool:
-        return _gate(merge((*past, *plan(thousandths / _SIGMA_STEPS))), delta) <= epsilon
+        events = tuple(plan(thousandths / _SIGMA_STEPS))
+        return _gate(merge((*past, *events)), delta) <= epsilon and also(events)
 
     found = _smallest(fits, round(SMALLEST_SIGMA * _SIGMA_STEPS), round(LARGEST_SIGMA * _SIGMA_STEPS))
     if found is None:
@@ -251,31 +261,47 @@ def _single_count(deviation: float, sensitivity: int) -> Any:
 def _rdp_epsilon(merged: History, delta: float) -> float:
     from dp_accounting.rdp import rdp_privacy_accountant  # noqa: PLC0415 - imports scipy.stats, a second
 
-    total = np.zeros(len(_ORDERS))
+    total = np.zeros(len(ORDERS))
     for event in merged:
         total += event.steps * _moments_of(event)
-    value, _ = rdp_privacy_accountant.compute_epsilon(_ORDERS, total, delta)
+    value, _ = rdp_privacy_accountant.compute_epsilon(ORDERS, total, delta)
     return float(value) if value >= 0 else math.inf
 
 
+def divergence(event: Event, order: float) -> float:
+    """Rényi divergence of one step of an event at an order above 1, rounded up; `inf` where it is not known."""
+    if order in ORDERS:
+        return float(_moments_of(event)[ORDERS.index(order)])
+    if isinstance(event, DpEvent):
+        return float(_at_orders(event.noise_multiplier, event.sampling_rate, (order,))[0])
+    return order * _concentrated(event)
+
+
 def _moments_of(event: Event) -> NDArray[np.float64]:
-    """Rényi divergence of one step at each of `_ORDERS`."""
+    """Rényi divergence of one step at each of `ORDERS`."""
     if isinstance(event, DpEvent):
         return _moments(event.noise_multiplier, event.sampling_rate)
-    # Canonne, Kamath & Steinke 2020, theorem 4: Δ²/(2σ²)-zCDP, like the continuous Gaussian.
-    rho = event.coordinates * event.sensitivity**2 / (2 * event.deviation**2)
-    return np.asarray(_ORDERS) * (rho * (1 + 1e-12))
+    return np.asarray(ORDERS) * _concentrated(event)
+
+
+def _concentrated(event: CountEvent) -> float:
+    """ρ of zCDP of one step, rounded up. Canonne, Kamath & Steinke 2020, theorem 4: Δ²/(2σ²), like the continuous Gaussian."""
+    return event.coordinates * event.sensitivity**2 / (2 * event.deviation**2) * (1 + 1e-12)
 
 
 @lru_cache(maxsize=1024)
 def _moments(sigma: float, q: float) -> NDArray[np.float64]:
-    """Rényi divergence of one step at each of `_ORDERS`, rounded up; `inf` where it is not known."""
+    """Rényi divergence of one step at each of `ORDERS`, rounded up; `inf` where it is not known."""
+    return _at_orders(sigma, q, ORDERS)
+
+
+def _at_orders(sigma: float, q: float, orders: tuple[float, ...]) -> NDArray[np.float64]:
     import dp_accounting  # noqa: PLC0415 - imports scipy.stats, a second
     from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415
 
-    accountant = RdpAccountant(list(_ORDERS))
+    accountant = RdpAccountant(list(orders))
     event = dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma))
     with np.errstate(all="ignore"):
         moments = np.asarray(accountant.compose(event).rdp, dtype=np.float64)
     moments = np.where(np.isnan(moments), np.inf, np.maximum(moments, 0.0))
-    return np.asarray(moments + _MOMENT_ROUND_OFF / (np.asarray(_ORDERS) - 1.0))
+    return np.asarray(moments + _MOMENT_ROUND_OFF / (np.asarray(orders) - 1.0))
