@@ -9,10 +9,12 @@ advance exceeds ρ, then all answers together are (α, ρ)-RDP. The bound ρ is 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from fedward.privacy.accounting import ORDERS, divergence
 from fedward.privacy.entries import Budget
-from fedward.privacy.events import History
+from fedward.privacy.events import Event
+from fedward.privacy.populations import histories
 
 # Round-off of the limit and of the sums compared with it.
 _ROUND_OFF = 1e-9
@@ -32,6 +34,7 @@ def filter_limit(budget: Budget, order: float) -> float:
     return limit - _ROUND_OFF
 
 
-def filter_spent(history: History, order: float) -> float:
-    """The sum of the events' Rényi divergences at this order, rounded up; `inf` where one is not known."""
-    return sum(event.steps * divergence(event, order) for event in history)
+def filter_spent(history: Sequence[Event], order: float) -> float:
+    """The sum of the events' Rényi divergences at this order for the worst population, rounded up; `inf` where unknown."""
+    totals = [sum(event.steps * divergence(event, order) for event in piece) for piece in histories(history)]
+    return max(totals, default=0.0)

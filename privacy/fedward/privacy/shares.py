@@ -107,7 +107,7 @@ class Gate:
         budget: the lifetime budget.
         order: the Rényi order of the filter.
         commitments: everything charged and everything reserved for others, merged.
-        filtered: what the filter counts as spent (rules 2 and 3).
+        locked: whether rule 3 admits no other study.
         unfiltered: the schedules that rule 1 alone decides, as steps by mechanism: None is every schedule, since it would be the
             only one; else what is left of this very study's schedule, when it was charged before and was the only one.
         written_off: whether a recovery wrote the budget off.
@@ -116,7 +116,7 @@ class Gate:
     budget: Budget
     order: float
     commitments: History
-    filtered: float
+    locked: bool
     unfiltered: Counter[Event] | None
     written_off: bool
 
@@ -127,8 +127,8 @@ class Gate:
     def _passes_filter(self, events: Sequence[Event]) -> bool:
         if self.unfiltered is None or steps_of(events) <= self.unfiltered:
             return True
-        total = self.filtered + filter_spent(merge(events), self.order)
-        return total <= filter_limit(self.budget, self.order)
+        total = filter_spent((*self.commitments, *events), self.order)
+        return not self.locked and total <= filter_limit(self.budget, self.order)
 
     def cost(self, events: Sequence[Event]) -> float:
         """ε at the budget's δ of the commitments and these events."""
@@ -276,14 +276,11 @@ class Shares:
         others = any(s.charged or s.open_at(at) for digest, s in self.studies.items() if digest != study_digest)
         own = self.studies.get(study_digest, _Study("")) if study_digest is not None else _Study("")
         unfiltered = Counter() if others else own.plan - own.charged if own.charged else None
-        commitments = self.committed(at)
-        filtered = filter_spent(commitments, order)
+        # Admitted by rule 1 alone and charged: its guarantee is that of its schedule and of nothing after it.
         limit = filter_limit(budget, order)
-        for study in self.studies.values():
-            # Admitted by rule 1 alone and charged: its guarantee is that of its schedule and of nothing after it.
-            if study.charged and not filter_spent(history_of([study.plan]), order) <= limit:
-                filtered = math.inf
-        return Gate(budget, order, commitments, filtered, unfiltered, self.written_off)
+        wholes = [filter_spent(history_of([study.plan]), order) for study in self.studies.values() if study.charged]
+        locked = not all(whole <= limit for whole in wholes)
+        return Gate(budget, order, self.committed(at), locked, unfiltered, self.written_off)
 
     def spending(self, delta: float) -> list[StudySpending]:
         """Each study by itself, oldest first."""
