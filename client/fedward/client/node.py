@@ -295,7 +295,8 @@ class SiteNode:
         if request.evaluate:
             unseen = cohort.held_out.last_encounters()
             scores = models.scores(model, unseen.inputs)
-            counts = histogram(scores, unseen.outcomes, unseen.membership, sealed.manifest.evaluation.bins)
+            plan = sealed.manifest.evaluation
+            counts = histogram(scores, unseen.outcomes, unseen.membership, plan.bins, plan.temper)
         if request.train:
             terms = site_terms(sealed, self._kit.site)
             update = np.asarray(train(model, cohort.training, terms, self._draws), dtype=np.float32)
