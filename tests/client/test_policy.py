@@ -10,6 +10,7 @@ from federation import heart_manifest
 
 from fedward.client.policy import DEFAULT_POLICY, Policy, load_policy, objections
 from fedward.privacy.errors import InputError
+from fedward.study.evaluation import count_deviation
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest
 
 LAX = Policy(require_dp=False, max_epsilon=100.0, max_delta=0.5, min_patients=1, min_quorum=1)
@@ -22,13 +23,14 @@ def seal(manifest: Manifest) -> SealedManifest:
         coordinator_key="0" * 64,
         roster=tuple(RosterEntry(site=f"s{i}", identity_key=f"{i:064x}", declared_patients=100) for i in range(5)),
         noise_multiplier=5.0 if manifest.privacy.mechanism == "dp-sgd" else 0.0,
+        count_deviation=count_deviation(manifest),
         sealed_at=0,
         expires_at=1,
     )
 
 
 def codes(policy: Policy, patients: int = 200, **changes: Any) -> list[str]:
-    return [o.code for o in objections(policy, seal(heart_manifest(secure=True, **changes)), patients)]
+    return [o.code for o in objections(policy, seal(heart_manifest(secure=True, noised=True, **changes)), patients)]
 
 
 def without_dp() -> dict[str, Any]:
@@ -51,6 +53,8 @@ def test_the_heart_study_meets_the_default_policy() -> None:
         (Policy(), without_dp(), "policy-requires-dp"),
         (Policy(max_epsilon=2.999), {}, "policy-epsilon"),
         (Policy(max_delta=0.000999), {}, "policy-delta"),
+        (Policy(), {"evaluation": {"noise": "none"}}, "policy-evaluation-noise"),
+        (Policy(), {"evaluation": {"epsilon": 6.0}}, "policy-epsilon"),
         (Policy(min_patients=201), {}, "policy-patients"),
         (Policy(), {"federation": {"min_patients": 201}}, "policy-patients"),
         (Policy(min_quorum=4), {}, "policy-quorum"),
@@ -119,3 +123,15 @@ def test_a_setting_left_out_has_its_strict_default(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text("[policy]\nmin_quorum = 1")
     assert load_policy(path) == Policy(min_quorum=1)
+
+
+def test_counts_with_less_noise_than_the_study_s_epsilon_asks_for_are_refused() -> None:
+    sealed = seal(heart_manifest(secure=True, noised=True))
+    quiet = sealed.model_copy(update={"count_deviation": sealed.count_deviation / 2})
+    assert [o.code for o in objections(Policy(), sealed, 200)] == []
+    assert [o.code for o in objections(Policy(), quiet, 200)] == ["policy-count-noise"]
+
+
+def test_a_hospital_may_allow_exact_counts() -> None:
+    assert codes(Policy(require_evaluation_noise=False), evaluation={"noise": "none"}) == []
+    assert "policy-evaluation-noise" not in codes(Policy(require_dp=False), **without_dp())

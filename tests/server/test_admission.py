@@ -187,3 +187,17 @@ def test_the_record_names_what_was_wrong() -> None:
     with pytest.raises(FedwardError) as caught:
         judge(result(), with_update(np.nan, 0, 0))
     assert reason_of(caught.value) == "not-finite: the update holds a number that is not finite"
+
+
+def test_noised_counts_may_be_negative_up_to_what_noise_reaches() -> None:
+    noised = Limits(SHAPE, patients=100, norm=10.0, noise=30)
+    for number, fits in ((-30, True), (-31, False), (130, True), (131, False)):
+        counts = COUNTS.copy()
+        counts[1, 2, 0] = number
+        body = UPDATE.tobytes() + counts.tobytes()
+        if fits:
+            admitted = judge(result(), body, limits=noised)
+            assert admitted.counts is not None
+            assert np.array_equal(admitted.counts, counts)
+        else:
+            assert refused(result(), body, limits=noised) == "out-of-bounds"

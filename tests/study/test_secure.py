@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
 from fedward.privacy.secagg.faults import ProtocolError
+from fedward.study.evaluation import count_deviation, most_noise
 from fedward.study.manifest import RosterEntry, SealedManifest, parse_sealed
 from fedward.study.metrics import histogram_shape
 from fedward.study.secure import (
@@ -40,12 +41,14 @@ def seal(cohorts: Sequence[int] = COHORTS, *, dp: bool = True, secure: bool = Tr
         RosterEntry(site=f"s{index:02d}", identity_key=f"{index:064x}", declared_patients=patients)
         for index, patients in enumerate(cohorts)
     ]
+    manifest = heart_manifest(secure=secure, **changes)
     return SealedManifest(
-        manifest=heart_manifest(secure=secure, **changes),
+        manifest=manifest,
         federation_id="f" * 32,
         coordinator_key="c" * 64,
         roster=tuple(roster),
         noise_multiplier=1.7 if dp else 0.0,
+        count_deviation=count_deviation(manifest),
         sealed_at=1,
         expires_at=2,
     )
@@ -301,6 +304,54 @@ def test_a_negative_count_is_refused(place: tuple[int, int, int]) -> None:
     with pytest.raises(ProtocolError, match="negative") as caught:
         both(seal()).decode(opened(np.zeros(5, np.int64), counts), names(seal()))
     assert caught.value.code == "sum-out-of-bounds"
+
+
+def noised() -> SealedManifest:
+    return seal(noised=True, evaluation={"bins": 10})
+
+
+def test_noised_counts_may_be_negative_or_contradict_each_other_but_not_beyond_their_noise() -> None:
+    sealed = noised()
+    terms, reach = both(sealed), most_noise(sealed)
+    assert terms.noise == reach > 0
+    survivors = names(sealed)[:3]
+    counts = ZEROS.copy()
+    counts[0, 3, 1], counts[1, 3, 1] = -3 * reach, 5
+    _, total = terms.decode(opened(np.zeros(5, np.int64), counts), survivors)
+    np.testing.assert_array_equal(total, counts)
+    counts[0, 3, 1] -= 1
+    with pytest.raises(ProtocolError, match="negative count that no noise explains"):
+        terms.decode(opened(np.zeros(5, np.int64), counts), survivors)
+
+
+def test_noised_counts_of_sites_add_up_in_the_ring() -> None:
+    sealed, generator = noised(), np.random.default_rng(5)
+    terms, update = both(sealed), np.zeros(5, dtype=np.float32)
+    parts = [np.rint(generator.normal(0, sealed.count_deviation, ZEROS.shape)).astype(np.int64) for _ in sealed.roster]
+    assert min(part.min() for part in parts) < 0
+    vectors = [terms.encode(site, update, part, os.urandom)[0] for site, part in zip(names(sealed), parts, strict=True)]
+    _, total = terms.decode(added(terms, vectors), names(sealed))
+    np.testing.assert_array_equal(total, sum(parts))
+
+
+def test_a_site_s_counts_beyond_its_noise_and_patients_are_refused_not_clamped() -> None:
+    sealed, update = noised(), np.zeros(5, dtype=np.float32)
+    terms = both(sealed)
+    most = max(most_patients(sealed, site) for site in names(sealed)) + terms.noise
+    for number, fits in ((most, True), (most + 1, False), (-terms.noise, True), (-terms.noise - 1, False)):
+        counts = ZEROS.copy()
+        counts[0, 0, 0] = number
+        if fits:
+            terms.encode("s00", update, counts, os.urandom)
+        else:
+            with pytest.raises(InputError, match="out of bounds"):
+                terms.encode("s00", update, counts, os.urandom)
+
+
+def test_the_noise_is_bound_into_the_terms() -> None:
+    sealed = noised()
+    louder = sealed.model_copy(update={"count_deviation": sealed.count_deviation * 2})
+    assert both(sealed).ring.digest != both(louder).ring.digest
 
 
 def test_a_group_with_more_patients_than_everybody_is_refused() -> None:

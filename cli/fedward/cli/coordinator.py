@@ -281,8 +281,6 @@ def _say_standings(view: StudyView) -> None:
 
 
 def _say_study(view: StudyView) -> None:
-    from fedward.study.terms import PRIVACY_WORDS
-
     name = f"{view.study_id}, {(view.digest or 'not sealed')[:12]}"
     say(f'"{view.title}" ({name}): {view.state}, round {view.version} of {view.rounds}')
     if view.reason:
@@ -305,7 +303,8 @@ def _say_study(view: StudyView) -> None:
     if newest is not None and newest.value is not None:
         say(f"AUROC on held-out patients after round {newest.version}: {newest.value:.3f} "
             f"(95% {newest.low:.3f} to {newest.high:.3f}; {newest.positives + newest.negatives} patients)")  # fmt: skip
+    print_measured(view.measured())
     if view.epsilon is not None:
-        say(f"Privacy: ε at most {view.epsilon:g} at δ = {view.delta:g}, every planned attempt used; {PRIVACY_WORDS}")
+        say(f"Privacy: ε at most {view.epsilon:g} at δ = {view.delta:g}, every planned attempt used; {view.meaning}")
     else:
         say("Privacy: this study trains WITHOUT differential privacy")

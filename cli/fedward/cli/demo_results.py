@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from fedward.cli.demo_federation import DemoFederation
+from fedward.cli.measured import print_measured
 from fedward.cli.output import say, table
 from fedward.client import datasets
 from fedward.client.split import held_out
 from fedward.server import models as model_files
+from fedward.server.records import MetricRow
 from fedward.server.views import StudyView
 from fedward.simulations.baselines import local_only, pool, pooled
 from fedward.study.encoding import Encoded, group_names
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import Auroc, exact_auroc, suppress_small
 from fedward.study.models import Vector, build, load_vector, scores
-from fedward.study.terms import PRIVACY_WORDS
+from fedward.study.terms import privacy_words
 
 
 def gather(federation: DemoFederation, view: StudyView) -> dict[str, Any]:
@@ -52,6 +55,7 @@ def gather(federation: DemoFederation, view: StudyView) -> dict[str, Any]:
             "patients": len(everyone),
         },
         "hospitals": [_hospital(manifest, models, own[site], site, test[site]) for site in federation.names],
+        "measured": [asdict(metric) for metric in view.measured()],
         "groups": _groups(manifest, federated, everyone),
         "privacy": _privacy(federation, manifest),
         "contributions": view.contributions(),
@@ -127,7 +131,8 @@ def _privacy(federation: DemoFederation, manifest: Manifest) -> dict[str, Any]:
     ledgers = {site: federation.home(site).ledger() for site in federation.names}
     return {
         "mechanism": manifest.privacy.mechanism,
-        "meaning": PRIVACY_WORDS,
+        "meaning": privacy_words(manifest),
+        "counts_noised": manifest.counting.noised,
         "delta": manifest.privacy.delta,
         "study_epsilon": manifest.privacy.epsilon,
         "relaxed_policies": sorted(set(federation.relaxed)),
@@ -161,6 +166,7 @@ def show(results: dict[str, Any]) -> None:
     ]  # fmt: skip
     table("The federated model by group", ("group", "with disease", "without", "AUROC"), groups,
           caption="Counts under 11, and those that would give them away, are suppressed.")  # fmt: skip
+    print_measured([MetricRow(**metric) for metric in results["measured"]])
     total = results["study"]["rounds"]
     spent = [
         (site, f"{results['contributions'].get(site, 0)} of {total}",
@@ -172,18 +178,19 @@ def show(results: dict[str, Any]) -> None:
         say("This run trained WITHOUT differential privacy: no ε bounds what its updates reveal.")
     else:
         say(f"ε at δ = {privacy['delta']:g}. {privacy['meaning']}.")
-    say(_seen(results["secure"], noised=privacy["mechanism"] != "none"))
+    say(_seen(results["secure"], noised=privacy["mechanism"] != "none", counts=privacy["counts_noised"]))
     seconds = results["seconds"]
     say(f"Set-up {seconds['set_up']:.0f} s, federation {seconds['federation']:.0f} s, all {seconds['all']:.0f} s.")
 
 
-def _seen(secure: str | None, *, noised: bool) -> str:
+def _seen(secure: str | None, *, noised: bool, counts: bool) -> str:
     """What the coordinator could and could not see in this run."""
     update = "noised update" if noised else "update"
+    counted = "noised counts" if counts else "counts"
     if secure is None:
-        return f"The coordinator saw each hospital's {update} and its counts: secure aggregation was off."
+        return f"The coordinator saw each hospital's {update} and its {counted}: secure aggregation was off."
     return (
-        f"The coordinator saw, of each round, the exact sum of the hospitals' {update}s and counts, and who took part. "
+        f"The coordinator saw, of each round, the exact sum of the hospitals' {update}s and {counted}, and who took part. "
         "It could not see any one hospital's update, norm, loss, counts or metrics: they left the hospitals masked.\n"
         f"{secure}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -330,7 +331,7 @@ def ledger(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
             "remaining": book.remaining,
             "unprotected": book.unprotected,
             "charges": [{"sequence": e.sequence, "at": e.at, "digest": e.digest} | asdict(e.charge) for e in entries],
-            "privacy": PRIVACY_WORDS,
+            "privacy": f"{PRIVACY_WORDS}; covers {_covered(entries)}",
         })  # fmt: skip
         return
     columns = ("no.", "charged at (UTC)", "study", "round", "attempt", "for", "noise σ", "q x steps")
@@ -347,7 +348,14 @@ def ledger(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
         say(
             f"{book.unprotected - trained} times counts of held-out patients left without noise: ε does not cover them."
         )
-    say(f"What it means: {PRIVACY_WORDS}")
+    say(f"What it means: {PRIVACY_WORDS}; covers {_covered(entries)}")
+
+
+def _covered(entries: Sequence[Entry]) -> str:
+    """Whose privacy a ledger's ε speaks of."""
+    if any(entry.charge.purpose == "evaluate-without-dp" for entry in entries):
+        return "training patients only (counts of held-out patients left without noise)"
+    return "every patient of this hospital"
 
 
 def _charge_row(entry: Entry) -> tuple[str, ...]:

@@ -9,14 +9,14 @@ from fedward.server.records import AttemptRow, MetricRow, StandingRow, StatusRow
 from fedward.server.store import Store
 from fedward.study.manifest import Manifest, parse_sealed, parse_stored
 from fedward.study.secure import secure_words
-from fedward.study.terms import PRIVACY_WORDS
+from fedward.study.terms import privacy_words
 
 
 @dataclass(frozen=True)
 class StudyView:
     """A study as it stands. `version` is the number of committed rounds; `model` the digest of the newest model.
 
-    `secure` says in words what secure aggregation promises and asks for; None where the coordinator sees each update.
+    `meaning` says what the study's ε means and whom it covers; `secure` says in words what secure aggregation promises and asks for; None where the coordinator sees each update.
     """
 
     key: int
@@ -31,6 +31,7 @@ class StudyView:
     model: str | None
     epsilon: float | None
     delta: float | None
+    meaning: str
     secure: str | None
     standings: tuple[StandingRow, ...]
     attempts: tuple[AttemptRow, ...]
@@ -53,8 +54,15 @@ class StudyView:
         rows = [m for m in rows if version is None or m.version == version]
         return max(rows, key=lambda m: m.version) if rows else None
 
+    def measured(self) -> tuple[MetricRow, ...]:
+        """Every metric of the newest model that was evaluated."""
+        newest = max((metric.version for metric in self.metrics), default=0)
+        return tuple(metric for metric in self.metrics if metric.version == newest)
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"contributions": self.contributions(), "privacy": PRIVACY_WORDS}
+        fields = asdict(self)
+        fields["privacy"] = fields.pop("meaning")
+        return fields | {"contributions": self.contributions()}
 
 
 def _secure(study: StudyRow) -> str | None:
@@ -81,6 +89,7 @@ def view(store: Store, study: StudyRow) -> StudyView:
         model=checkpoint.model if checkpoint else None,
         epsilon=manifest.privacy.epsilon,
         delta=manifest.privacy.delta,
+        meaning=privacy_words(manifest),
         secure=_secure(study),
         standings=tuple(store.standings(study.key)),
         attempts=tuple(store.attempts(study.key)),

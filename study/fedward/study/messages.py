@@ -268,5 +268,9 @@ def counts_from_bytes(data: bytes, shape: tuple[int, ...], least: int = 0) -> ND
         raise InputError("the histogram has the wrong size", expected=f"{size} counts", code="wrong-shape")
     counts = np.frombuffer(data, dtype="<i8").reshape(shape)
     if (counts < least).any():
-        raise InputError("the histogram holds a count that is too small", expected=f"{least}", code="out-of-bounds")
+        raise InputError(
+            "the histogram holds a negative count that no noise explains",
+            expected=f"at least {least}",
+            code="out-of-bounds",
+        )
     return counts

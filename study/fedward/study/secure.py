@@ -209,7 +209,7 @@ def check_plan(sealed: SealedManifest, dimension: int) -> None:
 
 def _check_counts(counts: Counts, noise: int) -> None:
     if (counts < -noise).any():
-        raise _beyond("the summed histogram holds a count that is too small")
+        raise _beyond("the summed histogram holds a negative count that no noise explains")
     if noise == 0 and (counts[1:] > counts[0]).any():
         raise _beyond("the summed histogram counts more patients in a group than in all")
 

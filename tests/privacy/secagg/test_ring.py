@@ -349,6 +349,27 @@ def test_counts_go_into_the_ring_as_they_are(bits: int) -> None:
     assert out.tolist() == counts.tolist()
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+def test_noised_counts_may_be_negative_and_their_sum_is_read_back(bits: int) -> None:
+    terms = RingTerms(bits, 3, (Block("histogram", 4, 50),))
+    parts = [np.array(counts, dtype=np.int64) for counts in ([-50, 50, 0, -1], [-50, 50, 3, 2], [-50, 50, -4, -1])]
+    total = np.zeros(4, dtype=f"<u{bits // 8}")
+    for part in parts:
+        out = np.empty(4, dtype=total.dtype)
+        encode_counts(part, 50, out, least=-50)
+        total += out
+    assert terms.open_sum(total, 3)[0].tolist() == [-150, 150, -1, 0]
+
+
+@pytest.mark.parametrize(("count", "least"), [(-7, -6), (-1, 0), (-11, -20), (11, -20)])
+def test_counts_beyond_what_noise_reaches_are_refused(count: int, least: int) -> None:
+    out = np.full(1, UNTOUCHED, dtype=np.uint32)
+    with pytest.raises(InputError) as caught:
+        encode_counts(np.array([count], dtype=np.int64), 10, out, least=least)
+    assert caught.value.code == "out-of-bounds"
+    assert (out == UNTOUCHED).all()
+
+
 BAD_COUNTS = [
     (np.array([0, 1, -1], dtype=np.int64), "out-of-bounds"),
     (np.array([0, 1, 11], dtype=np.int64), "out-of-bounds"),

@@ -1,0 +1,47 @@
+"""What the coordinator measured on held-out patients, from the hospitals' summed counts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedward.cli.output import table
+from fedward.server.records import MetricRow
+
+NAMES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "brier": "Brier score",
+    "calibration_gap": "mean score less outcome rate",
+    "calibration_error": "calibration error",
+    "sensitivity": "sensitivity at 0.5",
+    "specificity": "specificity at 0.5",
+    "selection_rate": "called positive at 0.5",
+    "demographic_parity_gap": "gap in those called positive",
+    "equal_opportunity_gap": "gap in sensitivity",
+    "equalized_odds_gap": "equalised-odds gap",
+}
+
+
+def print_measured(metrics: Sequence[MetricRow]) -> None:
+    """A table: the metrics of everybody, each group's AUROC, and the gaps between groups."""
+    shown = [
+        (metric.slice, NAMES.get(metric.name, metric.name), _value(metric), _range(metric))
+        for metric in metrics
+        if metric.slice == "everybody" or metric.name == "auroc" or metric.name.endswith("_gap")
+        if not (metric.slice != "everybody" and metric.name == "calibration_gap")
+    ]
+    if shown:
+        table(
+            "Measured on held-out patients, from summed counts",
+            ("who", "what", "value", "95% interval"),
+            shown,
+            caption="Intervals hold what chance and noise on the counts can do. Undefined: too few patients for the noise.",
+        )
+
+
+def _value(metric: MetricRow) -> str:
+    return "undefined" if metric.value is None else f"{metric.value:.3f}"
+
+
+def _range(metric: MetricRow) -> str:
+    return "" if metric.low is None or metric.high is None else f"{metric.low:.2f} to {metric.high:.2f}"
