@@ -164,7 +164,7 @@ def test_with_noise_the_last_model_is_evaluated_once_and_spare() -> None:
     rounds = manifest.training.rounds
     assert [r for r in range(1, rounds + 2) if evaluates(manifest, r)] == [rounds + 1]
     assert manifest.planned_evaluations == 2
-    assert (manifest.counting.bins, manifest.counting.temper) == (10, 1.0)
+    assert (manifest.counting.bins, manifest.counting.temper) == (10, 2.0)
     assert heart_manifest(noised=True, privacy={"spare_attempts": 0}).planned_evaluations == 1
     assert heart_manifest(noised=True, evaluation={"every": 5}).planned_evaluations == 4
 

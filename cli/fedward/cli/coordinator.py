@@ -281,6 +281,8 @@ def _say_standings(view: StudyView) -> None:
 
 
 def _say_study(view: StudyView) -> None:
+    from fedward.cli.measured import print_measured
+
     name = f"{view.study_id}, {(view.digest or 'not sealed')[:12]}"
     say(f'"{view.title}" ({name}): {view.state}, round {view.version} of {view.rounds}')
     if view.reason:

@@ -16,6 +16,7 @@ from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Transport
 from fedward.study import messages
+from fedward.study.evaluation import count_deviation
 from fedward.study.manifest import (
     MAX_DECLARED_PATIENTS,
     Manifest,
@@ -123,6 +124,7 @@ def propose(
         coordinator_key=identity.public,
         roster=tuple(roster),
         noise_multiplier=noise_for(manifest),
+        count_deviation=count_deviation(manifest),
         sealed_at=now,
         expires_at=now + VALID_DAYS * 86_400,
     )

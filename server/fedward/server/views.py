@@ -16,7 +16,8 @@ from fedward.study.terms import privacy_words
 class StudyView:
     """A study as it stands. `version` is the number of committed rounds; `model` the digest of the newest model.
 
-    `meaning` says what the study's ε means and whom it covers; `secure` says in words what secure aggregation promises and asks for; None where the coordinator sees each update.
+    `meaning` says what the study's ε means and whom it covers. `secure` says in words what secure aggregation promises and asks
+    for; None where the coordinator sees each update.
     """
 
     key: int

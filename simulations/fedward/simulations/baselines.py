@@ -26,6 +26,7 @@ from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.server.aggregation import OptimiserState, step, weighted_mean
 from fedward.study.encoding import Encoded
+from fedward.study.evaluation import count_deviation
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, explain
 from fedward.study.metrics import exact_auroc
 from fedward.study.models import Vector, build, load_vector, scores, to_vector
@@ -156,6 +157,7 @@ def rehearse(
             coordinator_key=_placeholder("coordinator"),
             roster=roster,
             noise_multiplier=sigma,
+            count_deviation=count_deviation(manifest),
             sealed_at=0,
             expires_at=1,
         )

@@ -11,6 +11,8 @@ share says which.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import lru_cache
 
 from fedward.privacy.accounting import calibrate, epsilon
 from fedward.privacy.events import CountEvent, Share
@@ -50,9 +52,12 @@ def count_deviation(manifest: Manifest) -> float:
     plan, delta = manifest.counting, manifest.privacy.delta
     if plan.epsilon is None or delta is None:
         return 0.0
-    return calibrate(
-        [], lambda sigma: [count_event(manifest, sigma, manifest.planned_evaluations)], plan.epsilon, delta
-    )
+    return _least(plan.epsilon, delta, count_event(manifest, 1.0, manifest.planned_evaluations))
+
+
+@lru_cache(maxsize=64)
+def _least(most: float, delta: float, planned: CountEvent) -> float:
+    return calibrate([], lambda sigma: [replace(planned, deviation=sigma)], most, delta)
 
 
 def counts_keep_promise(sealed: SealedManifest) -> bool:

@@ -348,7 +348,7 @@ class Manifest(BaseManifest):
             every=chosen.every or (self.training.rounds if noised else 5),
             spare_attempts=spare if chosen.spare_attempts is None else chosen.spare_attempts,
             bins=chosen.bins or (10 if noised else 100),
-            temper=chosen.temper or (1.0 if noised else 4.0),
+            temper=chosen.temper or (2.0 if noised else 4.0),
         )
 
     @property
