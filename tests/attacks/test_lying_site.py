@@ -185,7 +185,7 @@ def test_a_liar_cannot_refuse_for_another(federation: Federation) -> None:
 
     def forged(data: bytes) -> bytes:
         if isinstance(messages.open_request(data, federation.home.identity().public)[0], messages.Work):
-            refusal = Refusal(site="cleveland", request=digest(data), code="no", reference="0" * 12)
+            refusal = Refusal(site="cleveland", request=digest(data), code="not-approved", reference="0" * 12)
             return messages.pack(refusal, b"", identity)
         return true(data)
 
