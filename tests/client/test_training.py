@@ -130,7 +130,10 @@ def relative(got: NDArray[np.floating], expected: NDArray[np.floating]) -> float
 
 
 LINEAR = ("logistic-regression", "mlp")
-WAYS = [*((name, "closed-form") for name in LINEAR), *((name, "hooks") for name in STUDIES)]
+WAYS = [
+    *((name, "closed-form") for name in LINEAR),
+    *((name, way) for name in STUDIES for way in ("row-gradients", "opacus-hooks")),
+]
 
 
 def test_the_suite_has_every_model_of_the_catalogue() -> None:
@@ -140,18 +143,23 @@ def test_the_suite_has_every_model_of_the_catalogue() -> None:
 
 @pytest.fixture
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Sends every model down one path; the other one refuses."""
+    """Sends every model down one path; the others refuse."""
 
     def refuse(*_: object) -> None:
-        raise AssertionError("the other path was taken")
+        raise AssertionError("another path was taken")
 
-    if request.param == "hooks":
+    if request.param == "closed-form":
+        monkeypatch.setattr(training, "_hooked_step", refuse)
+    else:
         monkeypatch.setattr(training, "layers_of", lambda _: None)
-    monkeypatch.setattr(training, "_closed_step" if request.param == "hooks" else "_hooked_step", refuse)
+        monkeypatch.setattr(training, "_closed_step", refuse)
+        monkeypatch.setattr(training, "supported", lambda _: request.param == "row-gradients")
+        other = "GradSampleHooks" if request.param == "row-gradients" else "RowGradients"
+        monkeypatch.setattr(training, other, refuse)
     return str(request.param)
 
 
-@pytest.mark.parametrize(("name", "path"), WAYS, indirect=["path"], ids="-".join)
+@pytest.mark.parametrize(("name", "path"), WAYS, indirect=["path"])
 @pytest.mark.usefixtures("path")
 class TestEveryModel:
     """What holds for each model of the catalogue on each private path that it can take."""
@@ -168,12 +176,12 @@ class TestEveryModel:
         sizes = np.linalg.norm(exact, axis=1, keepdims=True)
         norm = float(np.quantile(sizes, quantile)) * (0.5 if quantile == 0 else 1.0001)
         wanted = (exact * np.minimum(1, norm / (sizes + 1e-6))).sum(axis=0)
-        step = (training._hooked_step if path == "hooks" else training._closed_step)(
+        step = (training._closed_step if path == "closed-form" else training._hooked_step)(
             model, terms(clipping_norm=norm), Noise()
         )
         base = flat(model)
-        place = None if owners is None else torch.tensor(owners)
-        step(Batch(torch.from_numpy(data.inputs).double(), torch.from_numpy(data.outcomes).double(), len(data), place))
+        place = None if owners is None else np.array(owners)
+        step(Batch(data.inputs.astype(np.float64), data.outcomes.astype(np.float64), len(data), place))
         assert relative(base - flat(model), wanted) < 1e-6
 
     @pytest.mark.parametrize("quantile", [0.0, 0.5, 1.0], ids=["all-clipped", "half-clipped", "none-clipped"])
