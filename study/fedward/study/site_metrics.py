@@ -6,9 +6,9 @@ metric (`METRICS`), within the metric's range; a suppressed one is None, never z
 
 Which slices are suppressed (`suppressed`), for each attribute by itself, with `SMALL` = 11:
 1. a group with fewer than 11 patients of either outcome;
-2. patients of no group (the attribute is missing) count as one more group, which is never shown, for the others' sums give it away;
-3. complementary: what is suppressed of an attribute is known in sum, by subtraction from everybody. So it is at least two groups
-   with at least 22 patients of each outcome together; the smallest groups are added until it is, or none is left to show;
+2. patients of no group (the attribute is missing) count as one more group: though it is not shown, the others would give it away;
+3. complementary: what is suppressed of an attribute is known in sum, by subtraction from everybody. So it has at least 22 patients
+   of each outcome together, hence two groups or more; the smallest are added until it has, or none is left to show;
 4. if everybody is fewer than 11 of either outcome, nothing is shown.
 The suppressed counts then stay open even to one who knows these rules: 22 leaves eleven values for the small one of two. The
 rounding hides one patient's change of an AUROC at best, and proves nothing: these numbers carry no noise, no ε covers them.
@@ -82,9 +82,9 @@ def _hidden_groups(groups: NDArray[np.int64], total: NDArray[np.int64]) -> set[i
     """Rules 1 to 3 for one attribute; places in `groups`."""
     nowhere = total - groups.sum(axis=0)
     cells = np.vstack([groups, nowhere]) if nowhere.any() else groups
-    hidden = {place for place in range(len(cells)) if (cells[place] < SMALL).any() or place >= len(groups)}
+    hidden = {place for place in range(len(cells)) if (cells[place] < SMALL).any()}
     shown = sorted(set(range(len(cells))) - hidden, key=lambda place: (int(cells[place].sum()), place))
-    while hidden and shown and not (len(hidden) >= 2 and (cells[sorted(hidden)].sum(axis=0) >= 2 * SMALL).all()):
+    while hidden and shown and not (cells[sorted(hidden)].sum(axis=0) >= 2 * SMALL).all():
         hidden.add(shown.pop(0))
     return hidden - {len(groups)}
 
