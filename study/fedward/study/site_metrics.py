@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from fedward.study.encoding import group_size
 from fedward.study.manifest import MAX_DECLARED_PATIENTS, Manifest
-from fedward.study.metrics import SMALL, Counts, auroc, brier, slice_names
+from fedward.study.metrics import SMALL, Counts, auroc, bin_centres, slice_names
+from fedward.study.metrics.measures import brier
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,18 @@ def site_metrics(manifest: Manifest, counts: Counts) -> Values:
     """What may leave of a site's own histogram, shape (slices, bins, 2)."""
     hidden = suppressed(manifest, counts.sum(axis=1))
     nothing: tuple[int | None, ...] = (None,) * len(METRICS)
-    return tuple(nothing if place in hidden else _slice(one) for place, one in enumerate(counts))
+    centres = bin_centres(counts.shape[1], manifest.evaluation.temper)
+    return tuple(nothing if place in hidden else _slice(one, centres) for place, one in enumerate(counts))
 
 
-def _slice(counts: Counts) -> tuple[int | None, ...]:
+def _slice(counts: Counts, centres: NDArray[np.float64]) -> tuple[int | None, ...]:
     negatives, positives = (int(count) for count in counts.sum(axis=0))
-    curve, error = auroc(counts), brier(counts)
+    curve = auroc(counts)
     values = {
         "negatives": negatives,
         "positives": positives,
         "auroc": None if curve is None else curve.value,
-        "brier": error,
+        "brier": float(brier(counts.astype(np.float64), centres)),
     }
     return tuple(None if (value := values[name]) is None else metric.rounded(value) for name, metric in METRICS.items())
 
