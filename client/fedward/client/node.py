@@ -28,6 +28,7 @@ from fedward.client.door import Asked, Released, release
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
 from fedward.client.log import SiteLog
+from fedward.client.own_metrics import OwnMetrics
 from fedward.client.places import Places
 from fedward.client.policy import load_policy, objections
 from fedward.client.split import held_out
@@ -95,6 +96,7 @@ class SiteNode:
         self._ledger = home.ledger()
         self._incidents = Incidents(home.incidents_folder)
         self._places = Places(home.opened_folder)
+        self._own_metrics = OwnMetrics(home.metrics_folder)
         self._cohorts: dict[str, _Cohort] = {}
         self._replies: dict[str, tuple[str, Released]] = {}
 
@@ -284,7 +286,7 @@ class SiteNode:
 
     def _find(self, sealed: SealedManifest, request: Task, base: NDArray[np.float32]) -> _Findings:
         """Evaluate the base model and train from it, as asked. The ledger has been charged."""
-        from fedward.client.evaluation import released_counts  # noqa: PLC0415
+        from fedward.client.evaluation import held_out_counts, noised  # noqa: PLC0415
         from fedward.client.training import train  # noqa: PLC0415
         from fedward.study import models  # noqa: PLC0415
 
@@ -294,7 +296,9 @@ class SiteNode:
         models.load_vector(model, base)
         counts = update = None
         if request.evaluate:
-            counts = released_counts(model, cohort.held_out, sealed, self._draws)
+            exact = held_out_counts(model, cohort.held_out, sealed.manifest)
+            self._keep_metrics(sealed, request.round, exact)
+            counts = noised(exact, sealed, self._draws)
         if request.train:
             terms = site_terms(sealed, self._kit.site)
             update = np.asarray(train(model, cohort.training, terms, self._draws), dtype=np.float32)
@@ -308,6 +312,12 @@ class SiteNode:
             train_ms=round(1000 * (time.perf_counter() - began), 1),
         )
         return _Findings(update, counts)
+
+    def _keep_metrics(self, sealed: SealedManifest, round_: int, counts: Counts) -> None:
+        try:
+            self._own_metrics.keep(sealed, round_, counts)
+        except (FedwardError, OSError) as error:  # the study goes on; its own people miss a table
+            self._log.error(error, code="metrics-not-kept")
 
     def _approved(self, study: str) -> SealedManifest:
         """The approved study, if the policy, read afresh, has nothing against it."""
