@@ -18,7 +18,7 @@ from benchmarks.timing import fastest, timed
 from fedward.privacy.secagg.masks import apply, keystream
 
 PARAMETERS = 1_000_000
-MASK_TURNS, SITE_TURNS = 40, 20
+MASK_TURNS, SITE_TURNS = 300, 20
 _CHUNK_BYTES = 1 << 16
 
 

@@ -23,7 +23,7 @@ from benchmarks.timing import fastest, timed
 
 PARAMETERS = 1_000_000
 DROPPED = 33
-RECOVERY_TURNS, SLOT_TURNS, PEER_TURNS = 25, 4, 3
+RECOVERY_TURNS, SLOT_TURNS, PEER_TURNS = 60, 4, 3
 _SHORT = 1000
 """Parameters where the length of the vector does not matter."""
 

@@ -76,7 +76,7 @@ def test_gaussian_moments_and_tails(draws: SecureDraws) -> None:
 
 
 def test_neighbouring_gaussians_are_independent(draws: SecureDraws) -> None:
-    """The sines and cosines of a pair go to different outputs; that must leave no correlation, nor one of squares."""
+    """The two normals of a pair go to different outputs; that must leave no correlation, nor one of squares."""
     z = draws.gaussian(N, 1.0)
     for lag in (1, 2, 3, 4):
         for values in (z, z**2 - 1):
@@ -85,23 +85,47 @@ def test_neighbouring_gaussians_are_independent(draws: SecureDraws) -> None:
 
 
 def test_each_gaussian_comes_from_four_pairs(draws: SecureDraws, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pair's sine and cosine in one output would be a single draw again, and the sum no protection."""
+    """A pair's two normals in one output would be a single draw again, and the sum no protection."""
     n = 6
-    u = draws.uniform(4 * (n + 2)).reshape(4, n + 2)
+    angle = 2 * np.pi * draws.uniform(2 * (n + 2))
+    radius = np.sqrt(draws.uniform(2 * (n + 2)))
+    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)])
 
-    def outputs(uniforms: np.ndarray) -> np.ndarray:
-        monkeypatch.setattr(draws, "_uniform", lambda _: uniforms.ravel().copy())
+    def outputs(inside: np.ndarray) -> np.ndarray:
+        monkeypatch.setattr(draws, "_inside", lambda _: (inside[0].copy(), inside[1].copy(), (inside**2).sum(axis=0)))
         return draws._normals(n)
 
-    before = outputs(u)
+    before = outputs(points)
     used_by = np.zeros((n, 2 * (n + 2)), dtype=bool)
     for pair in range(2 * (n + 2)):
-        moved = u.copy()
-        moved[pair // (n + 2), pair % (n + 2)] *= 0.5
+        moved = points.copy()
+        moved[:, pair] *= 0.5
         used_by[:, pair] = outputs(moved) != before
     assert (used_by.sum(axis=1) == 4).all()
     shared = used_by.astype(int) @ used_by.T.astype(int)
     assert (shared - np.diag(np.diag(shared)) <= 1).all()
+
+
+def test_too_few_points_in_the_disc_are_completed(draws: SecureDraws, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = draws._signed
+    outside = iter([0.99, 0.99])  # the first two tries lie all but a few in the disc's corners
+
+    def cornered(n: int) -> np.ndarray:
+        points = signed(n)
+        edge = next(outside, 0.0)
+        return np.where(np.arange(n) % (n // 2) < 3, points / 2, np.sign(points) * edge) if edge else points
+
+    monkeypatch.setattr(draws, "_signed", cornered)
+    x, y, square = draws._inside(40)
+    assert len(x) == len(y) == len(square) == 40
+    assert np.allclose(square, x**2 + y**2)
+    assert (square < 1).all()
+
+
+def test_points_fill_the_disc_evenly(draws: SecureDraws) -> None:
+    x, y, square = draws._inside(N)
+    assert stats.kstest(square, "uniform").pvalue > ALPHA
+    assert stats.kstest((np.arctan2(y, x) + np.pi) / (2 * np.pi), "uniform").pvalue > ALPHA
 
 
 def test_gaussian_shapes(draws: SecureDraws) -> None:

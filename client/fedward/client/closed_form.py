@@ -46,6 +46,11 @@ class _Layer:
     linear: nn.Linear
     activation: nn.Module | None
 
+    @property
+    def size(self) -> int:
+        """Parameters of the layer."""
+        return self.linear.weight.numel() + self.linear.bias.numel()
+
 
 def layers_of(model: nn.Module) -> tuple[_Layer, ...] | None:
     """The Linear layers of a model in closed form, or None for any other: Linear, an activation, …, Linear, logits."""
@@ -67,7 +72,7 @@ def layers_of(model: nn.Module) -> tuple[_Layer, ...] | None:
 
 
 @torch.no_grad()
-def clipped_sum(layers: Sequence[_Layer], batch: Batch, norm: float) -> list[torch.Tensor]:
+def clipped_sum(layers: Sequence[_Layer], batch: Batch, norm: float) -> torch.Tensor:
     """Σ over patients of min(1, C/‖g‖) g, where g is the gradient of a patient's mean cross-entropy.
 
     Args:
@@ -76,19 +81,23 @@ def clipped_sum(layers: Sequence[_Layer], batch: Batch, norm: float) -> list[tor
         norm: the clipping norm C. As in Opacus, the factor is C / (‖g‖ + 1e-6).
 
     Returns:
-        For each layer the sum for its weight, shape (out, in), and for its bias, shape (out,).
+        One vector: each layer's weights, row by row, then its bias; the order of `named_parameters`.
     """
     inputs, errors = _passes(layers, batch)
     squares = _own_squares(inputs, errors) if batch.patient_of is None else _shared_squares(inputs, errors, batch)
-    factors = norm / (squares.sqrt_() + 1e-6)
-    factors.clamp_(max=1.0)
+    factors = squares.sqrt_().add_(1e-6).reciprocal_().mul_(norm).clamp_(max=1.0)
     if batch.patient_of is not None:
         factors = factors.to(batch.inputs.dtype)[batch.patient_of]
-    sums = []
-    for a, error in zip(inputs, errors, strict=True):
+    total = batch.inputs.new_empty(sum(layer.size for layer in layers))
+    start = 0
+    for layer, a, error in zip(layers, inputs, errors, strict=True):
         error.mul_(factors[:, None])
-        sums += [error.t() @ a, error.sum(0)]
-    return sums
+        out, width = layer.linear.weight.shape
+        end = start + layer.size
+        torch.mm(error.t(), a, out=total[start : end - out].view(out, width))
+        torch.sum(error, 0, out=total[end - out : end])
+        start = end
+    return total
 
 
 def _passes(layers: Sequence[_Layer], batch: Batch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -115,10 +124,15 @@ def _passes(layers: Sequence[_Layer], batch: Batch) -> tuple[list[torch.Tensor],
 
 def _own_squares(inputs: list[torch.Tensor], errors: list[torch.Tensor]) -> torch.Tensor:
     """Each row's squared norm, shape (n,)."""
-    total = torch.zeros(len(inputs[0]), dtype=inputs[0].dtype)
-    for a, error in zip(inputs, errors, strict=True):
-        total.addcmul_(torch.linalg.vecdot(error, error), torch.linalg.vecdot(a, a).add_(1.0))
-    return total
+    parts: list[torch.Tensor] = [
+        torch.linalg.vecdot(a, a)
+        .add_(1.0)
+        .mul_(error.square()[:, 0] if error.shape[1] == 1 else torch.linalg.vecdot(error, error))
+        for a, error in zip(inputs, errors, strict=True)
+    ]
+    for part in parts[1:]:
+        parts[0].add_(part)
+    return parts[0]
 
 
 def _shared_squares(inputs: list[torch.Tensor], errors: list[torch.Tensor], batch: Batch) -> torch.Tensor:

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError
-from fedward.study.manifest import CategoricalFeature, Feature, Finite, Manifest, Part, explain, read_text
+from fedward.study.manifest import BaseManifest, CategoricalFeature, Feature, Finite, Part, explain, read_text
 
 OUTCOME_LEVELS = ("0", "1")
 """What an outcome's codes map to: 1 has the outcome, 0 has not."""
@@ -169,7 +169,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f', did you mean "{by_lower[close[0]]}"?' if close else ""
 
 
-def check_fits(mapping: Mapping, manifest: Manifest) -> None:
+def check_fits(mapping: Mapping, manifest: BaseManifest) -> None:
     """Hold a mapping against a study, before any data is read.
 
     Raises:
@@ -185,7 +185,7 @@ def check_fits(mapping: Mapping, manifest: Manifest) -> None:
         )
 
 
-def _findings(mapping: Mapping, manifest: Manifest) -> Iterator[str]:
+def _findings(mapping: Mapping, manifest: BaseManifest) -> Iterator[str]:
     features: dict[str, Feature | None] = {feature.column: feature for feature in manifest.features}
     features[manifest.outcome.column] = None
     for name in mapping.columns:

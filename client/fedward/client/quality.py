@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from fedward.privacy.errors import InputError
-from fedward.study.manifest import CategoricalFeature, Feature, Group, ImageFeature, Manifest
+from fedward.study.manifest import BaseManifest, CategoricalFeature, Feature, Group, ImageFeature
 
 Kind = Literal[
     "missing-patient",
@@ -219,7 +219,7 @@ def write_report(report: QualityReport, path: Path) -> None:
 
 def summarise(
     frame: pd.DataFrame,
-    manifest: Manifest,
+    manifest: BaseManifest,
     *,
     refused: bool,
     rows: int,
@@ -274,7 +274,7 @@ def _summarise_column(frame: pd.DataFrame, feature: Feature) -> ColumnSummary:
     )
 
 
-def _sizes(frame: pd.DataFrame, manifest: Manifest, group: Group) -> dict[str, int]:
+def _sizes(frame: pd.DataFrame, manifest: BaseManifest, group: Group) -> dict[str, int]:
     """Patients per level or band; a missing value and a number outside every band are counted too, never lost."""
     feature = next(feature for feature in manifest.features if feature.column == group.column)
     if group.cut is None:
@@ -295,7 +295,7 @@ def _with_rest(sizes: dict[str, int], label: str, size: int) -> dict[str, int]:
     return sizes | {label: size} if size else sizes
 
 
-def _warn(report: QualityReport, manifest: Manifest) -> Iterable[str]:
+def _warn(report: QualityReport, manifest: BaseManifest) -> Iterable[str]:
     """What is allowed and yet worth a person's look; whether the site takes part is its policy's decision."""
     patients, with_outcome = report.patients, report.with_outcome
     least = manifest.federation.min_patients

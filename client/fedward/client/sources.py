@@ -40,7 +40,7 @@ from fedward.client.quality import (
     write_report,
 )
 from fedward.privacy.errors import InputError
-from fedward.study.manifest import CategoricalFeature, ImageFeature, Manifest, NumericFeature
+from fedward.study.manifest import BaseManifest, CategoricalFeature, ImageFeature, NumericFeature
 
 MAX_TABLE_BYTES = 512_000_000
 """A table is read into memory whole; a larger file is refused before it is opened."""
@@ -97,7 +97,7 @@ class DataRefusedError(InputError):
 
 
 def read_site_table(
-    csv_path: Path, mapping: Mapping, manifest: Manifest, *, report_to: Path | None = None
+    csv_path: Path, mapping: Mapping, manifest: BaseManifest, *, report_to: Path | None = None
 ) -> SiteTable:
     """Read, translate and check a hospital's CSV file.
 
@@ -146,7 +146,7 @@ class _Sheet:
     blank: int
 
 
-def _wanted(mapping: Mapping, manifest: Manifest) -> dict[str, str]:
+def _wanted(mapping: Mapping, manifest: BaseManifest) -> dict[str, str]:
     """File column → what it is read for, in the study's words."""
     wanted = {mapping.source.patient_id: "the patient identifier"}
     for feature in manifest.features:
@@ -330,11 +330,11 @@ class _Findings:
         return sorted(listed, key=lambda problem: problem.row)
 
 
-def _build_frame(sheet: _Sheet, mapping: Mapping, manifest: Manifest, findings: _Findings) -> pd.DataFrame:
+def _build_frame(sheet: _Sheet, mapping: Mapping, manifest: BaseManifest, findings: _Findings) -> pd.DataFrame:
     """The frame that `SiteTable` describes, invalid cells as "clip" makes them, rows without an outcome left out."""
     index = pd.Index(_patients(sheet, mapping, findings), dtype=object, name="patient")
     data: dict[str, npt.NDArray[np.float64] | pd.Series] = {}
-    may_miss = manifest.training.missing != "refuse"
+    may_miss = manifest.may_miss
     for feature in manifest.features:
         origin = mapping.origin(feature.column)
         if isinstance(feature, CategoricalFeature):

@@ -11,13 +11,11 @@ sum is stored as float32, as the wire is; the residual of Mironov 2012's attack 
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 from torch import nn
@@ -48,37 +46,45 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
             expected_batch_size=terms.expected_batch,
         )
         self._draws = draws
-        self._noise: deque[NDArray[np.float64]] = deque()
+        self._noise: Iterator[torch.Tensor] = iter(())
         self._size = sum(parameter.numel() for parameter in self.params)
         self._ahead = max(1, min(terms.steps, _NOISE_AHEAD // max(1, self._size)))
 
     def add_noise(self) -> None:
-        if not self._noise:  # of a small model for several steps at a time: a call costs more than its draws
-            deviation = self.noise_multiplier * self.max_grad_norm
-            self._noise.extend(self._draws.gaussian((self._ahead, self._size), deviation))
-        flat = torch.cat([parameter.summed_grad.reshape(-1) for parameter in self.params]).double()
-        noisy = flat.add_(torch.from_numpy(self._noise.popleft())).to(self.params[0].dtype)
-        parts = torch.split(noisy, [parameter.numel() for parameter in self.params])
+        noise = self._draw()
+        parts = torch.split(noise, [parameter.numel() for parameter in self.params])
         for parameter, part in zip(self.params, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+            parameter.grad = _noised(parameter.summed_grad, part)
             parameter.summed_grad._processed = True  # as Opacus's own add_noise marks it
+
+    def _draw(self) -> torch.Tensor:
+        """One step's noise, shape (d,) float64; of a small model for several steps at a time: a call costs more than its draws."""
+        row = next(self._noise, None)
+        if row is None:
+            deviation = self.noise_multiplier * self.max_grad_norm
+            self._noise = iter(torch.from_numpy(self._draws.gaussian((self._ahead, self._size), deviation)))
+            row = next(self._noise)
+        return row
 
 
 class ClosedFormOptimizer(PatientOptimizer):
-    """The same, with the clipped sum in closed form: nothing has a `grad_sample`, and `take` says what was sampled."""
+    """The same, with the clipped sum in closed form: nothing has a `grad_sample`, and `take` says what was sampled.
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, terms: SiteTerms, draws: Draws) -> None:
-        super().__init__(optimizer, terms, draws)
+    The model's parameters become views of one vector, `flat`, which alone is optimised: its names and shapes stay.
+    """
+
+    def __init__(self, model: nn.Module, terms: SiteTerms, draws: Draws) -> None:
         layers = layers_of(model)
         if layers is None:
             raise FedwardError("the model has no closed form", code="no-closed-form")
         self._layers = layers
-        self._parameters = [p for layer in layers for p in (layer.linear.weight, layer.linear.bias)]
+        self.flat = _flattened(model)
         self._batch: Batch | None = None
+        super().__init__(torch.optim.SGD([self.flat], lr=terms.learning_rate), terms, draws)
 
     @property
     def grad_samples(self) -> list[torch.Tensor]:
-        return self._parameters  # Opacus asks only whether there are any
+        return [self.flat]  # Opacus asks only whether there are any
 
     @property
     def accumulated_iterations(self) -> int:
@@ -91,14 +97,31 @@ class ClosedFormOptimizer(PatientOptimizer):
     def clip_and_accumulate(self) -> None:
         if self._batch is None:
             raise FedwardError("a step without a batch", code="no-batch")
-        sums = clipped_sum(self._layers, self._batch, self.max_grad_norm)
-        for parameter, total in zip(self._parameters, sums, strict=True):
-            before = getattr(parameter, "summed_grad", None)
-            parameter.summed_grad = total if before is None else before + total  # type: ignore[attr-defined]
+        self.flat.summed_grad = clipped_sum(self._layers, self._batch, self.max_grad_norm)  # type: ignore[attr-defined]
         self._batch = None  # never twice
 
+    def add_noise(self) -> None:
+        summed: torch.Tensor = self.flat.summed_grad  # type: ignore[attr-defined]
+        self.flat.grad = _noised(summed, self._draw())
+        summed._processed = True  # type: ignore[attr-defined]
 
-_Step: TypeAlias = Callable[[Batch, list[torch.Tensor]], None]
+
+def _noised(summed: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """The sum of both in float64, stored as the wire stores it, in the shape of the first."""
+    return torch.add(noise.view_as(summed), summed, out=torch.empty_like(summed))
+
+
+def _flattened(model: nn.Module) -> nn.Parameter:
+    """One vector that holds all the model's parameters, which become views of it."""
+    parameters = list(model.parameters())
+    flat = nn.Parameter(torch.cat([parameter.detach().reshape(-1) for parameter in parameters]))
+    parts = torch.split(flat.detach(), [parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.data = part.view_as(parameter)
+    return flat
+
+
+_Step: TypeAlias = Callable[[Batch], None]
 
 
 def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Vector:
@@ -108,7 +131,6 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
         FedwardError: training produced a number that is not finite; nothing of it may leave.
     """
     base = to_vector(model)
-    anchors = [parameter.detach().clone() for parameter in model.parameters()]
     if not terms.private:
         step = _plain_step(model, terms)
     elif layers_of(model) is not None:
@@ -117,7 +139,7 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
         step = _hooked_step(model, terms, draws)
     model.train()
     for batch in _batches(data, terms, draws):
-        step(batch, anchors)
+        step(batch)
     update = to_vector(model) - base
     if not np.isfinite(update).all():
         raise FedwardError("training did not stay finite", remedy="lower the learning rate", code="training-diverged")
@@ -132,35 +154,42 @@ def _batches(data: Encoded, terms: SiteTerms, draws: Draws) -> Iterator[Batch]:
     patients, several = len(data), len(data) != len(owners)
     for _ in range(terms.steps):
         mask = draws.bernoulli(patients, terms.sampling_rate)
-        number = int(np.count_nonzero(mask))
+        chosen = np.flatnonzero(mask[owners] if several else mask)
+        number = int(np.count_nonzero(mask)) if several else len(chosen)
         if number == patients:
             yield Batch(inputs, outcomes, patients, torch.from_numpy(owners) if several else None)
             continue
-        rows = torch.from_numpy(np.flatnonzero(mask[owners] if several else mask))
-        place = torch.from_numpy((np.cumsum(mask) - 1)[owners[rows.numpy()]]) if several else None
-        yield Batch(inputs[rows], outcomes[rows], number, place)
+        rows = torch.from_numpy(chosen)
+        place = torch.from_numpy((np.cumsum(mask) - 1)[owners[chosen]]) if several else None
+        yield Batch(inputs.index_select(0, rows), outcomes.index_select(0, rows), number, place)
 
 
 def _closed_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
-    inner = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
-    optimizer = ClosedFormOptimizer(model, inner, terms, draws)
+    optimizer = ClosedFormOptimizer(model, terms, draws)
+    pull = _Pull([optimizer.flat], terms.proximal)
 
-    def step(batch: Batch, anchors: list[torch.Tensor]) -> None:
-        optimizer.zero_grad(set_to_none=True)
+    def step(batch: Batch) -> None:
         optimizer.take(batch)
         if optimizer.pre_step():
-            _pull(model, anchors, terms.proximal)
-            inner.step()
+            pull()
+            _descend(optimizer.flat, terms.learning_rate)
 
     return step
+
+
+def _descend(parameter: nn.Parameter, rate: float) -> None:
+    """Plain SGD's step; what torch's own does around it takes as long as a small model's whole step."""
+    if parameter.grad is not None:
+        parameter.detach().add_(parameter.grad, alpha=-rate)
 
 
 def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
     GradSampleHooks(model, loss_reduction="sum")
     inner = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
     optimizer = PatientOptimizer(inner, terms, draws)
+    pull = _Pull(list(model.parameters()), terms.proximal)
 
-    def step(batch: Batch, anchors: list[torch.Tensor]) -> None:
+    def step(batch: Batch) -> None:
         optimizer.zero_grad(set_to_none=True)
         if batch.patients == 0:
             for parameter in model.parameters():
@@ -170,7 +199,7 @@ def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
             if batch.patient_of is not None:
                 _gather(model, batch, batch.patient_of)
         if optimizer.pre_step():
-            _pull(model, anchors, terms.proximal)
+            pull()
             inner.step()
 
     return step
@@ -186,13 +215,14 @@ def _gather(model: nn.Module, batch: Batch, patient_of: torch.Tensor) -> None:
 
 def _plain_step(model: nn.Module, terms: SiteTerms) -> _Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
+    pull = _Pull(list(model.parameters()), terms.proximal)
 
-    def step(batch: Batch, anchors: list[torch.Tensor]) -> None:
+    def step(batch: Batch) -> None:
         optimizer.zero_grad()
         if batch.patients == 0:
             return
         torch.autograd.backward(_loss(model, batch) / terms.expected_batch)
-        _pull(model, anchors, terms.proximal)
+        pull()
         optimizer.step()
 
     return step
@@ -203,10 +233,14 @@ def _loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     return binary_cross_entropy_with_logits(model(batch.inputs), batch.outcomes, weight=batch.weights, reduction="sum")
 
 
-def _pull(model: nn.Module, anchors: list[torch.Tensor], proximal: float) -> None:
-    """FedProx (Li et al. 2020, eq. 2): add μ(w − w₀) after the noise, as post-processing that costs no privacy."""
-    if proximal == 0:
-        return
-    for parameter, anchor in zip(model.parameters(), anchors, strict=True):
-        if parameter.grad is not None:
-            parameter.grad.add_(parameter.detach() - anchor, alpha=proximal)
+class _Pull:
+    """FedProx (Li et al. 2020, eq. 2): adds μ(w − w₀) after the noise, as post-processing that costs no privacy."""
+
+    def __init__(self, parameters: list[nn.Parameter], proximal: float) -> None:
+        self._proximal = proximal
+        self._anchors = [(parameter, parameter.detach().clone()) for parameter in parameters] if proximal else []
+
+    def __call__(self) -> None:
+        for parameter, anchor in self._anchors:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - anchor, alpha=self._proximal)

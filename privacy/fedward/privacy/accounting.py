@@ -1,7 +1,8 @@
 """How much privacy a history of noisy sums has cost: ε at a given δ, add/remove one patient.
 
 A history is a sequence of `events`. Their order does not matter, so equal events are merged and sorted, and that
-canonical tuple is what the caches are keyed by. A patient's part of a `CountEvent` is worst when every coordinate that it
+canonical tuple is what the caches are keyed by. Where events are over different patients, each population composes what it
+was in and the worst one's ε counts (`populations`). A patient's part of a `CountEvent` is worst when every coordinate that it
 changes moves by the whole sensitivity, since the noise is log-concave: its loss is that of as many scalar mechanisms.
 
 `epsilon` is the gate. It composes pessimistic privacy loss distributions of dp_accounting (connect-the-dots, Doroshenko
@@ -24,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError, RefusalError
-from fedward.privacy.events import CountEvent, DpEvent, Event, History, merge, number
+from fedward.privacy.events import CountEvent, DpEvent, Event, History, number
+from fedward.privacy.populations import histories
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def epsilon(history: Sequence[Event], delta: float) -> float:
         InputError: `delta` is outside (0, 1).
     """
     _check_delta(delta)
-    return _gate(merge(history), delta)
+    return _worst(_gate, history, delta)
 
 
 def epsilon_pld(history: Sequence[Event], delta: float) -> float:
@@ -78,8 +80,7 @@ def epsilon_pld(history: Sequence[Event], delta: float) -> float:
         ArithmeticError: the grid is too large or the result is not a probability distribution.
     """
     _check_delta(delta)
-    merged = merge(history)
-    return _round_up(_pld_epsilon(merged, delta)) if merged else 0.0
+    return _round_up(_worst(_pld_epsilon, history, delta))
 
 
 def epsilon_rdp(history: Sequence[Event], delta: float) -> float:
@@ -89,8 +90,7 @@ def epsilon_rdp(history: Sequence[Event], delta: float) -> float:
         InputError: `delta` is outside (0, 1).
     """
     _check_delta(delta)
-    merged = merge(history)
-    return _round_up(_rdp_epsilon(merged, delta)) if merged else 0.0
+    return _round_up(_worst(_rdp_epsilon, history, delta))
 
 
 def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delta: float) -> float:
@@ -112,8 +112,8 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
     _check_delta(delta)
     if not number(epsilon, "epsilon") > 0:
         raise InputError("epsilon is no budget", expected="a number above 0", got=repr(epsilon))
-    past = merge(history)
-    spent = _gate(past, delta)
+    past = tuple(history)
+    spent = _worst(_gate, past, delta)
     if not spent < epsilon:
         raise RefusalError(
             f"earlier studies already cost ε = {spent} of {epsilon} at δ = {delta}, nothing is left",
@@ -123,7 +123,7 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
     plan = schedule if callable(schedule) else _constant(*schedule)
 
     def fits(thousandths: int) -> bool:
-        return _gate(merge((*past, *plan(thousandths / _SIGMA_STEPS))), delta) <= epsilon
+        return _worst(_gate, (*past, *plan(thousandths / _SIGMA_STEPS)), delta) <= epsilon
 
     found = _smallest(fits, round(SMALLEST_SIGMA * _SIGMA_STEPS), round(LARGEST_SIGMA * _SIGMA_STEPS))
     if found is None:
@@ -134,6 +134,11 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
             code="budget-unreachable",
         )
     return found / _SIGMA_STEPS
+
+
+def _worst(account: Callable[[History, float], float], history: Sequence[Event], delta: float) -> float:
+    """The largest ε of any population; 0 if nothing was done."""
+    return max((account(piece, delta) for piece in histories(history)), default=0.0)
 
 
 def _smallest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
@@ -174,8 +179,6 @@ def _left(budget: float, spent: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _gate(merged: History, delta: float) -> float:
-    if not merged:
-        return 0.0
     bound = _rdp_epsilon(merged, delta)
     if delta < _SMALLEST_GRID_DELTA or not bound <= _LARGEST_GRID_EPSILON:
         return _round_up(bound)

@@ -9,8 +9,8 @@ Gaussian draws follow Opacus's secure mode (`opacus.optimizers.optimizer._genera
 "Secure Random Sampling in Differential Privacy", arXiv 2107.10138): the sum of four independent normals, halved. It
 hardens the draw against searching the floating-point grid for the inputs that can have produced an output (Mironov, "On
 significance of the least significant bits for differential privacy", CCS 2012). **Residual risk**: this is no proof.
-The sum still lives on a floating-point grid, a normal here never exceeds 8.7 σ (a change of its distribution of about
-2^-53), and the time a draw takes is not proven independent of its value. A discrete Gaussian has none of the first two.
+The sum still lives on a floating-point grid, a normal here never exceeds 12.2 σ (a change of its distribution of about
+2^-106), and the time a draw takes is not proven independent of its value. A discrete Gaussian has none of the first two.
 Python also cannot promise that a temporary copy of the keystream is gone from memory.
 """
 
@@ -31,8 +31,11 @@ from fedward.privacy.errors import InputError
 
 _WORD = 8
 _BUFFER_BYTES = 1 << 18
-# Outputs of one Gaussian block: its temporaries (about 600 KB) stay in a core's cache.
+# Outputs of one Gaussian block: its temporaries stay in a core's cache.
 _BLOCK = 1 << 13
+_ZEROS = bytes(1 << 18)
+# The least square of a pair's distance from the origin; below lies only the origin, where the logarithm has no value.
+_LEAST_SQUARE = 2.0**-106
 
 
 class Draws(Protocol):
@@ -63,8 +66,8 @@ def _count(n: int, name: str) -> int:
 
 def _keystream(size: int) -> bytes:
     """`size` fresh bytes; the key is drawn for this call and dropped with it."""
-    cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16)))
-    return cipher.encryptor().update(bytes(size))
+    cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16))).encryptor()
+    return cipher.update(memoryview(_ZEROS)[:size] if size <= len(_ZEROS) else bytes(size))
 
 
 class SecureDraws:
@@ -98,7 +101,7 @@ class SecureDraws:
         return self._uniform(_count(n, "n"))
 
     def gaussian(self, shape: int | tuple[int, ...], sigma: float) -> NDArray[np.float64]:
-        """Independent Gaussian noise, each value the halved sum of four Box–Muller normals.
+        """Independent Gaussian noise, each value the halved sum of four normals.
 
         Args:
             shape: the shape of the result.
@@ -126,7 +129,7 @@ class SecureDraws:
 
         Args:
             n: how many patients.
-            q: sampling rate in (0, 1]. The rate drawn exceeds it by at most 2^-53.
+            q: sampling rate in (0, 1]. The rate drawn is at most 2^-64 below it.
 
         Returns:
             bool of shape (n,).
@@ -136,7 +139,12 @@ class SecureDraws:
         """
         if not (math.isfinite(q) and 0 < q <= 1):
             raise InputError("the sampling rate is no probability", expected="a number in (0, 1]", got=repr(q))
-        sampled: NDArray[np.bool_] = np.less(self._uniform(_count(n, "n")), q)
+        count = _count(n, "n")
+        if q == 1:
+            return np.ones(count, dtype=np.bool_)
+        # q·2^64 is exact in binary floating point but for a last fraction, which is cut off.
+        words = np.frombuffer(self._bytes(count * _WORD), dtype=np.uint64)
+        sampled: NDArray[np.bool_] = np.less(words, np.uint64(int(q * 2**64)))
         return sampled
 
     def discrete_gaussian(self, n: int, deviation: float) -> NDArray[np.int64]:
@@ -144,35 +152,44 @@ class SecureDraws:
         return discrete_gaussian(n, deviation)
 
     def _normals(self, n: int) -> NDArray[np.float64]:
-        """`n` standard normals, each from four different Box–Muller pairs.
+        """`n` standard normals, each half the sum of four from four different pairs, by Marsaglia & Bray's polar method.
 
-        A pair's sine and cosine must not meet in one output: r·cos θ + r·sin θ is a single shifted Box–Muller draw, and
-        the sum would protect nothing. The offsets of one and two keep all four apart and let no two outputs share two pairs.
+        A pair's two normals must not meet in one output: their sum is a single scaled normal, and would protect nothing.
+        The offsets of one and two keep all four apart and let no two outputs share two pairs. Which tries are rejected says
+        nothing of the values that are kept.
         """
         pairs = n + 2
-        u = self._uniform(4 * pairs).reshape(4, pairs)
-        radius = u[:2]
-        np.log(radius, out=radius)
-        radius *= -2.0
-        np.sqrt(radius, out=radius)
-        # With t = tan(θ/2): cos θ = (1 − t²)/(1 + t²), sin θ = 2t/(1 + t²). numpy's tan is five times as fast as its sin.
-        half = u[2:]
-        half -= 0.5
-        half *= math.pi
-        tangent = np.tan(half, out=half)
-        square = tangent * tangent
-        radius /= 1.0 + square
-        sine = tangent
-        sine *= radius
-        sine *= 2.0
-        np.subtract(1.0, square, out=square)
-        cosine = square
-        cosine *= radius
-        total: NDArray[np.float64] = cosine[0, :n] + cosine[1, :n]
-        total += sine[0, 1 : n + 1]
-        total += sine[1, 2:]
-        total *= 0.5
+        x, y, square = self._inside(2 * pairs)
+        factor = np.log(square)
+        factor /= square
+        factor *= -0.5
+        np.sqrt(factor, out=factor)
+        x *= factor
+        y *= factor
+        total: NDArray[np.float64] = x[:n] + x[pairs : pairs + n]
+        total += y[1 : n + 1]
+        total += y[pairs + 2 :]
         return total
+
+    def _inside(self, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """`n` uniform points of the unit disc: x, y and x² + y², of shape (n,)."""
+        tries = int(n * 1.2733 + 8 * math.sqrt(n)) + 16  # too few once in 10^8 times
+        points = self._signed(2 * tries).reshape(2, tries)
+        square = points * points
+        distance = square[0]
+        distance += square[1]
+        inside = np.flatnonzero(distance < 1.0)[:n]
+        found = points[0].take(inside), points[1].take(inside), np.maximum(distance.take(inside), _LEAST_SQUARE)
+        if len(inside) == n:
+            return found
+        more = self._inside(n - len(inside))
+        return tuple(np.concatenate(both) for both in zip(found, more, strict=True))  # type: ignore[return-value]
+
+    def _signed(self, n: int) -> NDArray[np.float64]:
+        """`n` uniforms on the grid of 2^-53 in [-1, 1)."""
+        words = np.frombuffer(self._bytes(n * _WORD), dtype=np.int64)
+        values: NDArray[np.float64] = np.multiply(words >> 10, 2.0**-53)
+        return values
 
     def _uniform(self, n: int) -> NDArray[np.float64]:
         words = np.frombuffer(self._bytes(n * _WORD), dtype=np.uint64)

@@ -2,6 +2,10 @@
 
 `DpEvent` is a Poisson-sampled Gaussian sum of clipped gradients, `CountEvent` integer sums under discrete Gaussian noise.
 Neighbours differ by one patient, added or removed. An event's canonical form, `to_record`, is what ledgers keep and digest.
+
+Every patient of a hospital has a fixed position in [0, 1), a keyed hash of the patient's id. An event's `share` says which
+positions its sum was over: held-out patients lie in [0, holdout), training patients in [holdout, 1). What that saves is
+counted by `populations`.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as fields_of
 from typing import Any, ClassVar, TypeAlias
 
@@ -20,15 +24,38 @@ MOST_STEPS = 10**9
 # Above this a patient's part of an integer sum is no count or bounded value any more.
 MOST_SENSITIVITY = 10**6
 
+Share: TypeAlias = tuple[float, float]
+EVERYBODY: Share = (0.0, 1.0)
+
 
 @dataclass(frozen=True)
-class DpEvent:
+class _OverShare:
+    """What every event has: the half-open interval of positions whose patients it touches.
+
+    Raises:
+        InputError: the interval is empty or leaves [0, 1], NaN included.
+    """
+
+    share: Share = field(default=EVERYBODY, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.share, (tuple, list)) or len(self.share) != 2:
+            raise InputError("share is no interval", expected="two numbers", got=repr(self.share)[:80])
+        low, high = (number(end, "an end of the share") for end in self.share)
+        if not 0 <= low < high <= 1:
+            raise InputError("share is no interval of positions", expected="0 ≤ low < high ≤ 1", got=f"{low}, {high}")
+        object.__setattr__(self, "share", (low + 0.0, high))  # −0.0 is 0.0
+
+
+@dataclass(frozen=True)
+class DpEvent(_OverShare):
     """`steps` Poisson-sampled Gaussian sums with the same noise (Abadi et al. 2016, algorithm 1).
 
     Attributes:
         noise_multiplier: σ, the noise's standard deviation over the clipping norm C; finite and above 0.
         sampling_rate: q in (0, 1], the probability that a patient is in a step.
         steps: how many such steps, at least 1.
+        share: the positions of the patients that it is over; everybody's unless said.
 
     Raises:
         InputError: a value is outside its range, NaN included.
@@ -41,6 +68,7 @@ class DpEvent:
     steps: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "noise_multiplier", _above_zero(self.noise_multiplier, "noise_multiplier"))
         q = number(self.sampling_rate, "sampling_rate")
         if not 0 < q <= 1:
@@ -50,7 +78,7 @@ class DpEvent:
 
 
 @dataclass(frozen=True)
-class CountEvent:
+class CountEvent(_OverShare):
     """`steps` vectors of integers, each coordinate with discrete Gaussian noise (Canonne, Kamath & Steinke 2020).
 
     Attributes:
@@ -58,6 +86,7 @@ class CountEvent:
         sensitivity: the most that one patient changes a coordinate by, a whole number of at least 1.
         coordinates: the most coordinates that one patient changes, at least 1.
         steps: how many such releases, at least 1.
+        share: the positions of the patients that it is over; everybody's unless said.
 
     Raises:
         InputError: a value is outside its range, NaN included.
@@ -71,6 +100,7 @@ class CountEvent:
     steps: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "deviation", _above_zero(self.deviation, "deviation"))
         _check_whole(self.sensitivity, "sensitivity", MOST_SENSITIVITY)
         _check_whole(self.coordinates, "coordinates", MOST_SENSITIVITY)
@@ -99,8 +129,11 @@ def _order(event: Event) -> tuple[Any, ...]:
 
 
 def to_record(event: Event) -> dict[str, Any]:
-    """The event's fields and its kind, for canonical JSON."""
-    return {"kind": event.KIND, **asdict(event)}
+    """The event's fields and its kind, for canonical JSON; a share of everybody is left out."""
+    fields = asdict(event)
+    if event.share == EVERYBODY:
+        del fields["share"]
+    return {"kind": event.KIND, **fields}
 
 
 def from_record(record: Mapping[str, Any]) -> Event:
@@ -113,9 +146,12 @@ def from_record(record: Mapping[str, Any]) -> Event:
     kind = fields.pop("kind", None)
     for known in EVENTS:
         if kind == known.KIND:
-            if set(fields) != {field.name for field in fields_of(known)}:
+            if set(fields) | {"share"} != {known_field.name for known_field in fields_of(known)}:
                 raise InputError("the event has other fields than its kind", got=", ".join(map(str, fields))[:200])
-            return known(**fields)
+            event = known(**fields)
+            if "share" in fields and event.share == EVERYBODY:
+                raise InputError("a share of everybody is not written down", got=repr(fields["share"]))
+            return event
     raise InputError(
         "the event's kind is unknown",
         expected=", ".join(known.KIND for known in EVENTS),

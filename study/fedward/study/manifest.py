@@ -12,7 +12,7 @@ import itertools
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -197,24 +197,29 @@ class Evaluation(Part):
     bins: Annotated[int, Field(ge=10, le=1000)] = 100
 
 
-class Privacy(Part):
-    """What a study may cost a hospital's patients. ε speaks of training patients only until evaluation is noised."""
+class PrivacyTerms(Part):
+    """What every kind of study says of privacy: the promise to a patient, and who may see a site's own numbers."""
 
     unit: Literal["patient"] = "patient"
-    mechanism: Literal["dp-sgd", "none"]
     epsilon: Positive | None = None
     delta: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
-    clipping_norm: Positive = 1.0
     spare_attempts: Annotated[int, Field(ge=0, le=1000)] = 2
-    noise: Literal["local"] = "local"
     secure_aggregation: bool = True
     """The coordinator learns sums alone. Off, it sees each site's noised update and counts."""
     colluders: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = 1
     """Sites that may collude with the coordinator, in every round, without breaking the promise for the others."""
-    update_bound: Positive | None = None
-    """The largest L2 norm of a site's update in a secure sum; left out, it follows from clipping and noise."""
     ring_bits: Literal[32, 64] = 32
     """The width of a coordinate of a secure sum."""
+
+
+class Privacy(PrivacyTerms):
+    """What a study may cost a hospital's patients. ε speaks of training patients only until evaluation is noised."""
+
+    mechanism: Literal["dp-sgd", "none"]
+    clipping_norm: Positive = 1.0
+    noise: Literal["local"] = "local"
+    update_bound: Positive | None = None
+    """The largest L2 norm of a site's update in a secure sum; left out, it follows from clipping and noise."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Privacy:
@@ -231,22 +236,18 @@ class Gates(Part):
     max_equalized_odds_gap: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
 
-class Manifest(Part):
-    """What the author of a study writes."""
+class BaseManifest(Part):
+    """What every kind of study has: the columns that it reads, who takes part, and what it may cost."""
 
     study: Study
     outcome: Outcome
     features: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=2000)]
     fairness: Fairness = Fairness()
-    model: Model
-    training: Training
     federation: Federation
-    evaluation: Evaluation = Evaluation()
-    privacy: Privacy
-    gates: Gates = Gates()
+    privacy: PrivacyTerms
 
     @model_validator(mode="after")
-    def _coherent(self) -> Manifest:
+    def _columns_coherent(self) -> Self:
         columns = [feature.column for feature in self.features]
         doubles = sorted({c for c in columns if columns.count(c) > 1})
         if doubles:
@@ -282,6 +283,25 @@ class Manifest(Part):
         """The fewest sites of a round: the quorum, and what a secure sum that withstands the colluders needs."""
         secure = max(MIN_MEMBERS, self.privacy.colluders + 2) if self.privacy.secure_aggregation else 1
         return max(self.federation.quorum, secure)
+
+    @property
+    def may_miss(self) -> bool:
+        """Whether a feature's value may be missing."""
+        return True
+
+
+class Manifest(BaseManifest):
+    """What the author of a study that trains writes."""
+
+    model: Model
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    privacy: Privacy
+    gates: Gates = Gates()
+
+    @property
+    def may_miss(self) -> bool:
+        return self.training.missing != "refuse"
 
     @property
     def planned_attempts(self) -> int:
