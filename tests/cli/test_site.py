@@ -322,12 +322,14 @@ def test_policy_refuses_by_its_code_and_a_broken_policy_refuses_everything(fed: 
 
 
 def test_study_over_the_budget_is_refused(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, budget=Budget(1.0, 1e-3))
+    federation = Federation(tmp_path, budget=Budget(4.0, 1e-3))
     manifest = heart_manifest()
     federation.register(manifest)
     digest = federation.propose(manifest).digest
+    with federation.sites["va"].ledger() as book:  # meanwhile another study spends
+        book.charge(Charge("e" * 64, "another", 1, 1, DpEvent(1.2, 1.0, 1)), at=0)
     told = fails(4, "budget-exhausted", "site", "approve", digest, "--yes", "--home", federation.sites["va"].path)
-    assert "ε at most 1" in told.err
+    assert "ε at most 4" in told.err
 
 
 def test_tampered_proposal_is_refused(fed: Federation) -> None:
