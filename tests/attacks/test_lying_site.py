@@ -86,10 +86,7 @@ LIES: dict[str, tuple[Lie, str]] = {
     ),
     "another's-name": (header(site="cleveland"), "wrong-site"),
     "another-kind": (
-        lambda reply, _: (
-            Declared(site=LIAR, request=reply.request, study_id="heart-4-hospitals", patients=5, noise_multiplier=1.0),
-            b"",
-        ),
+        lambda reply, _: (declared(reply.request), b""),
         "wrong-kind",
     ),
     "garbage": (lambda *_: b"\xff" * 100, "malformed"),
@@ -192,7 +189,7 @@ def test_a_liar_cannot_refuse_for_another(federation: Federation) -> None:
 
     def forged(data: bytes) -> bytes:
         if isinstance(messages.open_request(data, federation.home.identity().public)[0], messages.Work):
-            refusal = Refusal(site="cleveland", request=digest(data), code="no", reference="0" * 12)
+            refusal = Refusal(site="cleveland", request=digest(data), code="not-approved", reference="0" * 12)
             return messages.pack(refusal, b"", identity)
         return true(data)
 

@@ -458,7 +458,7 @@ def test_an_exhausted_ledger_gives_no_vector(tmp_path: Path) -> None:
     opened = hand.set_up(slots=9)
     assert masked(hand, opened, 0).code == ""
     with federation.sites[SITE].ledger() as ledger:
-        ledger.charge(Charge("e" * 64, "another", 1, 1, DpEvent(0.41, 1.0, 1)), at=0)
+        ledger.charge(Charge("e" * 64, "another", 1, 1, DpEvent(0.416, 1.0, 1)), at=0)
     said = masked(hand, opened, 1)
     assert said.code == "budget-exhausted"
     assert said.body == b""

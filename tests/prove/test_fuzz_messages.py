@@ -52,7 +52,7 @@ REPLIES: list[Reply] = [
     Declared(site="va", request=ONE, study_id="heart", patients=200, noise_multiplier=2.5),
     Standing(site="va", request=ONE, study=TWO, state="approved", at=1),
     Result(site="va", request=ONE, study=TWO, round=2, attempt=3, base=ONE, update_values=4, histogram_values=0),
-    Refusal(site="va", request=ONE, code="no", reference="0" * 12),
+    Refusal(site="va", request=ONE, code="not-approved", reference="0" * 12),
 ]
 
 fuzzed = settings(

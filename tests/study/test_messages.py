@@ -15,6 +15,7 @@ from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import FedwardError, InputError, IntegrityError
 from fedward.privacy.signing import SIGNATURE_BYTES, Identity
 from fedward.study import messages as module
+from fedward.study.codes import CODES
 from fedward.study.messages import (
     Declare,
     Declared,
@@ -83,7 +84,7 @@ replies: st.SearchStrategy[Reply] = st.one_of(
         Refusal,
         site=names,
         request=digests,
-        code=st.from_regex(r"[a-z][a-z0-9-]{0,47}", fullmatch=True),
+        code=st.sampled_from(sorted(CODES)),
         reference=st.text("0123456789abcdef", min_size=12, max_size=12),
     ),
 )
@@ -231,7 +232,7 @@ def test_a_signature_for_another_purpose_is_refused() -> None:
 
 
 def test_a_request_is_no_reply_and_a_reply_no_request() -> None:
-    reply = Refusal(site="a", request="1" * 64, code="no", reference="0" * 12)
+    reply = Refusal(site="a", request="1" * 64, code="not-approved", reference="0" * 12)
     with pytest.raises(InputError):
         open_reply(pack(WORK, b"", SIGNER), SIGNER.public)
     with pytest.raises(InputError):
@@ -239,11 +240,22 @@ def test_a_request_is_no_reply_and_a_reply_no_request() -> None:
 
 
 def test_a_refusal_has_no_room_for_text() -> None:
-    for code in ("patient 4711", "Patient", "a" * 49, ""):
+    for code in ("patient 4711", "Patient", "a" * 49, "", "smith", "not-approved-4711"):
         with pytest.raises(ValueError, match="code"):
             Refusal(site="a", request="1" * 64, code=code, reference="0" * 12)
     with pytest.raises(ValueError, match="reference"):
-        Refusal(site="a", request="1" * 64, code="no", reference="john smith 1")
+        Refusal(site="a", request="1" * 64, code="not-approved", reference="john smith 1")
+
+
+def test_a_reply_with_a_code_that_is_not_on_the_list_is_refused() -> None:
+    fields = {"kind": "refusal", "site": "a", "request": "1" * 64, "blames": "", "reference": "0" * 12}
+    for code, accepted in (("not-approved", True), ("smith-4711", False)):
+        data = frame(canonical_json(fields | {"code": code, "body_sha256": digest(b"")}))
+        if accepted:
+            assert open_reply(data, SIGNER.public)[0].kind == "refusal"
+        else:
+            with pytest.raises(InputError, match="code"):
+                open_reply(data, SIGNER.public)
 
 
 def test_an_oversize_message_is_refused_before_anything_is_done_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

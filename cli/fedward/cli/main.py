@@ -12,7 +12,7 @@ from typing import Annotated
 import click
 import typer
 
-from fedward.cli import audit, coordinator, demo, example, site
+from fedward.cli import audit, coordinator, demo, example, privacy, site
 from fedward.cli.output import print_error, stderr
 from fedward.privacy.errors import FedwardError, UsageError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.add_typer(site.app, name="site")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(audit.app, name="audit")
+app.add_typer(privacy.app, name="privacy")
 app.command("demo")(demo.demo)
 app.command("example")(example.example)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import sys
 import traceback
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
@@ -13,13 +14,20 @@ from pathlib import Path
 from fedward.privacy.errors import FedwardError
 
 
+class _Quiet(RotatingFileHandler):
+    """Where a line cannot be written, says so without the line: `logging` itself would print it to standard error."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  # logging's name
+        sys.stderr.write("the site's log cannot be written: is its disk full?\n")
+
+
 class SiteLog:
-    """Writes one line an event. `keep` files of 5 MB each; the newest is `site.log`."""
+    """Writes one line an event. `keep` files of 5 MB each; the newest is `site.log`. Writing never raises."""
 
     def __init__(self, path: Path, *, keep: int = 10) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(0o700)
-        self._handler = RotatingFileHandler(path, maxBytes=5_000_000, backupCount=keep, encoding="utf-8")
+        self._handler = _Quiet(path, maxBytes=5_000_000, backupCount=keep, encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(logging.Formatter("%(message)s"))
 
     def write(self, event: str, text: str = "", **fields: str | int | float | None) -> None:
@@ -30,8 +38,12 @@ class SiteLog:
     def error(self, error: BaseException, **fields: str | int | float | None) -> str:
         """Record an error whole, for this hospital only; returns the reference that may leave."""
         reference = secrets.token_hex(6)
-        trace = "" if isinstance(error, FedwardError) else "".join(traceback.format_exception(error))
-        self.write("error", str(error), reference=reference, kind=type(error).__name__, trace=trace, **fields)
+        try:
+            text = str(error)
+            trace = "" if isinstance(error, FedwardError) else "".join(traceback.format_exception(error))
+        except Exception:  # noqa: BLE001  # an error that cannot even be shown is one more error to survive
+            text, trace = "this error cannot be shown as text", ""
+        self.write("error", text, reference=reference, kind=type(error).__name__, trace=trace, **fields)
         return reference
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fedward.client import approvals, datasets
 from fedward.client.budgets import calibrated
+from fedward.client.door import Asked, Released, release
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
 from fedward.client.log import SiteLog
@@ -41,6 +42,7 @@ from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
 from fedward.privacy.secagg.site import SiteParty
 from fedward.privacy.signing import from_text
 from fedward.study import messages
+from fedward.study.codes import INTERNAL_ERROR, leaving
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, SealedManifest, parse_draft
 from fedward.study.messages import (
@@ -95,9 +97,9 @@ class SiteNode:
         self._incidents = Incidents(home.incidents_folder)
         self._places = Places(home.opened_folder)
         self._cohorts: dict[str, _Cohort] = {}
-        self._replies: dict[str, tuple[str, bytes]] = {}
+        self._replies: dict[str, tuple[str, Released]] = {}
 
-    def __call__(self, data: bytes) -> bytes:
+    def __call__(self, data: bytes) -> Released:
         """The reply to a request's bytes. Never raises: whatever goes wrong becomes a refusal with a reference."""
         name = digest(data)
         for known, packed in self._replies.values():
@@ -107,27 +109,46 @@ class SiteNode:
         try:
             request, body = messages.open_request(data, self._kit.coordinator_key)
             reply, reply_body = self._answer(request, body, name)
-        except FedwardError as error:
-            reply, reply_body = self._refuse(error, error.code, name), b""
-            if isinstance(error, ProtocolError) and request is not None:
-                reply = reply.model_copy(update={"blames": error.blamed})
-                self._keep_evidence(error, request, data, reply.reference)
+            packed = self._release(reply, reply_body, request, name)
         except Exception as error:  # noqa: BLE001  # a bug must not take the node down, nor its text leave
-            reply, reply_body = self._refuse(error, "internal-error", name), b""
-        packed = messages.pack(reply, reply_body, self._identity)
+            reply, packed = self._refuse(error, request, data, name)
         self._remember(request, reply, name, packed)
         return packed
 
-    def _remember(self, request: messages.Request | None, reply: Reply, name: str, packed: bytes) -> None:
+    def _release(self, reply: Reply, body: bytes, request: messages.Request | None, name: str) -> Released:
+        asked = Asked(
+            self._kit.site,
+            name,
+            request,
+            study=lambda study: approvals.proposal(self._home, study),
+            batch=lambda study, batch: self._places.find(study, batch).party.batch,
+        )
+        return release(reply, body, asked, self._identity)
+
+    def _remember(self, request: messages.Request | None, reply: Reply, name: str, packed: Released) -> None:
         """Keep the last reply of each study; a refusal too, where the attempt's slot is used up by it."""
         if isinstance(reply, (Result, Secured)):
             self._replies[reply.study] = (name, packed)
         elif isinstance(request, Masked) and self._places.seen(request.study) == (request.round, request.attempt):
             self._replies[request.study] = (name, packed)
 
-    def _refuse(self, error: Exception, code: str, request: str) -> Refusal:
-        reference = self._log.error(error, code=code)
-        return Refusal(site=self._kit.site, request=request, code=code, reference=reference)
+    def _refuse(
+        self, error: Exception, request: messages.Request | None, data: bytes, name: str
+    ) -> tuple[Refusal, Released]:
+        """An error as it leaves: its code, if the code is on the list, whom it blames, and a reference."""
+        raised = error.code if isinstance(error, FedwardError) else INTERNAL_ERROR
+        code = leaving(raised)
+        reference = self._log.error(error, code=code, raised=str(raised))
+        refusal = Refusal(site=self._kit.site, request=name, code=code, reference=reference)
+        if not isinstance(error, ProtocolError) or request is None:
+            return refusal, self._release(refusal, b"", request, name)
+        self._keep_evidence(error, request, data, reference)
+        blaming = refusal.model_copy(update={"blames": error.blamed})
+        try:
+            return blaming, self._release(blaming, b"", request, name)
+        except FedwardError as blame:  # who is blamed is nobody of this study: the name may be anything
+            self._log.error(blame, code=code)
+            return refusal, self._release(refusal, b"", request, name)
 
     def _keep_evidence(self, error: ProtocolError, request: messages.Request, data: bytes, reference: str) -> None:
         if not error.lie:

@@ -4,8 +4,9 @@ Abadi et al. 2016, algorithm 1: each step samples patients by Poisson at rate q,
 L2, adds N(0, σ²C²) to the sum, and divides by q·N₀. N₀ is declared and public; an empty batch still takes its noisy
 step. Several rows of a patient, its encounters, are sampled together and make one loss, their mean, and one gradient.
 Models of Linear layers take the clipped sum in closed form (`closed_form`), the others per-patient gradients by Opacus's
-hooks; both are the same mechanism. Noise and sampling come from a CSPRNG (`privacy.draws`), injected as `Draws`. The noisy
-sum is stored as float32, as the wire is; the residual of Mironov 2012's attack is what `privacy.draws` states.
+rules for layers (`row_gradients`, or its hooks); all are the same mechanism. Noise and sampling come from a CSPRNG
+(`privacy.draws`), injected as `Draws`. The noisy sum is stored as float32, as the wire is; the residual of Mironov
+2012's attack is what `privacy.draws` states.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedward.client.closed_form import Batch, clipped_sum, layers_of
+from fedward.client.row_gradients import RowGradients, supported
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError
 from fedward.study.encoding import Encoded
@@ -46,23 +49,25 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
             expected_batch_size=terms.expected_batch,
         )
         self._draws = draws
-        self._noise: Iterator[torch.Tensor] = iter(())
+        self._noise: Iterator[NDArray[np.float64]] = iter(())
         self._size = sum(parameter.numel() for parameter in self.params)
         self._ahead = max(1, min(terms.steps, _NOISE_AHEAD // max(1, self._size)))
 
     def add_noise(self) -> None:
         noise = self._draw()
-        parts = torch.split(noise, [parameter.numel() for parameter in self.params])
-        for parameter, part in zip(self.params, parts, strict=True):
-            parameter.grad = _noised(parameter.summed_grad, part)
+        start = 0
+        for parameter in self.params:
+            end = start + parameter.numel()
+            parameter.grad = _noised(parameter.summed_grad, noise[start:end])
+            start = end
             parameter.summed_grad._processed = True  # as Opacus's own add_noise marks it
 
-    def _draw(self) -> torch.Tensor:
+    def _draw(self) -> NDArray[np.float64]:
         """One step's noise, shape (d,) float64; of a small model for several steps at a time: a call costs more than its draws."""
         row = next(self._noise, None)
         if row is None:
             deviation = self.noise_multiplier * self.max_grad_norm
-            self._noise = iter(torch.from_numpy(self._draws.gaussian((self._ahead, self._size), deviation)))
+            self._noise = iter(self._draws.gaussian((self._ahead, self._size), deviation))
             row = next(self._noise)
         return row
 
@@ -74,11 +79,10 @@ class ClosedFormOptimizer(PatientOptimizer):
     """
 
     def __init__(self, model: nn.Module, terms: SiteTerms, draws: Draws) -> None:
-        layers = layers_of(model)
-        if layers is None:
+        if layers_of(model) is None:
             raise FedwardError("the model has no closed form", code="no-closed-form")
-        self._layers = layers
         self.flat = _flattened(model)
+        self._layers = layers_of(model) or ()  # again: the parameters lie in other memory now
         self._batch: Batch | None = None
         super().__init__(torch.optim.SGD([self.flat], lr=terms.learning_rate), terms, draws)
 
@@ -97,7 +101,8 @@ class ClosedFormOptimizer(PatientOptimizer):
     def clip_and_accumulate(self) -> None:
         if self._batch is None:
             raise FedwardError("a step without a batch", code="no-batch")
-        self.flat.summed_grad = clipped_sum(self._layers, self._batch, self.max_grad_norm)  # type: ignore[attr-defined]
+        summed = clipped_sum(self._layers, self._batch, self.max_grad_norm)
+        self.flat.summed_grad = torch.from_numpy(summed)  # type: ignore[attr-defined]
         self._batch = None  # never twice
 
     def add_noise(self) -> None:
@@ -106,9 +111,11 @@ class ClosedFormOptimizer(PatientOptimizer):
         summed._processed = True  # type: ignore[attr-defined]
 
 
-def _noised(summed: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def _noised(summed: torch.Tensor, noise: NDArray[np.float64]) -> torch.Tensor:
     """The sum of both in float64, stored as the wire stores it, in the shape of the first."""
-    return torch.add(noise.view_as(summed), summed, out=torch.empty_like(summed))
+    exact = summed.numpy()
+    noisy = np.add(exact, noise.reshape(exact.shape), out=np.empty_like(exact), casting="same_kind")
+    return torch.from_numpy(noisy)
 
 
 def _flattened(model: nn.Module) -> nn.Parameter:
@@ -150,18 +157,17 @@ def _batches(data: Encoded, terms: SiteTerms, draws: Draws) -> Iterator[Batch]:
     """A Poisson sample of patients for each step, each with all its rows."""
     order = np.argsort(data.owners, kind="stable")
     owners = data.owners[order]
-    inputs, outcomes = torch.from_numpy(data.inputs[order]), torch.from_numpy(data.outcomes[order])
+    inputs, outcomes = data.inputs[order], data.outcomes[order]
     patients, several = len(data), len(data) != len(owners)
     for _ in range(terms.steps):
         mask = draws.bernoulli(patients, terms.sampling_rate)
         chosen = np.flatnonzero(mask[owners] if several else mask)
         number = int(np.count_nonzero(mask)) if several else len(chosen)
         if number == patients:
-            yield Batch(inputs, outcomes, patients, torch.from_numpy(owners) if several else None)
+            yield Batch(inputs, outcomes, patients, owners if several else None)
             continue
-        rows = torch.from_numpy(chosen)
-        place = torch.from_numpy((np.cumsum(mask) - 1)[owners[chosen]]) if several else None
-        yield Batch(inputs.index_select(0, rows), outcomes.index_select(0, rows), number, place)
+        place = (np.cumsum(mask) - 1)[owners[chosen]] if several else None
+        yield Batch(inputs[chosen], outcomes[chosen], number, place)
 
 
 def _closed_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
@@ -184,7 +190,7 @@ def _descend(parameter: nn.Parameter, rate: float) -> None:
 
 
 def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
-    GradSampleHooks(model, loss_reduction="sum")
+    differentiate = _row_gradients(model)
     inner = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
     optimizer = PatientOptimizer(inner, terms, draws)
     pull = _Pull(list(model.parameters()), terms.proximal)
@@ -195,9 +201,9 @@ def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
             for parameter in model.parameters():
                 parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))  # type: ignore[attr-defined]
         else:
-            torch.autograd.backward(_loss(model, batch))
+            differentiate(lambda: _loss(model, batch))
             if batch.patient_of is not None:
-                _gather(model, batch, batch.patient_of)
+                _gather(model, batch.patients, torch.from_numpy(batch.patient_of))
         if optimizer.pre_step():
             pull()
             inner.step()
@@ -205,11 +211,19 @@ def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
     return step
 
 
-def _gather(model: nn.Module, batch: Batch, patient_of: torch.Tensor) -> None:
+def _row_gradients(model: nn.Module) -> Callable[[Callable[[], torch.Tensor]], None]:
+    """What writes each row's gradient of a loss to `grad_sample`."""
+    if supported(model):
+        return RowGradients(model).compute
+    GradSampleHooks(model, loss_reduction="sum")
+    return lambda loss: torch.autograd.backward(loss())
+
+
+def _gather(model: nn.Module, patients: int, patient_of: torch.Tensor) -> None:
     """From a gradient of each row to one of each patient."""
     for parameter in model.parameters():
         rows: torch.Tensor = parameter.grad_sample  # type: ignore[attr-defined]
-        gathered = rows.new_zeros((batch.patients, *parameter.shape)).index_add_(0, patient_of, rows)
+        gathered = rows.new_zeros((patients, *parameter.shape)).index_add_(0, patient_of, rows)
         parameter.grad_sample = gathered  # type: ignore[attr-defined]
 
 
@@ -230,7 +244,9 @@ def _plain_step(model: nn.Module, terms: SiteTerms) -> _Step:
 
 def _loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Summed over patients, so that each patient's gradient stands alone."""
-    return binary_cross_entropy_with_logits(model(batch.inputs), batch.outcomes, weight=batch.weights, reduction="sum")
+    weights = None if batch.weights is None else torch.from_numpy(batch.weights)
+    logits, outcomes = model(torch.from_numpy(batch.inputs)), torch.from_numpy(batch.outcomes)
+    return binary_cross_entropy_with_logits(logits, outcomes, weight=weights, reduction="sum")
 
 
 class _Pull:

@@ -21,16 +21,19 @@ SHA-256 of the request that it answers, so it fits no other request. A parser re
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.privacy.secagg.contexts import MAX_MEMBERS, MAX_SLOTS
 from fedward.privacy.signing import SIGNATURE_BYTES, Identity, verify
+from fedward.study import codes
 from fedward.study.manifest import HEX_KEY, NAME, Part, explain
 
 MAGIC = b"FWD1"
@@ -43,6 +46,8 @@ _OVERHEAD = 8 + SIGNATURE_BYTES
 Digest = Annotated[str, Field(pattern=HEX_KEY)]
 Site = Annotated[str, Field(pattern=NAME)]
 Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
+RefusalCode = Annotated[Code, AfterValidator(codes.known)]
+"""One of the closed list: a coordinator refuses a reply with any other."""
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 BatchName = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -156,14 +161,18 @@ class Refusal(Header):
     kind: Literal["refusal"] = "refusal"
     site: Site
     request: Digest
-    code: Code
-    blames: Annotated[str, Field(max_length=64)] = ""
+    code: RefusalCode
+    blames: Annotated[str, Field(pattern=rf"{NAME}|^$")] = ""
     """Whose message was false, where the site knows: another site of the roster, or the coordinator."""
     reference: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
 Request = Declare | Offer | Work | Advertise | Step | Masked
 Reply = Declared | Standing | Result | Secured | Refusal
+REPLIES: Mapping[str, type[Header]] = MappingProxyType(
+    {"declared": Declared, "standing": Standing, "result": Result, "secured": Secured, "refusal": Refusal}
+)
+"""Every kind of reply, by its name on the wire."""
 M = TypeVar("M", bound=Header)
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 _REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])

@@ -12,6 +12,7 @@ from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
 from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
 
+from fedward.client.door import Released
 from fedward.client.flower.credentials import FleetAddress, node_key, tls_context
 from fedward.client.flower.diagnosis import (
     CONNECTED,
@@ -44,9 +45,9 @@ _T = TypeVar("_T")
 
 
 class Handler(Protocol):
-    """Answers one request payload with one reply payload; it is trusted to catch its own errors."""
+    """Answers one request payload with one reply that passed the node's door; it is trusted to catch its own errors."""
 
-    def __call__(self, request: bytes, /) -> bytes: ...
+    def __call__(self, request: bytes, /) -> Released: ...
 
 
 class FleetLoop:
@@ -133,7 +134,7 @@ class FleetLoop:
         seconds = time.monotonic() - began
         try:
             with no_object_id_recompute():  # Flower would hash the payload again at every mention
-                self._persist(session, lambda: session.push(reply, seconds))
+                self._persist(session, lambda: session.push(reply))
         except Exception as error:  # noqa: BLE001 - as above
             self._report(REPLY_LOST, name_of(error))
             return
@@ -148,7 +149,9 @@ class FleetLoop:
             return _error_reply(REQUEST_MALFORMED, message)
         try:
             reply = self._handler(payload)
-            content = RecordDict({RECORD: ConfigRecord({FIELD: bytes(reply)})})
+            if type(reply) is not bytes:  # `bytes()` of anything else would make something up
+                raise TypeError("the handler returned no bytes")
+            content = RecordDict({RECORD: ConfigRecord({FIELD: reply})})
         except Exception as error:  # noqa: BLE001 - rule 6
             self._report(HANDLER_FAILED, type(error).__name__)
             return _error_reply(HANDLER_FAILED, message)

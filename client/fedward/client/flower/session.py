@@ -120,8 +120,8 @@ class Session:
         message.metadata.__dict__["_message_id"] = request.message_id
         return message
 
-    def push(self, reply: Any, seconds: float) -> None:
-        """Push a reply and its parts; safe to repeat."""
+    def push(self, reply: Any) -> None:
+        """Push a reply and its parts; safe to repeat. How long the site computed is not told: that depends on its data."""
         run_id = reply.metadata.run_id
         reply.metadata.__dict__["_message_id"] = reply.object_id
         parts = get_all_nested_objects(reply)
@@ -130,7 +130,6 @@ class Session:
                 node=self._node,
                 messages_list=[message_to_proto(remove_content_from_message(reply))],
                 message_object_trees=[get_object_tree(reply)],
-                clientapp_runtime_list=[seconds],
             )
         )
         for object_id in response.objects_to_push:

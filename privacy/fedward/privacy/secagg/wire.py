@@ -88,6 +88,15 @@ def box_size(batch: Batch) -> int:
     return 2 * batch.slots * SHARE_BYTES + TAG_BYTES
 
 
+def share_size(batch: Batch) -> int:
+    """A dealer's signed roots and its boxes for the other members."""
+    return roots_size(batch) + box_size(batch) * (batch.size - 1)
+
+
+def opened_size(_batch: Batch) -> int:
+    return _HEAD + 32 + SIGNATURE_BYTES
+
+
 def _set_size(batch: Batch) -> int:
     return (batch.size + 7) // 8
 
@@ -204,7 +213,7 @@ def seal_opened(batch: Batch, sender: int, setup: bytes, identity: Identity) -> 
 
 def open_opened(batch: Batch, sender: int, data: bytes) -> bytes:
     """The SetupHash that a member confirms."""
-    return _open(batch, Kind.OPENED, sender, batch.digest, data, _HEAD + 32 + SIGNATURE_BYTES, "")
+    return _open(batch, Kind.OPENED, sender, batch.digest, data, opened_size(batch), "")
 
 
 def seal_masked(sender: int, context: RoundContext, commitment: bytes, vector: memoryview, identity: Identity) -> bytes:
@@ -282,6 +291,11 @@ def _same_use(fields: bytes, data: bytes | memoryview, expected: RoundContext, s
     return said
 
 
+def is_of(data: bytes, kind: Kind, sender: int) -> bool:
+    """Whether bytes begin as that member's signed message of that kind; nothing else of them is read."""
+    return data[:7] == MAGIC + bytes([kind]) + struct.pack(">H", sender)
+
+
 def sender_of(data: bytes) -> int | None:
     """The member that a signed message says it is by; None when it is too short to say."""
     return int(struct.unpack(">H", data[5:7])[0]) if len(data) >= _HEAD else None
@@ -308,7 +322,7 @@ def split_delivery(batch: Batch, data: bytes) -> tuple[list[bytes], list[bytes]]
 
 def split_shares(batch: Batch, data: bytes, sender: str) -> tuple[bytes, list[bytes]]:
     """A dealer's signed roots and its boxes for the other members, in cohort order."""
-    size = roots_size(batch) + box_size(batch) * (batch.size - 1)
+    size = share_size(batch)
     if len(data) != size:
         raise malformed(
             "a share message has the wrong length", sender, expected=f"{size} bytes", got=f"{len(data)} bytes"

@@ -1,0 +1,158 @@
+"""Canaries: marks that stand nowhere but in a hospital, and a scanner that knows them in every encoding.
+
+A canary is a text or a number. The scanner is given bytes that left and finds each canary in each of its forms: texts in
+UTF-8, -16 and -32, Latin-1, JSON's and URLs' escapes, hexadecimal and base64 of all three alignments, in whatever case; numbers
+as decimals (in all of those), as float32 and float64, int32 and int64, of either byte order, and scaled to [0, 1] as a model
+sees them. Four bytes may be there by chance (`Hit.short`): whoever reads a hit must see it in a second, independent run.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import struct
+import urllib.parse
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+@dataclass(frozen=True)
+class Canary:
+    """Where it was planted, and what. `bounds` are those of a feature that the value stands for."""
+
+    where: str
+    value: str | int | float
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def text(self) -> str:
+        return self.value if isinstance(self.value, str) else repr(self.value)
+
+
+@dataclass(frozen=True)
+class Hit:
+    canary: Canary
+    form: str
+    short: bool
+
+
+class Nest:
+    """Makes canaries, no two alike; the same ones for the same seed."""
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - names, no secrets
+        self.all: list[Canary] = []
+
+    def text(self, where: str, *, foreign: bool = False) -> str:
+        """12 letters or more: a name, a code, a path. `foreign` has a letter outside ASCII."""
+        word = "".join(self._random.choice(LETTERS) for _ in range(12))
+        return str(self._keep(where, f"Zq{word[:5]}{'ü' if foreign else 'Q'}{word[5:]}").value)
+
+    def slug(self, where: str) -> str:
+        """Only what a site's name or a code may be made of."""
+        return str(self._keep(where, "zq" + "".join(self._random.choice(LETTERS) for _ in range(14))).value)
+
+    def whole(self, where: str) -> int:
+        """Nine digits, as a record number."""
+        return int(self._keep(where, self._random.randrange(10**8, 10**9) | 1).value)
+
+    def decimal(self, where: str, low: float, high: float) -> float:
+        """A value within bounds with six decimals, none of them round."""
+        value = round(self._random.uniform(low, high), 5) + 0.000003
+        return float(self._keep(where, round(value, 6), (low, high)).value)
+
+    def _keep(self, where: str, value: str | float, bounds: tuple[float, float] | None = None) -> Canary:
+        canary = Canary(where, value, bounds)
+        assert value not in {other.value for other in self.all[-50:]}
+        self.all.append(canary)
+        return canary
+
+
+def base64_cores(data: bytes) -> Iterator[bytes]:
+    """What base64 makes of the bytes wherever they stand: one core per alignment, without the characters on its edges."""
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + data)
+        first = -(-before * 8 // 6)
+        last = (before + len(data)) * 8 // 6
+        core = encoded[first:last]
+        yield core
+        yield core.replace(b"+", b"-").replace(b"/", b"_")
+
+
+def folded_forms(text: str) -> Iterator[tuple[str, bytes]]:
+    """Forms that are looked for in lower case."""
+    low = text.lower()
+    yield "utf-8", low.encode()
+    yield "latin-1", low.encode("latin-1")
+    yield "utf-16-le", low.encode("utf-16-le")
+    yield "utf-16-be", low.encode("utf-16-be")
+    yield "utf-32-le", low.encode("utf-32-le")
+    yield "json", json.dumps(low)[1:-1].encode()
+    yield "url", urllib.parse.quote(low).lower().encode()
+    for name, variant in (("hex", low), ("hex", text), ("hex", text.upper())):
+        yield name, variant.encode().hex().encode()
+        yield f"{name}-utf-16", variant.encode("utf-16-le").hex().encode()
+        yield "url-all", "".join(f"%{byte:02x}" for byte in variant.encode()).encode()
+
+
+def exact_forms(text: str) -> Iterator[tuple[str, bytes]]:
+    """Forms whose case matters."""
+    for variant in (text, text.lower(), text.upper()):
+        for core in base64_cores(variant.encode()):
+            yield "base64", core
+    if not text.isascii():  # bytes know no case beyond ASCII's
+        for variant in (text.upper(), text.swapcase()):
+            yield from (("utf-8", variant.encode()), ("utf-16-le", variant.encode("utf-16-le")))
+
+
+def binary_forms(canary: Canary) -> Iterator[tuple[str, bytes]]:
+    value = canary.value
+    if isinstance(value, str):
+        return
+    scaled = [] if canary.bounds is None else [(value - canary.bounds[0]) / (canary.bounds[1] - canary.bounds[0])]
+    for name, number in (("", value), *(("scaled ", one) for one in scaled)):
+        for order in "<>":
+            yield f"{name}float32{order}", struct.pack(order + "f", number)
+            yield f"{name}float64{order}", struct.pack(order + "d", number)
+    if isinstance(value, int):
+        for order in "<>":
+            yield f"int32{order}", struct.pack(order + "i", value)
+            yield f"int64{order}", struct.pack(order + "q", value)
+
+
+class _Needles:
+    """Byte strings of at least four bytes, found by their first four."""
+
+    def __init__(self, needles: Iterable[tuple[bytes, Canary, str]]) -> None:
+        self._by_prefix: dict[bytes, list[tuple[bytes, Canary, str]]] = {}
+        for needle in needles:
+            assert len(needle[0]) >= 4, needle
+            self._by_prefix.setdefault(needle[0][:4], []).append(needle)
+        self._prefixes = np.frombuffer(b"".join(sorted(self._by_prefix)), dtype="<u4")
+
+    def find(self, data: bytes) -> Iterator[Hit]:
+        if len(data) < 4 or not len(self._prefixes):
+            return
+        raw = np.frombuffer(data, dtype=np.uint8).astype(np.uint32)
+        windows = raw[:-3] | raw[1:-2] << 8 | raw[2:-1] << 16 | raw[3:] << 24
+        for at in np.flatnonzero(np.isin(windows, self._prefixes)):
+            for needle, canary, form in self._by_prefix[data[at : at + 4]]:
+                if data.startswith(needle, int(at)):
+                    yield Hit(canary, form, len(needle) < 6)
+
+
+class Scanner:
+    def __init__(self, canaries: Iterable[Canary]) -> None:
+        known = list(canaries)
+        self._folded = _Needles((data, one, form) for one in known for form, data in folded_forms(one.text))
+        exact = [(data, one, form) for one in known for form, data in exact_forms(one.text)]
+        self._exact = _Needles(exact + [(data, one, form) for one in known for form, data in binary_forms(one)])
+
+    def find(self, data: bytes) -> set[Hit]:
+        """Every canary in the bytes, in every form in which it stands there."""
+        return {*self._folded.find(data.lower()), *self._exact.find(data)}
