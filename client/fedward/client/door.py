@@ -28,7 +28,7 @@ from fedward.privacy.secagg.faults import COORDINATOR
 from fedward.privacy.signing import Identity
 from fedward.study import codes, messages
 from fedward.study.manifest import MAX_DECLARED_PATIENTS, SealedManifest
-from fedward.study.messages import Advertise, Declare, Masked, Offer, Request, Step, Task, Work
+from fedward.study.messages import Advertise, Declare, Ended, Masked, Offer, Request, Step, Task, Work
 from fedward.study.metrics import histogram_shape
 
 Released = NewType("Released", bytes)
@@ -263,10 +263,10 @@ def _step_size(request: Request, batch: Batch, asked: Asked) -> int:
 ANSWERS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     {
         "declared": (Declare,),
-        "standing": (Offer,),
+        "standing": (Offer, Ended),
         "result": (Work,),
         "secured": (Advertise, Step, Masked),
-        "refusal": (Declare, Offer, Work, Advertise, Step, Masked, type(None)),
+        "refusal": (Declare, Offer, Ended, Work, Advertise, Step, Masked, type(None)),
     }
 )
 """Kind of reply → the requests that it may answer; None stands for bytes that are no valid request."""
