@@ -31,26 +31,16 @@ from fedward.study.terms import evaluates, privacy_words
 
 
 def seal(manifest: Manifest, **changes: object) -> SealedManifest:
-    noise = {"noise_multiplier": 4.0}
+    noise = 4.0 if manifest.privacy.mechanism == "dp-sgd" else 0.0
     roster = tuple(
-        RosterEntry.model_validate(
-            {"site": name, "identity_key": key * 64, "declared_patients": 100} | on_roster(noise)
-        )
+        RosterEntry(site=name, identity_key=key * 64, declared_patients=100, noise_multiplier=noise)
         for name, key in (("a", "1"), ("b", "2"), ("c", "3"))
     )
     data: dict[str, object] = {
         "manifest": manifest, "federation_id": "0" * 32, "coordinator_key": "f" * 64, "roster": roster,
         "count_deviation": count_deviation(manifest), "sealed_at": 1, "expires_at": 2,
-    } | on_study(noise)  # fmt: skip
+    }  # fmt: skip
     return SealedManifest.model_validate(data | changes)
-
-
-def on_roster(noise: dict[str, float]) -> dict[str, float]:
-    return noise if "noise_multiplier" in RosterEntry.model_fields else {}
-
-
-def on_study(noise: dict[str, float]) -> dict[str, float]:
-    return {} if on_roster(noise) else noise
 
 
 # --- what one patient changes ---------------------------------------------------------------------------------------------
@@ -149,10 +139,7 @@ def test_what_is_bare(train: bool, evaluate: bool) -> None:
     exact, noised = seal(heart_manifest()), seal(heart_manifest(noised=True))
     assert bare(noised, train=train, evaluate=evaluate) is False
     assert bare(exact, train=train, evaluate=evaluate) is evaluate
-    none = heart_manifest(privacy={"mechanism": "none", "epsilon": None})
-    zero = {"noise_multiplier": 0.0}
-    roster = tuple(entry.model_copy(update=on_roster(zero)) for entry in exact.roster)
-    plain = seal(none, roster=roster, **on_study(zero))
+    plain = seal(heart_manifest(privacy={"mechanism": "none", "epsilon": None}))
     assert bare(plain, train=train, evaluate=evaluate) is (train or evaluate)
 
 

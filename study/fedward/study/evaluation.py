@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from fedward.privacy.accounting import calibrate, epsilon
-from fedward.privacy.events import CountEvent, Share
+from fedward.privacy.events import CountEvent, History, Share
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.metrics import histogram_shape
 
@@ -41,6 +41,11 @@ def count_event(manifest: Manifest, deviation: float, times: int = 1) -> CountEv
     """
     attributes = len(manifest.fairness.groups)
     return CountEvent(deviation, 1, 1 + attributes, times, share=held_out_share(manifest))
+
+
+def count_events(manifest: Manifest, deviation: float) -> History:
+    """All planned evaluations, spare ones included; nothing at a deviation of 0, without noise."""
+    return (count_event(manifest, deviation, manifest.planned_evaluations),) if deviation else ()
 
 
 def count_deviation(manifest: Manifest) -> float:
