@@ -33,7 +33,7 @@ from fedward.study.terms import site_terms, training_cohort
 ROUNDS = (5, 10, 15, 20, 30, 40)
 """Numbers of rounds to choose from."""
 MOST_NOISE = 1.0
-"""How far the noise alone may move a model; `benchmarks.utility` shows how little it matters within a factor of two."""
+"""How far the noise alone may move a model; `benchmarks.utility` shows what half and twice as much do."""
 NEARLY = 0.9
 """The share of the largest signal for which fewer rounds are preferred: each costs the hospitals time."""
 FACTORS = (0.5, 1.0, 2.0)
@@ -168,7 +168,7 @@ def candidates(
         exact = number == most or training.sampling_rate < 1
         share = math.sqrt(_attempts(manifest, number) / _attempts(manifest, most))
         sigma = _calibrated(manifest, number, target, delta) if exact else largest * share
-        found.append(_at_best_rate(manifest, patients, number, sigma))
+        found.append(at_best_rate(manifest, patients, _schedule(manifest, number, sigma)))
     return tuple(found)
 
 
@@ -194,10 +194,13 @@ def most_rate(manifest: Manifest) -> float:
     return (1 + training.server_momentum) / ((2 + features) / 4)
 
 
-def _at_best_rate(manifest: Manifest, patients: Mapping[str, int], rounds: int, sigma: float) -> Schedule:
-    at_one = _moved(manifest, patients, _schedule(manifest, rounds, sigma, rate=1.0))
+def at_best_rate(
+    manifest: Manifest, patients: Mapping[str, int], schedule: Schedule, most_noise: float = MOST_NOISE
+) -> Schedule:
+    """The schedule at the largest server rate with which its noise moves the model by at most `most_noise`, below the limit."""
+    at_one = _moved(manifest, patients, replace(schedule, learning_rate=1.0))
     # Rounded down to two digits: a person reads the rate in the manifest.
-    rate = _two_digits(min(most_rate(manifest), MOST_NOISE / at_one.noise))
+    rate = _two_digits(min(most_rate(manifest), most_noise / at_one.noise))
     return replace(at_one, learning_rate=rate, signal=rate * at_one.signal, noise=rate * at_one.noise)
 
 
@@ -223,10 +226,9 @@ def _moved(manifest: Manifest, patients: Mapping[str, int], schedule: Schedule) 
     )
 
 
-def _schedule(manifest: Manifest, rounds: int, sigma: float, rate: float | None = None) -> Schedule:
+def _schedule(manifest: Manifest, rounds: int, sigma: float) -> Schedule:
     training = manifest.training
-    chosen = training.server_learning_rate if rate is None else rate
-    return Schedule(rounds, training.local_steps, training.sampling_rate, chosen, sigma)
+    return Schedule(rounds, training.local_steps, training.sampling_rate, training.server_learning_rate, sigma)
 
 
 def _attempts(manifest: Manifest, rounds: int) -> int:
@@ -295,12 +297,18 @@ def plan(
     if trials is not None:
         report(f"ε = {target:g}: simulating studies of {len(patients)} hospitals")
         chosen = by_trials(manifest, patients, found, chosen, trials)
-    chosen = replace(chosen, noise_multiplier=_calibrated(manifest, chosen.rounds, target, delta))
-    if manifest.training.algorithm != "fedadam":
-        chosen = _moved(manifest, patients, chosen)
+    chosen = calibrated(manifest, patients, chosen, target, delta)
     planned = with_schedule(manifest, target, delta, chosen)
     sealed = seal(planned, patients, chosen)
     return _costed(sealed, target, delta, chosen, found, trials, budget, warnings)
+
+
+def calibrated(
+    manifest: Manifest, patients: Mapping[str, int], schedule: Schedule, target: float, delta: float
+) -> Schedule:
+    """The schedule with the smallest σ that keeps ε, by the gate itself; arguments and errors as `plan`."""
+    found = replace(schedule, noise_multiplier=_calibrated(manifest, schedule.rounds, target, delta))
+    return found if manifest.training.algorithm == "fedadam" else _moved(manifest, patients, found)
 
 
 def by_trials(
