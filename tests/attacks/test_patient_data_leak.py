@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from canaries import Canary, Hit, Nest, Scanner
+from canaries import Canary, Hit, Nest, Scanner, plant
 from federation import Federation, allow_plain, heart_manifest
 from pydantic import TypeAdapter
 from secured import SLOT, Hand
@@ -34,44 +34,6 @@ from fedward.study.models import build, to_vector, vector_digest
 
 SITE = "va"
 ROUNDS = 3
-CODED = ("SEX_CD", "CP_CD", "FBS_CD", "RESTECG_CD", "EXANG_CD", "SLOPE_CD", "THAL_CD", "DX_CD")
-VALUED = {"BP_SYS": (60.0, 250.0), "CHOL": (60.0, 650.0)}
-
-
-def plant(nest: Nest, folder: Path) -> tuple[Path, Path]:
-    """VA's data and mapping with canaries for every identifier, value, column, code and name; (CSV, mapping)."""
-    rows = [line.split(",") for line in (heart_folder() / f"{SITE}.csv").read_text().splitlines()]
-    header, rows = rows[0], rows[1:]
-    mapping = (heart_folder() / f"{SITE}.mapping.toml").read_text()
-    for name in CODED:
-        at = header.index(name)
-        start = mapping.index(f'from = "{name}"')
-        end = (mapping.find("\n[", start) + 1) or len(mapping)
-        block = mapping[start:end]
-        for code in sorted({row[at] for row in rows} | {"0", "1", "2", "3", "4", "6", "7"} - {"-9"}):
-            if f"{code} = " not in block or code == "-9":
-                continue
-            mark = nest.text("a level's code")
-            block = block.replace(f" {code} = ", f' "{mark}" = ')
-            for row in rows:
-                row[at] = mark if row[at] == code else row[at]
-        mapping = mapping[:start] + block + mapping[end:]
-    for row in rows:
-        row[0] = nest.text("a patient's identifier")
-        for name, (low, high) in VALUED.items():
-            row[header.index(name)] = repr(nest.decimal(f"a value of {name}", low, high))
-        row.append(str(nest.whole("a record number")))
-        row.append(nest.text("a note", foreign=len(nest.all) % 3 == 0))
-    header = [*header, "MRN", "NOTE"]
-    named = {name: f"{nest.text('a column')} {name}" for name in header}
-    for name, mark in named.items():
-        mapping = mapping.replace(f'"{name}"', f'"{mark}"')
-    place = folder / nest.text("a folder")
-    place.mkdir(parents=True)
-    csv, toml = place / f"{nest.text('a file')}.csv", place / f"{nest.text('a mapping')}.toml"
-    csv.write_text("\n".join(",".join(row) for row in [[named[name] for name in header], *rows]), encoding="utf-8")
-    toml.write_text(f"# {nest.text('a comment')}\n{mapping}".replace('path = "va.csv"', f'path = "{csv.name}"'))
-    return csv, toml
 
 
 @dataclass
@@ -139,7 +101,7 @@ def born(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     nest = Nest("the hospital")
     folder = tmp_path_factory.mktemp("leak") / nest.text("the home's folder")
     federation = Federation(folder)
-    csv, mapping = plant(nest, folder / "data")
+    csv, mapping = plant(nest, folder / "data", SITE)
     settings = {"training": {"rounds": ROUNDS}, "evaluation": {"every": 2}, "privacy": {"spare_attempts": 60}}
     plain = heart_manifest(**settings, study={"id": "plain"})
     secure = heart_manifest(secure=True, **settings, study={"id": "secure"})

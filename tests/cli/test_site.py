@@ -25,7 +25,7 @@ from fedward.client.enrolment import make_request
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
 from fedward.privacy.events import DpEvent
-from fedward.privacy.ledger import Budget, Charge
+from fedward.privacy.ledger import Budget, Charge, Reservation
 from fedward.privacy.signing import Identity, fingerprint
 from fedward.server.authority import Authority
 from fedward.study.heart import heart_folder
@@ -384,6 +384,7 @@ def signals_kept() -> Iterator[None]:
 
 def charged(home: SiteHome, count: int = 2) -> None:
     with home.ledger() as ledger:
+        ledger.reserve(Reservation("ab" * 32, "earlier", (EVENT,) * count, 2_000_000_000, "cd" * 32), at=1_900_000_000)
         for round_ in range(1, count + 1):
             ledger.charge(Charge("ab" * 32, "earlier", round_, round_, EVENT), at=1_900_000_000)
 
@@ -398,7 +399,7 @@ def drop_last_charge(home: SiteHome) -> None:
 def change_charge(home: SiteHome) -> None:
     with closing(sqlite3.connect(home.ledger_file)) as connection:
         connection.execute("DROP TRIGGER entries_no_UPDATE")
-        connection.execute("UPDATE entries SET event = replace(event, '10.0', '1000.0')")
+        connection.execute("UPDATE entries SET body = replace(body, '10.0', '1000.0')")
         connection.commit()
 
 

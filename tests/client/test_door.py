@@ -149,6 +149,13 @@ def test_every_field_of_every_reply_has_a_rule_and_every_kind_its_body() -> None
         assert set(RULES[kind]) | {"body_sha256"} == set(model.model_fields), kind
 
 
+def test_the_page_for_hospitals_has_the_program_s_own_table() -> None:
+    page = (ROOT / "docs" / "what-leaves.md").read_text(encoding="utf-8")
+    rows = [f"| {kind} | `{name}` | {rule.form} | {rule.why} |" for kind in RULES for name, rule in RULES[kind].items()]
+    rows += [f"| {kind} | *body* | {body.form} | {body.why} |" for kind, body in BODIES.items()]
+    assert {line for line in page.splitlines() if line.startswith(tuple(f"| {kind} |" for kind in RULES))} == set(rows)
+
+
 def test_every_kind_of_reply_is_tried_below() -> None:
     tried = {reply_to(kind).kind for kind in REQUESTS} | {REFUSAL.kind}
     assert tried == set(messages.REPLIES)

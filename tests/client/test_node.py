@@ -293,17 +293,23 @@ def test_a_study_without_dp_is_refused_where_the_policy_requires_it(tmp_path: Pa
         assert (ledger.unprotected, ledger.spent()) == (1, 0.0)
 
 
-def test_an_exhausted_ledger_refuses_and_stays_where_it_is(tmp_path: Path) -> None:
+def test_a_study_that_does_not_fit_whole_is_not_begun(tmp_path: Path) -> None:
     federation = Federation(tmp_path, sites=("cleveland", "hungarian", SITE), budget=Budget(2.0, 1e-3))
     federation.ready(heart_manifest(training={"rounds": ROUNDS}))
-    site, done = Site(federation), 0
-    while isinstance(reply := site.work(attempt=done + 1), Result):
-        done += 1
-    assert code(reply) == "budget-exhausted"
-    assert 0 < done < site.sealed.manifest.planned_attempts
-    assert len(site.charges()) == done
+    site = Site(federation)
+    assert [code(site.work(attempt=attempt)) for attempt in (1, 2)] == ["budget-exhausted"] * 2
     with Ledger.open(site.home.ledger_file) as ledger:
-        assert ledger.spent() <= 2.0
+        assert ledger.entries() == []
+
+
+def test_an_exhausted_ledger_refuses_and_stays_where_it_is(site: Site) -> None:
+    planned = site.sealed.manifest.planned_attempts
+    replies = [site.work(attempt=attempt + 1) for attempt in range(planned + 1)]
+    assert [isinstance(reply, Result) for reply in replies] == [True] * planned + [False]
+    assert code(replies[-1]) == "attempts-used-up"
+    assert len(site.charges()) == planned
+    with Ledger.open(site.home.ledger_file) as ledger:
+        assert ledger.spent() == ledger.committed() <= 10.0
 
 
 # --- the charge comes first -----------------------------------------------------------------------------------------------

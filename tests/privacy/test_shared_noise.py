@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from fedward.privacy.concentrated import LEAST_UNITS
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.privacy.shared_noise import SharedNoise, UnnoisedSum, share_noise
@@ -105,8 +106,8 @@ def test_the_shares_add_up_to_the_noise_asked_for() -> None:
         event = noise.event(7)
         assert event.pool_noise >= 20.0
         assert event.pool_noise == pytest.approx(20.0, rel=1e-3)
-        assert event.own_noise == pytest.approx(20.0 / math.sqrt(sites), rel=1e-3)
-        assert (event.steps, event.sites, event.dimension) == (7, sites, 20)
+        assert event.noise_multiplier == pytest.approx(20.0 / math.sqrt(sites), rel=1e-3)
+        assert (event.steps, event.sites) == (7, sites)
         assert noise.deviation == int(noise.deviation)
 
 
@@ -134,6 +135,7 @@ def test_the_grid_is_the_finest_that_the_ring_holds(bits: int, members: int) -> 
     assert finer.most_coordinate(700, members) > most or noise.step == 2.0**-24
     assert math.log2(noise.step) == int(math.log2(noise.step))
     assert noise.step * math.sqrt(20) <= 0.01
+    assert noise.sensitivity >= LEAST_UNITS * math.sqrt(20)
 
 
 @settings(max_examples=100, deadline=None)

@@ -35,7 +35,7 @@ from fedward.privacy.canonical import digest
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.privacy.events import Event
-from fedward.privacy.ledger import Charge
+from fedward.privacy.ledger import Charge, Reservation
 from fedward.privacy.secagg.contexts import RoundContext
 from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
 from fedward.privacy.secagg.site import SiteParty
@@ -295,7 +295,8 @@ class SiteNode:
         if request.evaluate:
             unseen = cohort.held_out.last_encounters()
             scores = models.scores(model, unseen.inputs)
-            counts = histogram(scores, unseen.outcomes, unseen.membership, sealed.manifest.evaluation.bins)
+            plan = sealed.manifest.evaluation
+            counts = histogram(scores, unseen.outcomes, unseen.membership, plan.bins, plan.temper)
         if request.train:
             terms = site_terms(sealed, self._kit.site)
             update = np.asarray(train(model, cohort.training, terms, self._draws), dtype=np.float32)
@@ -364,8 +365,26 @@ class SiteNode:
             event=event,
             purpose=purpose,
         )
+        if event is not None:
+            self._reserve(sealed, len([charge for charge in made if charge.purpose == purpose]))
         receipt = self._ledger.charge(charge, at=int(self._clock()))
-        self._log.write("charged", purpose, study=sealed.digest, round=request.round, epsilon=receipt.epsilon_after)
+        self._log.write("charged", purpose, study=sealed.digest, round=request.round, entry=receipt.sequence)
+
+    def _reserve(self, sealed: SealedManifest, attempts: int) -> None:
+        """Reserve what the study may still charge, unless that was done."""
+        event = study_event(sealed, attempts)
+        at = int(self._clock())
+        held = {one.reservation.study_digest for one in self._ledger.reservations(at=at)}
+        if event is None or sealed.digest in held:
+            return
+        reservation = Reservation(
+            study_digest=sealed.digest,
+            study_id=sealed.manifest.study.id,
+            events=(event,),
+            expires_at=sealed.expires_at,
+            cohort=datasets.find(self._home, sealed.manifest.study.id).csv_sha256,
+        )
+        self._ledger.reserve(reservation, at=at)
 
     def _cohort(self, sealed: SealedManifest) -> _Cohort:
         dataset = datasets.find(self._home, sealed.manifest.study.id)
@@ -386,6 +405,8 @@ def _no_honest_request(what: str, code: str) -> ProtocolError:
 def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
     """(ε spent at this hospital so far, ε once all of the study's planned attempts are charged), at the ledger's δ."""
     ledger = home.ledger()
+    if any(held.reservation.study_digest == sealed.digest for held in ledger.reservations()):
+        return ledger.spent(), ledger.committed()
     made = [
         e.charge for e in ledger.charges() if e.charge.study_digest == sealed.digest and e.charge.purpose == "train"
     ]

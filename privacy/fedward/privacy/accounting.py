@@ -41,7 +41,7 @@ _SMALLEST_GRID_DELTA = 1e-10
 # Above this ε a finer answer than RDP's is of no use, and the grid grows without bound.
 _LARGEST_GRID_EPSILON = 60.0
 # Integer orders are finite sums. Fractional ones under 2 do not converge in dp_accounting's series and are left out.
-_ORDERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, *map(float, range(5, 64)), 80.0, 128.0, 256.0, 512.0, 1024.0)
+ORDERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, *map(float, range(5, 64)), 80.0, 128.0, 256.0, 512.0, 1024.0)
 # Where the divergence is a line through the origin every order is known, and a fine choice loses nothing.
 _FINE_ORDERS = tuple(1 + np.geomspace(1e-2, 1e6, 800))
 # Round-off of one step's log-moment, added so that a difference of nearly equal numbers cannot read as "free".
@@ -98,7 +98,14 @@ def epsilon_rdp(history: Sequence[Event], delta: float) -> float:
     return _round_up(_worst(_rdp_epsilon, history, delta))
 
 
-def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delta: float) -> float:
+def calibrate(
+    history: Sequence[Event],
+    schedule: Schedule,
+    epsilon: float,
+    delta: float,
+    *,
+    also: Callable[[Sequence[Event]], bool] = lambda _: True,
+) -> float:
     """The smallest noise multiplier at which a schedule, after all that was spent before, stays within ε.
 
     Args:
@@ -106,6 +113,8 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
         schedule: the events of the whole study, spare attempts included, as a function of σ; or (q, steps).
         epsilon: the target for history and schedule together.
         delta: δ in (0, 1).
+        also: what else the schedule's events must pass, such as the `Gate.fits` of a ledger; true for less noise implies true
+            for more.
 
     Returns:
         σ between 0.1 and 1e4, rounded up to three decimals; the gate holds at exactly this value.
@@ -128,7 +137,8 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
     plan = schedule if callable(schedule) else _constant(*schedule)
 
     def fits(thousandths: int) -> bool:
-        return _worst(_gate, (*past, *plan(thousandths / _SIGMA_STEPS)), delta) <= epsilon
+        events = tuple(plan(thousandths / _SIGMA_STEPS))
+        return _worst(_gate, (*past, *events), delta) <= epsilon and also(events)
 
     found = _smallest(fits, round(SMALLEST_SIGMA * _SIGMA_STEPS), round(LARGEST_SIGMA * _SIGMA_STEPS))
     if found is None:
@@ -263,7 +273,7 @@ def _rdp_epsilon(merged: History, delta: float) -> float:
     from dp_accounting.rdp import rdp_privacy_accountant  # noqa: PLC0415 - imports scipy.stats, a second
 
     rhos = [concentration(event) for event in merged]
-    orders, total = _ORDERS, np.zeros(len(_ORDERS))
+    orders, total = ORDERS, np.zeros(len(ORDERS))
     if None in rhos:
         for event in merged:
             total += event.steps * _moments_of(event)
@@ -274,25 +284,39 @@ def _rdp_epsilon(merged: History, delta: float) -> float:
     return float(value) if value >= 0 else math.inf
 
 
+def divergence(event: Event, order: float) -> float:
+    """Rényi divergence of one step of an event at an order above 1, rounded up; `inf` where it is not known."""
+    if order in ORDERS:
+        return float(_moments_of(event)[ORDERS.index(order)])
+    rho = concentration(event)
+    if isinstance(event, DpEvent) and rho is None:
+        return float(_at_orders(event.noise_multiplier, event.sampling_rate, (order,))[0])
+    return order * (math.inf if rho is None else rho)
+
+
 def _moments_of(event: Event) -> NDArray[np.float64]:
-    """Rényi divergence of one step at each of `_ORDERS`."""
+    """Rényi divergence of one step at each of `ORDERS`."""
     rho = concentration(event)
     if isinstance(event, DpEvent) and rho is None:
         return _moments(event.noise_multiplier, event.sampling_rate)
-    return np.asarray(_ORDERS) * (math.inf if rho is None else rho)
+    return np.asarray(ORDERS) * (math.inf if rho is None else rho)
 
 
 @lru_cache(maxsize=1024)
 def _moments(sigma: float, q: float) -> NDArray[np.float64]:
-    """Rényi divergence of one step at each of `_ORDERS`, rounded up; `inf` where it is not known."""
+    """Rényi divergence of one step at each of `ORDERS`, rounded up; `inf` where it is not known."""
+    return _at_orders(sigma, q, ORDERS)
+
+
+def _at_orders(sigma: float, q: float, orders: tuple[float, ...]) -> NDArray[np.float64]:
     import dp_accounting  # noqa: PLC0415 - imports scipy.stats, a second
     from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415
 
     # An order whose series does not converge is infinite here; absl would tell each time, on standard error.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    accountant = RdpAccountant(list(_ORDERS))
+    accountant = RdpAccountant(list(orders))
     event = dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma))
     with np.errstate(all="ignore"):
         moments = np.asarray(accountant.compose(event).rdp, dtype=np.float64)
     moments = np.where(np.isnan(moments), np.inf, np.maximum(moments, 0.0))
-    return np.asarray(moments + _MOMENT_ROUND_OFF / (np.asarray(_ORDERS) - 1.0))
+    return np.asarray(moments + _MOMENT_ROUND_OFF / (np.asarray(orders) - 1.0))

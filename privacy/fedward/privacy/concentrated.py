@@ -14,19 +14,36 @@ from fedward.privacy.events import CountEvent, DpEvent, Event
 _ROUND_UP = 1 + 1e-12
 
 
+LEAST_UNITS = 101.0
+"""The sensitivity of a sum with shared noise is at least 101 √d units of its grid: (C + γ√d)/γ with γ√d ≤ 0.01 C."""
+
+
 def concentration(event: Event) -> float | None:
     """ρ of one step, rounded up; None for a Poisson-sampled sum, whose Rényi divergence is no line.
 
     Sources: Bun & Steinke 2016, prop. 1.6 (Gaussian); Canonne, Kamath & Steinke 2020, theorem 4 (discrete Gaussian);
-    Kairouz, Liu & Steinke 2021, prop. 14, the third of its bounds (sums of discrete Gaussians):
-    D_α ≤ α/2 · (Δ/(√m σ) + τ√d)².
+    `sum_concentration` for shared noise, at the coarsest grid and the smallest dimension: τ√d falls in both.
     """
     if isinstance(event, DpEvent):
         return _ROUND_UP / (2 * event.noise_multiplier**2) if event.sampling_rate == 1.0 else None
     if isinstance(event, CountEvent):
         return _ROUND_UP * event.coordinates * event.sensitivity**2 / (2 * event.deviation**2)
-    inflation = sum_inflation(event.deviation, event.sites) * math.sqrt(event.dimension)
-    return _ROUND_UP * (1 / event.pool_noise + inflation) ** 2 / 2
+    return sum_concentration(LEAST_UNITS * event.noise_multiplier, LEAST_UNITS, 1, event.sites)
+
+
+def sum_concentration(deviation: float, sensitivity: float, dimension: int, sites: int) -> float:
+    """ρ of integers with the sum of m draws of N_Z(0, σ²) in each coordinate: ½ (Δ/(√m σ) + τ√d)², rounded up.
+
+    The third bound of Kairouz, Liu & Steinke 2021, prop. 14.
+
+    Args:
+        deviation: σ of one draw, at least 1/2.
+        sensitivity: Δ, the most in L2 that one patient changes the integers by.
+        dimension: d.
+        sites: m.
+    """
+    inflation = sum_inflation(deviation, sites) * math.sqrt(dimension)
+    return _ROUND_UP * (sensitivity / (math.sqrt(sites) * deviation) + inflation) ** 2 / 2
 
 
 def sum_inflation(deviation: float, sites: int) -> float:

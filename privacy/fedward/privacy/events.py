@@ -25,7 +25,9 @@ MOST_STEPS = 10**9
 # Above this a patient's part of an integer sum is no count or bounded value any more.
 MOST_SENSITIVITY = 10**6
 # More hospitals than any federation has.
-MOST_SITES = 10**6
+MOST_SITES = 1000
+# On every grid that shared noise allows, this is more than the half unit from which on sums of discrete Gaussians are bounded.
+LEAST_OWN_NOISE = 0.005
 
 Share: TypeAlias = tuple[float, float]
 EVERYBODY: Share = (0.0, 1.0)
@@ -112,15 +114,13 @@ class CountEvent(_OverShare):
 
 @dataclass(frozen=True)
 class SharedEvent(_OverShare):
-    """`steps` secure sums of integer vectors, to which every site adds discrete Gaussian noise of its own (`shared_noise`).
+    """`steps` secure sums of clipped gradients, to which every site adds discrete Gaussian noise of its own (`shared_noise`).
 
     What they cost depends on who looks (`View`): against the coordinator, outsiders and the colluders that the study names,
     the noise of `sites` honest sites protects a patient; against everyone else colluding, the own site's alone.
 
     Attributes:
-        deviation: σ of each site's N_Z(0, σ²), in units of the integers; at least 1/2 (Kairouz, Liu & Steinke 2021, Prop. 14).
-        sensitivity: Δ, the most in L2 that one patient changes a site's integer vector by; finite and above 0.
-        dimension: d, the vector's length, at least 1.
+        noise_multiplier: σ_own, the standard deviation of one site's noise over the sensitivity, grid included; at least 0.005.
         sites: the honest sites that are sure to be in the sum, the patient's own included; at least 1.
         steps: how many such sums, at least 1.
         share: the positions of the patients that it is over; everybody's unless said.
@@ -131,31 +131,23 @@ class SharedEvent(_OverShare):
 
     KIND: ClassVar[str] = "shared"
 
-    deviation: float
-    sensitivity: float
-    dimension: int
+    noise_multiplier: float
     sites: int
     steps: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "deviation", _above_zero(self.deviation, "deviation"))
-        if not self.deviation >= 0.5:
-            raise InputError("deviation is too small", expected="at least 0.5", got=repr(self.deviation))
-        object.__setattr__(self, "sensitivity", _above_zero(self.sensitivity, "sensitivity"))
-        _check_whole(self.dimension, "dimension", MOST_STEPS)
+        sigma = number(self.noise_multiplier, "noise_multiplier")
+        if not sigma >= LEAST_OWN_NOISE:
+            raise InputError("noise_multiplier is too small", expected=f"at least {LEAST_OWN_NOISE:g}", got=repr(sigma))
+        object.__setattr__(self, "noise_multiplier", sigma)
         _check_whole(self.sites, "sites", MOST_SITES)
         _check_whole(self.steps, "steps", MOST_STEPS)
 
     @property
-    def own_noise(self) -> float:
-        """σ_own: one site's noise over the sensitivity."""
-        return self.deviation / self.sensitivity
-
-    @property
     def pool_noise(self) -> float:
-        """σ_pool: the noise of those sites together over the sensitivity."""
-        return math.sqrt(self.sites) * self.own_noise
+        """σ_pool: the noise of all those sites together over the sensitivity."""
+        return math.sqrt(self.sites) * self.noise_multiplier
 
 
 Event: TypeAlias = DpEvent | CountEvent | SharedEvent

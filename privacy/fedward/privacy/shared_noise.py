@@ -63,7 +63,8 @@ class SharedNoise:
     def __post_init__(self) -> None:
         if not number(self.clipping_norm, "clipping_norm") > 0 or not number(self.step, "step") > 0:
             raise InputError("a clipping norm or a grid is not above 0", got=f"{self.clipping_norm!r}, {self.step!r}")
-        self.event(1)  # the other ranges
+        if self.dimension < 1 or self.sites < 1:
+            raise InputError("a sum has coordinates and sites", got=f"{self.dimension}, {self.sites}")
         if not self.step * math.sqrt(self.dimension) <= MOST_ROUNDING * self.clipping_norm:
             raise InputError(
                 "the grid is too coarse for shared noise",
@@ -72,8 +73,8 @@ class SharedNoise:
                 remedy="use a ring of 64 bits",
                 code="ring-overflow",
             )
-        if not self.deviation <= MOST_DEVIATION:
-            raise InputError("the noise is too wide for the ring", got=repr(self.deviation), code="ring-overflow")
+        if not 0.5 <= self.deviation <= MOST_DEVIATION:
+            raise InputError("the noise does not fit the grid", expected="0.5 to 2^40 units", got=repr(self.deviation))
 
     @property
     def sensitivity(self) -> float:
@@ -82,7 +83,7 @@ class SharedNoise:
 
     def event(self, steps: int) -> SharedEvent:
         """What `steps` such sums cost."""
-        return SharedEvent(self.deviation, self.sensitivity, self.dimension, self.sites, steps)
+        return SharedEvent(self.deviation / self.sensitivity, self.sites, steps)
 
     def most_coordinate(self, patients: int, members: int) -> float:
         """The most that a site with so many patients puts into a coordinate, in absolute value.

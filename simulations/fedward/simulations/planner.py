@@ -15,6 +15,7 @@ Given public data, simulated studies choose between schedules around the rule's.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,8 +23,11 @@ import numpy as np
 
 from fedward.client.datasets import declared
 from fedward.privacy.accounting import calibrate, epsilon
+from fedward.privacy.entries import Budget
 from fedward.privacy.errors import InputError, RefusalError
 from fedward.privacy.events import DpEvent
+from fedward.privacy.rdp_filter import filter_limit, filter_order, filter_spent
+from fedward.privacy.shares import Gate
 from fedward.simulations.baselines import rehearse
 from fedward.simulations.expected import Expected, Trials
 from fedward.study.manifest import ImageFeature, Manifest, SealedManifest, parse
@@ -384,7 +388,7 @@ def _costed(
 
 
 def left(event: DpEvent, budget: float, delta: float) -> Left:
-    """What a lifetime budget leaves after a study with these releases.
+    """What a lifetime budget leaves after a study with these releases, by the rule with which a ledger admits studies.
 
     Raises:
         RefusalError: the study alone does not fit.
@@ -396,19 +400,27 @@ def left(event: DpEvent, budget: float, delta: float) -> Left:
             remedy="plan a smaller ε",
             code="budget-exhausted",
         )
+    gate = _gate_after(event, Budget(budget, delta))
     try:
-        sigma = calibrate([event], (event.sampling_rate, event.steps), budget, delta)
+        sigma = calibrate([event], (event.sampling_rate, event.steps), budget, delta, also=gate.fits)
         later = epsilon([replace(event, noise_multiplier=sigma)], delta)
     except RefusalError:
         later = 0.0
-    return Left(budget, spent, later, _again(event, budget, delta))
+    return Left(budget, spent, later, _again(event, gate))
 
 
-def _again(event: DpEvent, budget: float, delta: float) -> int:
+def _gate_after(event: DpEvent, budget: Budget) -> Gate:
+    """How the ledger of a hospital that ran this study alone would judge the next one."""
+    order = filter_order(budget)
+    locked = not filter_spent([event], order) <= filter_limit(budget, order)
+    return Gate(budget, order, (event,), locked=locked, unfiltered=Counter(), written_off=False)
+
+
+def _again(event: DpEvent, gate: Gate) -> int:
     """How many more of a study's releases fit after the first, at most `MOST_AGAIN`."""
 
     def fits(more: int) -> bool:
-        return epsilon([replace(event, steps=event.steps * (more + 1))], delta) <= budget
+        return gate.fits([replace(event, steps=event.steps * more)])
 
     low, high = 0, 1
     while high <= MOST_AGAIN and fits(high):
