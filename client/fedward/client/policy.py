@@ -24,6 +24,7 @@ max_delta = 1e-3           # δ above this is refused
 min_patients = 50          # refuse to train on fewer patients than this
 min_quorum = 3             # refuse studies that release a sum of fewer sites
 share_cohort_size = true   # tell the coordinator the registered patients, rounded to tens
+share_metrics = false      # let this hospital's own metrics be given away; no noise, counts under 11 suppressed
 """
 
 
@@ -35,6 +36,7 @@ class Policy(Part):
     min_patients: Annotated[int, Field(ge=1)] = 50
     min_quorum: Annotated[int, Field(ge=1)] = 3
     share_cohort_size: bool = True
+    share_metrics: bool = False
 
 
 @dataclass(frozen=True)
