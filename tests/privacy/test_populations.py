@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedward.privacy.accounting import calibrate, epsilon, epsilon_pld, epsilon_rdp
 from fedward.privacy.errors import InputError, RefusalError
 from fedward.privacy.events import EVERYBODY, CountEvent, DpEvent, Event, from_record, merge, to_record
-from fedward.privacy.ledger import Budget, Charge, Ledger
+from fedward.privacy.ledger import Budget, Charge, Ledger, Reservation
 from fedward.privacy.populations import histories
 
 TRAINING, HELD_OUT = (0.33, 1.0), (0.0, 0.33)
@@ -145,11 +145,12 @@ def test_a_ledger_keeps_shares(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     dearer = max(epsilon([TRAIN], 1e-3), epsilon([COUNTS], 1e-3))
     with Ledger.create(path, budget=Budget(dearer, 1e-3), lineage="cleveland") as ledger:
+        ledger.reserve(Reservation("a" * 64, "s", (TRAIN, COUNTS), 10, "f" * 64), at=1)
         ledger.charge(Charge("a" * 64, "s", 1, 1, TRAIN), at=1)
         ledger.charge(Charge("a" * 64, "s", 1, 1, COUNTS, "evaluate"), at=2)
         assert ledger.spent() == dearer
         with pytest.raises(RefusalError) as refused:
-            ledger.charge(Charge("a" * 64, "s", 1, 2, replace(TRAIN, share=EVERYBODY)), at=3)
+            ledger.reserve(Reservation("b" * 64, "t", (replace(TRAIN, share=EVERYBODY),), 10, "f" * 64), at=3)
         assert refused.value.code == "budget-exhausted"
     with Ledger.open(path) as again:
         assert [entry.charge.event for entry in again.charges()] == [TRAIN, COUNTS]

@@ -74,6 +74,7 @@ def sealed_data(**changes: object) -> dict[str, Any]:
             {"site": "a", "identity_key": "02" * 32, "declared_patients": 100, "noise_multiplier": 4.5},
             {"site": "b", "identity_key": "03" * 32, "declared_patients": 200, "noise_multiplier": 6.5},
         ],
+        "count_deviation": 0.0,
         "sealed_at": 1_900_000_000,
         "expires_at": 1_900_086_400,
     }
@@ -82,7 +83,7 @@ def sealed_data(**changes: object) -> dict[str, Any]:
 
 def test_a_minimal_study_loads_with_its_defaults(tmp_path: Path) -> None:
     study = load(write(tmp_path, MINIMAL))
-    assert (study.training.holdout, study.federation.deadline, study.evaluation.every) == (0.33, "10min", 5)
+    assert (study.training.holdout, study.federation.deadline, study.counting.noised) == (0.33, "10min", True)
     assert study.planned_attempts == 2 + 2
 
 
@@ -303,7 +304,7 @@ def test_an_incoherent_seal_is_refused(change: dict[str, object], words: str) ->
 def test_the_study_digest_of_a_known_study_never_changes() -> None:
     """A golden value: an upgrade that digests the same study otherwise would void every approval."""
     small = parse(json.loads(GOLDEN_STUDY))
-    sealed = parse_sealed(canonical_json(sealed_data(manifest=small.model_dump(mode="json"))))
+    sealed = parse_sealed(canonical_json(sealed_data(manifest=small.model_dump(mode="json"), count_deviation=3.5)))
     assert sealed.digest == digest(sealed.canonical) == GOLDEN_DIGEST
 
 
@@ -323,7 +324,7 @@ GOLDEN_STUDY = json.dumps(
         "gates": {"min_auroc": 0.7},
     }
 )
-GOLDEN_DIGEST = "45a76de0c3bcf95e642152da580533a7440b403a1c55e2743f94c0fb9ce6fc51"
+GOLDEN_DIGEST = "79ee01be5eeb4b5b8ea45458c93ba40aa0d244fc992673fd7ff29dec70a9c42f"
 
 
 def test_equal_studies_have_equal_bytes_whatever_order_they_were_written_in() -> None:

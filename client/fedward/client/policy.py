@@ -71,10 +71,6 @@ def objections(policy: Policy, sealed: SealedManifest, patients: int) -> list[Ob
     if policy.require_dp and privacy.mechanism == "none":
         found.append(Objection("policy-requires-dp", "the study trains without differential privacy"))
     counting = sealed.manifest.counting
-    if policy.require_evaluation_noise and privacy.mechanism != "none" and not counting.noised:
-        found.append(Objection("policy-evaluation-noise", "counts of held-out patients would leave without noise"))
-    if not counts_keep_promise(sealed):
-        found.append(Objection("policy-count-noise", "the counts' noise is less than the study's own ε asks for"))
     costs = [epsilon for epsilon in (privacy.epsilon, counting.epsilon) if epsilon is not None]
     if costs and not max(costs) <= policy.max_epsilon:
         found.append(
@@ -98,4 +94,8 @@ def objections(policy: Policy, sealed: SealedManifest, patients: int) -> list[Ob
         found.append(
             Objection("policy-requires-secure-aggregation", "the coordinator would see this hospital's own update")
         )
+    if policy.require_evaluation_noise and privacy.mechanism != "none" and not counting.noised:
+        found.append(Objection("policy-evaluation-noise", "counts of held-out patients would leave without noise"))
+    if not counts_keep_promise(sealed):
+        found.append(Objection("policy-count-noise", "the counts' noise is less than the study's own ε asks for"))
     return found
