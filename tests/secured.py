@@ -75,6 +75,8 @@ def ready(federation: Federation, manifest: Manifest, sites: Sequence[str] | Non
             text = text.replace("require_dp = true", "require_dp = false")
         if not manifest.privacy.secure_aggregation:
             text = text.replace("require_secure_aggregation = true", "require_secure_aggregation = false")
+        if not manifest.counting.noised:
+            text = text.replace("require_evaluation_noise = true", "require_evaluation_noise = false")
         home.policy_file.write_text(text)
     sealed = federation.propose(manifest)
     federation.approve(sealed, None if sites is None else tuple(sites))

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from canaries import Canary, Hit, Nest, Scanner, plant
-from federation import Federation, allow_plain, heart_manifest
+from federation import Federation, allow_exact_counts, allow_plain, heart_manifest
 from pydantic import TypeAdapter
 from secured import SLOT, Hand
 
@@ -117,6 +117,7 @@ def born(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
             datasets.register(home, manifest, *data, federation.clock.unix())
     for home in federation.sites.values():
         allow_plain(home)
+        allow_exact_counts(home)
     home = federation.sites[SITE]
     policy = home.policy_file.read_text()
     home.policy_file.write_text(policy + "".join(f"# {nest.text('the policy')}\n" for _ in range(20)))
