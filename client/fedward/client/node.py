@@ -384,7 +384,7 @@ class SiteNode:
             expires_at=sealed.expires_at,
             cohort=datasets.find(self._home, sealed.manifest.study.id).csv_sha256,
         )
-        self._ledger.reserve(reservation, at=at)
+        self._ledger.reserve(reservation, at=at, period=load_policy(self._home.policy_file).period)
 
     def _cohort(self, sealed: SealedManifest) -> _Cohort:
         dataset = datasets.find(self._home, sealed.manifest.study.id)
