@@ -155,6 +155,9 @@ def _say_summary(data: dict[str, Any]) -> None:
         f"Spent in all: ε = {data['spent']:.3f} of {budget['epsilon']:g}; with all that is reserved {data['committed']:.3f}; "
         f"remaining {data['remaining']:.3f}; δ = {budget['delta']:g}"
     )
+    for entry in data["entries"]:
+        if entry["kind"] == "recovery":
+            say(f"Entry {entry['sequence']}: recovered by {entry['by']}, lost: {entry['lost']} ({entry['reason']})")
     if data["written_off"]:
         say("The whole budget was written off in a recovery: no study is admitted any more.")
     trained = sum(charge["purpose"] == "train-without-dp" for charge in data["charges"])
@@ -179,7 +182,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     if isinstance(what, Release):
         return (*start, what.study_id, "-", "-", what.reason, "-", "-")
     if isinstance(what, Recovery):
-        return (*start, f"by {what.by}: {what.reason}", "-", "-", f"lost: {what.lost}", "-", "-")
+        return (*start, f"by {what.by}", "-", "-", f"lost: {what.lost}", "-", "-")
     return (*start, "-", "-", "-", "-", "-", "-")
 
 

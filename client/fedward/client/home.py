@@ -52,7 +52,7 @@ class SiteHome:
         write_secret(home.key("patients.key"), os.urandom(KEY_BYTES))
         write_atomic(home.policy_file, DEFAULT_POLICY.encode())
         if not home.ledger_file.exists():
-            Ledger.create(home.ledger_file, budget=budget, lineage=os.urandom(16).hex())
+            Ledger.create(home.ledger_file, budget=budget, lineage=os.urandom(16).hex()).close()
         # Written last: its presence says that everything before it is whole, so a broken init can be run again.
         write_atomic(home.site_file, json.dumps({"format": 1, "site": site}).encode())
         return home

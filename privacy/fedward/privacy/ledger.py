@@ -444,7 +444,10 @@ class Ledger:
             yield connection
 
     def _start(self, connection: Connection) -> None:
-        """Reads and checks the genesis, and forgets everything else."""
+        """Checks the file's pages, reads and checks the genesis, and forgets everything else."""
+        # A page that no entry needs today may be missing or damaged; the next charge would find out.
+        if (found := connection.execute(text("PRAGMA integrity_check(1)")).scalar()) != "ok":
+            raise broken(f"{self._path} is damaged: {found}")
         rows = connection.execute(text("SELECT * FROM genesis")).mappings().all()
         if len(rows) != 1:
             raise broken("the first link of the ledger is missing")
