@@ -93,10 +93,14 @@ def _export(home: SiteHome, out: Path, *, as_json: bool) -> None:
 
 def _show(home: SiteHome, book: Ledger, *, as_json: bool) -> None:
     from fedward.client.policy import load_policy
+    from fedward.privacy.errors import InputError
     from fedward.study.terms import PRIVACY_WORDS
 
     now = int(time.time())
-    period = load_policy(home.policy_file).period
+    try:
+        period = load_policy(home.policy_file).period
+    except InputError:  # what was spent does not depend on it
+        period = None
     data = _summary(book.chain, now) | {"privacy": PRIVACY_WORDS}
     if period is not None:
         data["period"] = asdict(period) | {"spent": book.spent_in(period, at=now)}
