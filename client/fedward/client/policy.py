@@ -27,6 +27,7 @@ min_quorum = 3             # refuse studies that release a sum of fewer sites
 # period_days = 365        # with the next line: what all studies together may cost in so many days
 # max_epsilon_per_period = 5.0
 share_cohort_size = true   # tell the coordinator the registered patients, rounded to tens
+share_metrics = false      # let this hospital's own metrics be given away; no noise, counts under 11 suppressed
 """
 
 
@@ -38,6 +39,7 @@ class Policy(Part):
     min_patients: Annotated[int, Field(ge=1)] = 50
     min_quorum: Annotated[int, Field(ge=1)] = 3
     share_cohort_size: bool = True
+    share_metrics: bool = False
     period_days: Annotated[int, Field(ge=1, le=36_525)] | None = None
     max_epsilon_per_period: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
