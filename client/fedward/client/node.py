@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client import approvals, datasets
+from fedward.client import approvals, budgets, datasets
 from fedward.client.door import Asked, Released, release
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
@@ -36,7 +36,7 @@ from fedward.privacy.canonical import digest
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.privacy.events import Event
-from fedward.privacy.ledger import Charge, Reservation
+from fedward.privacy.ledger import Charge
 from fedward.privacy.secagg.contexts import RoundContext
 from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
 from fedward.privacy.secagg.site import SiteParty
@@ -44,11 +44,12 @@ from fedward.privacy.signing import from_text
 from fedward.study import messages
 from fedward.study.codes import INTERNAL_ERROR, leaving
 from fedward.study.encoding import Encoded
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.manifest import Manifest, SealedManifest, parse_draft
 from fedward.study.messages import (
     Advertise,
     Declare,
     Declared,
+    Ended,
     Masked,
     Offer,
     Refusal,
@@ -61,8 +62,9 @@ from fedward.study.messages import (
     Work,
 )
 from fedward.study.metrics import Counts, histogram
+from fedward.study.schedule import attempt_events, most_charges
 from fedward.study.secure import batch_of, secure_terms
-from fedward.study.terms import evaluates, site_terms, study_event
+from fedward.study.terms import evaluates, site_terms
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,11 @@ class SiteNode:
 
     def _answer(self, request: messages.Request, body: bytes, name: str) -> tuple[Reply, bytes]:
         if isinstance(request, Declare):
-            return self._declare(request, name), b""
+            return self._declare(request, body, name), b""
         if isinstance(request, Offer):
             return self._consider(request, body, name), b""
+        if isinstance(request, Ended):
+            return self._end(request, name), b""
         if isinstance(request, Work):
             return self._work(request, body, name)
         if isinstance(request, Masked):
@@ -183,22 +187,53 @@ class SiteNode:
             message = self._step(request, body)
         return Secured(site=self._kit.site, request=name, study=request.study, batch=request.batch), message
 
-    def _declare(self, request: Declare, name: str) -> Declared:
+    def _declare(self, request: Declare, body: bytes, name: str) -> Declared:
         if not load_policy(self._home.policy_file).share_cohort_size:
             raise RefusalError("the policy does not share the cohort's size", code="policy-cohort-size")
+        manifest = self._draft(request, body)
         dataset = datasets.find(self._home, request.study_id)
-        self._log.write("declared", study=request.study_id, patients=dataset.declared_patients)
+        delta = manifest.privacy.delta
+        if delta is not None and not delta * dataset.declared_patients < 1:  # the rounded count: it tells no more of N
+            raise RefusalError("the study's δ is not below 1/N", got=f"{delta:g}", code="policy-delta")
+        noise = budgets.calibrated(self._ledger, manifest, at=int(self._clock()))
+        self._log.write("declared", study=request.study_id, patients=dataset.declared_patients, noise=noise)
         return Declared(
-            site=self._kit.site, request=name, study_id=request.study_id, patients=dataset.declared_patients
+            site=self._kit.site,
+            request=name,
+            study_id=request.study_id,
+            patients=dataset.declared_patients,
+            noise_multiplier=noise,
         )
+
+    @staticmethod
+    def _draft(request: Declare, body: bytes) -> Manifest:
+        try:
+            manifest = parse_draft(body)
+        except InputError as error:
+            raise _no_honest_request(error.what, "malformed") from None
+        if manifest.study.id != request.study_id:
+            raise _no_honest_request("the drafted study has another name than the request", "malformed")
+        return manifest
 
     def _consider(self, request: Offer, body: bytes, name: str) -> Standing:
         sealed = approvals.receive(self._home, body, from_text(request.signature, "the manifest's signature"))
         decision = approvals.decision_on(self._home, sealed.digest)
         state: approvals.State = "pending" if decision is None else decision.state
+        if state == "approved" and budgets.stopped_before(self._ledger, sealed.digest):
+            dataset = datasets.find(self._home, sealed.manifest.study.id)
+            budgets.reserve(self._home, sealed, dataset.cohort, at=int(self._clock()))
         self._log.write("offered", sealed.manifest.study.title, study=sealed.digest, state=state)
         at = int(self._clock()) if decision is None else decision.at
         return Standing(site=self._kit.site, request=name, study=sealed.digest, state=state, at=at)
+
+    def _end(self, request: Ended, name: str) -> Standing:
+        """Give free what an ended study did not charge; a stopped one is held again when its coordinator continues it."""
+        at = int(self._clock())
+        self._ledger.release(request.study, request.reason, at=at)
+        decision = approvals.decision_on(self._home, request.study)
+        state: approvals.State = "pending" if decision is None else decision.state
+        self._log.write("ended", request.reason, study=request.study)
+        return Standing(site=self._kit.site, request=name, study=request.study, state=state, at=at)
 
     def _work(self, request: Work, body: bytes, name: str) -> tuple[Result, bytes]:
         sealed = self._admit(request)
@@ -326,6 +361,8 @@ class SiteNode:
         if self._clock() >= sealed.expires_at:
             raise RefusalError("the study has expired", remedy="ask for a new proposal", code="expired")
         dataset = datasets.find(self._home, sealed.manifest.study.id)
+        if sealed.manifest.privacy.mechanism != "none":
+            budgets.check_delta(self._ledger, dataset.patients)
         found = objections(load_policy(self._home.policy_file), sealed, dataset.patients)
         if found:
             raise RefusalError("; ".join(o.text for o in found), code=found[0].code)
@@ -349,22 +386,17 @@ class SiteNode:
             raise _no_honest_request(f"the study plans no such work in round {request.round}", "unplanned-work")
 
     def _charge(self, sealed: SealedManifest, request: Task) -> None:
-        """Charge what the request would release. Counts of held-out patients carry no noise yet: no ε covers them, so
-        they are entered as unprotected, refused a second time for the same attempt, and limited to the plan."""
-        terms, manifest = site_terms(sealed, self._kit.site), sealed.manifest
-        training = "train" if terms.private else "train-without-dp"
-        if request.train:
-            self._enter(sealed, request, training, terms.event, manifest.planned_attempts, "attempts-used-up")
-        if request.evaluate:
-            self._enter(
-                sealed, request, "evaluate-without-dp", None, manifest.planned_evaluations, "evaluations-used-up"
-            )
+        """Charge what the request would release, each purpose once for an attempt and within the plan. What carries no noise
+        is covered by no ε: it is entered as unprotected."""
+        events = attempt_events(sealed, self._kit.site, train=request.train, evaluate=request.evaluate)
+        for purpose, event in events.items():
+            self._enter(sealed, request, purpose, event)
 
-    def _enter(
-        self, sealed: SealedManifest, request: Task, purpose: str, event: Event | None, most: int, code: str
-    ) -> None:
+    def _enter(self, sealed: SealedManifest, request: Task, purpose: str, event: Event | None) -> None:
+        most = most_charges(sealed.manifest, purpose)
         made = [e.charge for e in self._ledger.charges() if e.charge.study_digest == sealed.digest]
         if sum(charge.purpose == purpose for charge in made) >= most:
+            code = "attempts-used-up" if purpose.startswith("train") else "evaluations-used-up"
             raise RefusalError(f"the study's plan of {most} is used up", got=purpose, code=code)
         charge = Charge(
             study_digest=sealed.digest,
@@ -374,26 +406,8 @@ class SiteNode:
             event=event,
             purpose=purpose,
         )
-        if event is not None:
-            self._reserve(sealed, len([charge for charge in made if charge.purpose == purpose]))
         receipt = self._ledger.charge(charge, at=int(self._clock()))
         self._log.write("charged", purpose, study=sealed.digest, round=request.round, entry=receipt.sequence)
-
-    def _reserve(self, sealed: SealedManifest, attempts: int) -> None:
-        """Reserve what the study may still charge, unless that was done."""
-        event = study_event(sealed, attempts)
-        at = int(self._clock())
-        held = {one.reservation.study_digest for one in self._ledger.reservations(at=at)}
-        if event is None or sealed.digest in held:
-            return
-        reservation = Reservation(
-            study_digest=sealed.digest,
-            study_id=sealed.manifest.study.id,
-            events=(event,),
-            expires_at=sealed.expires_at,
-            cohort=datasets.find(self._home, sealed.manifest.study.id).csv_sha256,
-        )
-        self._ledger.reserve(reservation, at=at, period=load_policy(self._home.policy_file).period)
 
     def _cohort(self, sealed: SealedManifest) -> _Cohort:
         dataset = datasets.find(self._home, sealed.manifest.study.id)
@@ -409,15 +423,3 @@ class SiteNode:
 
 def _no_honest_request(what: str, code: str) -> ProtocolError:
     return ProtocolError(what, code=code, blamed=COORDINATOR)
-
-
-def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
-    """(ε spent at this hospital so far, ε once all of the study's planned attempts are charged), at the ledger's δ."""
-    ledger = home.ledger()
-    if any(held.reservation.study_digest == sealed.digest for held in ledger.reservations()):
-        return ledger.spent(), ledger.committed()
-    made = [
-        e.charge for e in ledger.charges() if e.charge.study_digest == sealed.digest and e.charge.purpose == "train"
-    ]
-    event = study_event(sealed, len(made))
-    return ledger.spent(), ledger.would_cost([event] if event is not None else [])
