@@ -292,7 +292,6 @@ def audit(
     from fedward.privacy.errors import InputError
     from fedward.privacy.ledgerexport import parse_head, read_export
     from fedward.privacy.signing import fingerprint
-    from fedward.study.terms import PRIVACY_WORDS
 
     try:
         data = file.read_bytes()
@@ -304,7 +303,7 @@ def audit(
     summary = _summary(export.chain, export.at)
     if as_json:
         print_json({"holds": True, "site": export.site, "key": export.key, "key_compared": key is not None, "at": export.at,
-                    "privacy": PRIVACY_WORDS} | summary)  # fmt: skip
+                    "privacy": _meaning(export.chain)} | summary)  # fmt: skip
         return
     at = f"{datetime.fromtimestamp(export.at, UTC):%Y-%m-%d %H:%M:%S}"
     say(
@@ -316,4 +315,4 @@ def audit(
         + ("" if key else "; compare it, or give --key")
     )
     _say_summary(summary)
-    say(f"What it means: {PRIVACY_WORDS}")
+    say(f"What it means: {_meaning(export.chain)}")
