@@ -18,13 +18,15 @@ from fedward.client import datasets
 from fedward.client import node as node_module
 from fedward.client.incidents import Incidents
 from fedward.privacy.canonical import digest
-from fedward.privacy.ledger import Budget, Ledger
+from fedward.privacy.events import DpEvent
+from fedward.privacy.ledger import Budget, Charge, Ledger
 from fedward.privacy.signing import Identity
 from fedward.study import messages, models
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import Manifest, SealedManifest
-from fedward.study.messages import Declared, Refusal, Reply, Result, Standing
+from fedward.study.messages import Declare, Declared, Refusal, Reply, Result, Standing
 from fedward.study.metrics import histogram_shape
+from fedward.study.schedule import least_noise
 
 ROUNDS = 3
 
@@ -60,7 +62,11 @@ def test_the_charge_is_the_event_of_the_approved_terms(site: Site) -> None:
     with Ledger.open(site.home.ledger_file) as ledger:
         event = ledger.charges()[0].charge.event
     assert event is not None
-    assert (event.noise_multiplier, event.sampling_rate, event.steps) == (site.sealed.noise_multiplier, 1.0, 1)
+    assert (event.noise_multiplier, event.sampling_rate, event.steps) == (
+        site.sealed.entry(SITE).noise_multiplier,
+        1.0,
+        1,
+    )
 
 
 def test_a_planned_evaluation_counts_the_held_out_patients_only(site: Site) -> None:
@@ -293,17 +299,35 @@ def test_a_study_without_dp_is_refused_where_the_policy_requires_it(tmp_path: Pa
         assert (ledger.unprotected, ledger.spent()) == (1, 0.0)
 
 
-def test_an_exhausted_ledger_refuses_and_stays_where_it_is(tmp_path: Path) -> None:
+def test_little_left_means_more_noise_and_the_whole_study_fits(tmp_path: Path) -> None:
     federation = Federation(tmp_path, sites=("cleveland", "hungarian", SITE), budget=Budget(2.0, 1e-3))
     federation.ready(heart_manifest(training={"rounds": ROUNDS}))
-    site, done = Site(federation), 0
-    while isinstance(reply := site.work(attempt=done + 1), Result):
-        done += 1
-    assert code(reply) == "budget-exhausted"
-    assert 0 < done < site.sealed.manifest.planned_attempts
-    assert len(site.charges()) == done
+    site = Site(federation)
+    assert site.sealed.entry(SITE).noise_multiplier > least_noise(site.sealed.manifest)  # of a study that asks for 3
+    planned = site.sealed.manifest.planned_attempts
+    for attempt in range(1, planned + 1):
+        assert isinstance(site.work(attempt=attempt), Result)
+    assert code(site.work(attempt=planned + 1)) == "attempts-used-up"
     with Ledger.open(site.home.ledger_file) as ledger:
-        assert ledger.spent() <= 2.0
+        assert 1.0 < ledger.spent() <= 2.0
+
+
+def test_too_little_left_ends_at_planning(site: Site) -> None:
+    with Ledger.open(site.home.ledger_file) as ledger:
+        ledger.charge(Charge("e" * 64, "earlier", 1, 1, DpEvent(0.407, 1.0, 1)), at=0)  # ε = 9.97 of 10
+    assert code(site.declare()) == "budget-exhausted"
+    assert site.charges() == [(1, 1)]
+
+
+def test_a_declaration_speaks_of_the_draft_that_it_carries(site: Site) -> None:
+    reply = site.declare()
+    assert isinstance(reply, Declared)
+    assert reply.noise_multiplier == least_noise(site.sealed.manifest) == site.sealed.entry(SITE).noise_multiplier
+    draft = site.sealed.manifest.canonical
+    ask = Declare(study_id=site.sealed.manifest.study.id, nonce="0" * 64)
+    assert code(site.ask(ask, b"")) == "malformed"
+    assert code(site.ask(ask, draft.replace(b'"epsilon":3.0', b'"epsilon":3.00'))) == "malformed"
+    assert code(site.ask(Declare(study_id="another", nonce="0" * 64), draft)) == "malformed"
 
 
 # --- the charge comes first -----------------------------------------------------------------------------------------------

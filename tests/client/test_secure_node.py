@@ -140,7 +140,8 @@ def conversation(hand: Hand) -> list[Said]:
             one = hand.tell(site, payload)
             if site == SITE:
                 said.append(one)
-                hand.ask(SITE, Declare(study_id=hand.sealed.manifest.study.id, nonce="0" * 64))
+                draft = hand.sealed.manifest
+                hand.ask(SITE, Declare(study_id=draft.study.id, nonce="0" * 64), draft.canonical)
                 said.append(hand.tell(site, payload))
             exchange.admit(site, stage, one.raw)
     assert slot is not None

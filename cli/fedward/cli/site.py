@@ -213,8 +213,8 @@ def approve(
 
     from fedward.cli.review import print_review
     from fedward.client import approvals, datasets
+    from fedward.client.budgets import cost
     from fedward.client.home import SiteHome
-    from fedward.client.node import cost
     from fedward.client.policy import load_policy, objections
     from fedward.privacy.errors import RefusalError
 

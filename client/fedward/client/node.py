@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.client import approvals, datasets
+from fedward.client.budgets import calibrated
 from fedward.client.door import Asked, Released, release
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
@@ -43,7 +44,7 @@ from fedward.privacy.signing import from_text
 from fedward.study import messages
 from fedward.study.codes import INTERNAL_ERROR, leaving
 from fedward.study.encoding import Encoded
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.manifest import Manifest, SealedManifest, parse_draft
 from fedward.study.messages import (
     Advertise,
     Declare,
@@ -60,8 +61,9 @@ from fedward.study.messages import (
     Work,
 )
 from fedward.study.metrics import Counts, histogram
+from fedward.study.schedule import attempt_events, most_charges
 from fedward.study.secure import batch_of, secure_terms
-from fedward.study.terms import evaluates, site_terms, study_event
+from fedward.study.terms import evaluates, site_terms
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class SiteNode:
 
     def _answer(self, request: messages.Request, body: bytes, name: str) -> tuple[Reply, bytes]:
         if isinstance(request, Declare):
-            return self._declare(request, name), b""
+            return self._declare(request, body, name), b""
         if isinstance(request, Offer):
             return self._consider(request, body, name), b""
         if isinstance(request, Work):
@@ -181,14 +183,30 @@ class SiteNode:
             message = self._step(request, body)
         return Secured(site=self._kit.site, request=name, study=request.study, batch=request.batch), message
 
-    def _declare(self, request: Declare, name: str) -> Declared:
+    def _declare(self, request: Declare, body: bytes, name: str) -> Declared:
         if not load_policy(self._home.policy_file).share_cohort_size:
             raise RefusalError("the policy does not share the cohort's size", code="policy-cohort-size")
+        manifest = self._draft(request, body)
         dataset = datasets.find(self._home, request.study_id)
-        self._log.write("declared", study=request.study_id, patients=dataset.declared_patients)
+        noise = calibrated(self._ledger, manifest)
+        self._log.write("declared", study=request.study_id, patients=dataset.declared_patients, noise=noise)
         return Declared(
-            site=self._kit.site, request=name, study_id=request.study_id, patients=dataset.declared_patients
+            site=self._kit.site,
+            request=name,
+            study_id=request.study_id,
+            patients=dataset.declared_patients,
+            noise_multiplier=noise,
         )
+
+    @staticmethod
+    def _draft(request: Declare, body: bytes) -> Manifest:
+        try:
+            manifest = parse_draft(body)
+        except InputError as error:
+            raise _no_honest_request(error.what, "malformed") from None
+        if manifest.study.id != request.study_id:
+            raise _no_honest_request("the drafted study has another name than the request", "malformed")
+        return manifest
 
     def _consider(self, request: Offer, body: bytes, name: str) -> Standing:
         sealed = approvals.receive(self._home, body, from_text(request.signature, "the manifest's signature"))
@@ -339,22 +357,17 @@ class SiteNode:
             raise _no_honest_request(f"the study plans no such work in round {request.round}", "unplanned-work")
 
     def _charge(self, sealed: SealedManifest, request: Task) -> None:
-        """Charge what the request would release. Counts of held-out patients carry no noise yet: no ε covers them, so
-        they are entered as unprotected, refused a second time for the same attempt, and limited to the plan."""
-        terms, manifest = site_terms(sealed, self._kit.site), sealed.manifest
-        training = "train" if terms.private else "train-without-dp"
-        if request.train:
-            self._enter(sealed, request, training, terms.event, manifest.planned_attempts, "attempts-used-up")
-        if request.evaluate:
-            self._enter(
-                sealed, request, "evaluate-without-dp", None, manifest.planned_evaluations, "evaluations-used-up"
-            )
+        """Charge what the request would release, each purpose once for an attempt and within the plan. What carries no noise
+        is covered by no ε: it is entered as unprotected."""
+        events = attempt_events(sealed, self._kit.site, train=request.train, evaluate=request.evaluate)
+        for purpose, event in events.items():
+            self._enter(sealed, request, purpose, event)
 
-    def _enter(
-        self, sealed: SealedManifest, request: Task, purpose: str, event: Event | None, most: int, code: str
-    ) -> None:
+    def _enter(self, sealed: SealedManifest, request: Task, purpose: str, event: Event | None) -> None:
+        most = most_charges(sealed.manifest, purpose)
         made = [e.charge for e in self._ledger.charges() if e.charge.study_digest == sealed.digest]
         if sum(charge.purpose == purpose for charge in made) >= most:
+            code = "attempts-used-up" if purpose.startswith("train") else "evaluations-used-up"
             raise RefusalError(f"the study's plan of {most} is used up", got=purpose, code=code)
         charge = Charge(
             study_digest=sealed.digest,
@@ -381,13 +394,3 @@ class SiteNode:
 
 def _no_honest_request(what: str, code: str) -> ProtocolError:
     return ProtocolError(what, code=code, blamed=COORDINATOR)
-
-
-def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
-    """(ε spent at this hospital so far, ε once all of the study's planned attempts are charged), at the ledger's δ."""
-    ledger = home.ledger()
-    made = [
-        e.charge for e in ledger.charges() if e.charge.study_digest == sealed.digest and e.charge.purpose == "train"
-    ]
-    event = study_event(sealed, len(made))
-    return ledger.spent(), ledger.would_cost([event] if event is not None else [])

@@ -28,7 +28,8 @@ from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest
 from fedward.study.metrics import exact_auroc
 from fedward.study.models import Vector, build, load_vector, scores, to_vector
-from fedward.study.terms import noise_for, site_terms, training_cohort
+from fedward.study.schedule import least_noise
+from fedward.study.terms import site_terms, training_cohort
 
 PENALTY = 10.0
 """λ of the baselines' ridge, one for every hospital and study: where the heart hospitals alone did best on splits that no
@@ -125,7 +126,8 @@ def pool(parts: Iterable[Encoded]) -> Encoded:
 
 
 def rehearse(manifest: Manifest, patients: Mapping[str, int]) -> SealedManifest:
-    """The manifest sealed for a simulation: σ calibrated and cohorts rounded as in a real study, keys placeholders.
+    """The manifest sealed for a simulation: σ calibrated as at hospitals that have spent nothing yet, cohorts rounded as in a
+    real study, keys placeholders.
 
     Args:
         manifest: the study.
@@ -135,12 +137,14 @@ def rehearse(manifest: Manifest, patients: Mapping[str, int]) -> SealedManifest:
         InputError: the roster does not fit the study.
         RefusalError: no noise multiplier in reach keeps the manifest's promise.
     """
+    noise = least_noise(manifest)
     roster = tuple(
         RosterEntry(
             site=site,
             # Nobody holds the private half of a hash: nothing can ever be signed in this roster's name.
             identity_key=_placeholder(site),
             declared_patients=declared(patients[site]),
+            noise_multiplier=noise,
         )
         for site in sorted(patients)
     )
@@ -149,7 +153,6 @@ def rehearse(manifest: Manifest, patients: Mapping[str, int]) -> SealedManifest:
         federation_id="0" * 32,
         coordinator_key=_placeholder("coordinator"),
         roster=roster,
-        noise_multiplier=noise_for(manifest),
         sealed_at=0,
         expires_at=1,
     )

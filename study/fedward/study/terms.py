@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedward.privacy.accounting import calibrate
 from fedward.privacy.events import DpEvent
 from fedward.study.manifest import Manifest, SealedManifest
 
@@ -52,7 +51,7 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
         sampling_rate=training.sampling_rate,
         expected_batch=training.sampling_rate * training_cohort(sealed, site),
         clipping_norm=sealed.manifest.privacy.clipping_norm,
-        noise_multiplier=sealed.noise_multiplier,
+        noise_multiplier=sealed.entry(site).noise_multiplier,
         proximal=training.proximal,
     )
 
@@ -84,25 +83,3 @@ def most_update(sealed: SealedManifest, site: str, dimension: int) -> float:
 def training_cohort(sealed: SealedManifest, site: str) -> float:
     """N₀: the declared patients less the held-out share; also the site's weight in the sum."""
     return sealed.entry(site).declared_patients * (1 - sealed.manifest.training.holdout)
-
-
-def study_event(sealed: SealedManifest, charged: int = 0) -> DpEvent | None:
-    """All that a study may still charge a site after `charged` attempts, spare ones included; None when it is nothing."""
-    left = sealed.manifest.planned_attempts - charged
-    if sealed.noise_multiplier == 0 or left <= 0:
-        return None
-    training = sealed.manifest.training
-    return DpEvent(sealed.noise_multiplier, training.sampling_rate, training.local_steps * left)
-
-
-def noise_for(manifest: Manifest) -> float:
-    """The smallest noise multiplier with which all planned attempts together cost at most ε; 0 without DP.
-
-    Raises:
-        InputError: no noise multiplier in reach keeps the promise.
-    """
-    privacy, training = manifest.privacy, manifest.training
-    if privacy.epsilon is None or privacy.delta is None:
-        return 0.0
-    schedule = (training.sampling_rate, training.local_steps * manifest.planned_attempts)
-    return calibrate([], schedule, privacy.epsilon, privacy.delta)
