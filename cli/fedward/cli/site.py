@@ -145,7 +145,7 @@ def register(
     """Check this hospital's data against a study and register it. Nothing leaves but a rounded count."""
     from fedward.client import datasets
     from fedward.client.home import SiteHome
-    from fedward.study.manifest import load
+    from fedward.study.kinds import load
 
     done = datasets.register(SiteHome.open(home), load(study), csv, mapping, int(time.time()))
     if as_json:
@@ -215,13 +215,12 @@ def approve(
     from fedward.client import approvals, datasets
     from fedward.client.budgets import cost
     from fedward.client.home import SiteHome
-    from fedward.client.policy import load_policy, objections
     from fedward.privacy.errors import RefusalError
 
     opened = SiteHome.open(home)
     sealed = approvals.proposal(opened, study)
     dataset = datasets.find(opened, sealed.manifest.study.id)
-    found = objections(load_policy(opened.policy_file), sealed, dataset.patients)
+    found = approvals.objections_here(opened, sealed, dataset)
     if found:
         raise RefusalError("this hospital's policy refuses the study", got="; ".join(o.text for o in found),
                            remedy=f"reject it, or change {opened.policy_file}", code=found[0].code)  # fmt: skip

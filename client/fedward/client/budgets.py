@@ -7,15 +7,17 @@ everything that this hospital was ever asked, this study included, at most the l
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedward.client.home import SiteHome
 from fedward.privacy.errors import RefusalError
 from fedward.privacy.events import History
 from fedward.privacy.ledger import Ledger
-from fedward.study.manifest import Manifest, SealedManifest
-from fedward.study.schedule import Schedule, least_noise, noise_steps, schedule_of
+from fedward.study.kinds import AnyManifest, AnySealed
+from fedward.study.schedule import least_noise, noise_steps, schedule_of
 
 
-def calibrated(ledger: Ledger, manifest: Manifest) -> float:
+def calibrated(ledger: Ledger, manifest: AnyManifest) -> float:
     """The smallest step of noise at which a study keeps its own ε and the ledger its lifetime budget; 0 without DP.
 
     Raises:
@@ -46,12 +48,11 @@ def _fits(ledger: Ledger, events: History) -> bool:
     return not events or ledger.would_cost(events) <= ledger.budget.epsilon
 
 
-def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
+def cost(home: SiteHome, sealed: AnySealed) -> tuple[float, float]:
     """(ε spent at this hospital so far, ε once all of the study's planned attempts are charged), at the ledger's δ."""
     ledger = home.ledger()
-    made = sum(
-        entry.charge.study_digest == sealed.digest and entry.charge.event is not None for entry in ledger.charges()
-    )
+    charges = [entry.charge for entry in ledger.charges() if entry.charge.study_digest == sealed.digest]
+    made = len({(charge.round, charge.attempt) for charge in charges if charge.event is not None})
     schedule = schedule_of(sealed.manifest)
-    left = Schedule(schedule.sampling_rate, schedule.steps, schedule.attempts - made)
+    left = replace(schedule, attempts=schedule.attempts - made)
     return ledger.spent(), ledger.would_cost(left.events(sealed.entry(home.site).noise_multiplier))

@@ -37,8 +37,8 @@ from fedward.study.exploration import (
 )
 from fedward.study.metrics import SMALL, Z95, Counts
 
-GRID = 100
-"""A mean's sum counts in hundredths of half the range."""
+GRID = 50
+"""A mean's sum counts in hundredths of the range."""
 COUNTS, SUMS = "explore-counts", "explore-sums"
 """The purposes that an attempt's two events are charged for."""
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fedward.privacy.events import DpEvent
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.manifest import BaseSealed, Manifest, SealedManifest
 
 PRIVACY_WORDS = (
     "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
@@ -62,7 +62,7 @@ def evaluates(manifest: Manifest, round_: int) -> bool:
     return round_ == rounds + 1 or (1 < round_ <= rounds and (round_ - 1) % every == 0)
 
 
-def most_patients(sealed: SealedManifest, site: str) -> int:
+def most_patients(sealed: BaseSealed, site: str) -> int:
     """More patients than a site may show for what it declared: twice as many, as data may be registered again."""
     return 2 * sealed.entry(site).declared_patients + 10
 
