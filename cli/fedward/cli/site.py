@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedward.client.incidents import Incident
     from fedward.privacy.events import Event
     from fedward.privacy.ledger import Entry
-    from fedward.study.manifest import SealedManifest
+    from fedward.study.kinds import AnySealed
 
 app = typer.Typer(
     help=(
@@ -187,7 +187,7 @@ def review(
         say("See one whole: fedward site review DIGEST")
 
 
-def _line(home: SiteHome, sealed: SealedManifest) -> dict[str, str]:
+def _line(home: SiteHome, sealed: AnySealed) -> dict[str, str]:
     from fedward.client import approvals
 
     decision = approvals.decision_on(home, sealed.digest)

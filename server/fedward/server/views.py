@@ -13,7 +13,7 @@ from fedward.study.answers import Answer, answers_of
 from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import parse_sealed, parse_stored
 from fedward.study.secure import secure_words
-from fedward.study.terms import PRIVACY_WORDS
+from fedward.study.terms import EXPLORE_WORDS, PRIVACY_WORDS
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,12 @@ class StudyView:
         return max(rows, key=lambda m: m.version) if rows else None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"contributions": self.contributions(), "privacy": PRIVACY_WORDS}
+        return asdict(self) | {"contributions": self.contributions(), "privacy": self.privacy}
+
+    @property
+    def privacy(self) -> str:
+        """What ε means in this study."""
+        return EXPLORE_WORDS if self.kind == "explore" else PRIVACY_WORDS
 
 
 def _secure(study: StudyRow) -> str | None:

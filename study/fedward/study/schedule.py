@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fedward.privacy.accounting import calibrate
 from fedward.privacy.events import DpEvent, Event, History
@@ -50,6 +51,8 @@ class ExplorationSchedule:
 
     exploration: Exploration
     attempts: int
+    steps: ClassVar[int] = 1
+    """Noised vectors of one attempt."""
 
     def events(self, noise_multiplier: float) -> History:
         """All of it at a site's noise multiplier, for the ledger."""

@@ -14,6 +14,12 @@ PRIVACY_WORDS = (
 )
 """What an ε means here. It stands wherever an ε is shown (NIST SP 800-226's elements)."""
 
+EXPLORE_WORDS = (
+    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
+    "composition: every study in that hospital's ledger; covers all registered patients"
+)
+"""What the ε of an exploration means."""
+
 
 @dataclass(frozen=True)
 class SiteTerms:
