@@ -20,8 +20,8 @@ def say_answers(view: StudyView) -> None:
         rows = [row for answer in view.answers for row in _rows(answer)]
         table("Answers", ("asked for", "", "value", "95% interval", "unit"), rows)
         say("Every number carries the hospitals' noise. An interval covers that noise, rounding and bins: it is for the value "
-            "among the patients who were counted, not for others like them. Noise can make a count too small, or negative: what comes "
-            "out under 11 is not shown.")  # fmt: skip
+            "among the patients who were counted, not for others like them. Noise can make a count too small, or negative: "
+            "what comes out under 11 is not shown.")  # fmt: skip
     say(f"Privacy: ε at most {view.epsilon:g} at δ = {view.delta:g} for all answers together, every planned attempt used; "
         f"{view.privacy}")  # fmt: skip
 
