@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedward.cli.output import say, table
+from fedward.cli.output import say
 
 if TYPE_CHECKING:
     from fedward.server.views import StudyView
-    from fedward.study.answers import Answer, Estimate
+    from fedward.study.answers import Answer
     from fedward.study.exploration import SealedExploration
 
 
@@ -17,25 +17,26 @@ def say_answers(view: StudyView) -> None:
     if view.answers is None:
         say("No answers yet: enough hospitals must approve, and answer, first.")
     else:
-        rows = [row for answer in view.answers for row in _rows(answer)]
-        table("Answers", ("asked for", "", "value", "95% interval", "unit"), rows)
-        say("Every number carries the hospitals' noise. An interval covers that noise, rounding and bins: it is for the value "
-            "among the patients who were counted, not for others like them. Noise can make a count too small, or negative: "
-            "what comes out under 11 is not shown.")  # fmt: skip
+        for answer in view.answers:
+            _say_answer(answer)
+        say("The last column is a 95% interval. Every number carries the hospitals' noise. An interval covers that noise, rounding "
+            "and bins: it is for the value among the patients who were counted, not for others like them. "
+            "Noise can make a count too small, or negative: what comes out under 11 is not shown.")  # fmt: skip
     say(f"Privacy: ε at most {view.epsilon:g} at δ = {view.delta:g} for all answers together, every planned attempt used; "
         f"{view.privacy}")  # fmt: skip
 
 
-def _rows(answer: Answer) -> list[tuple[str, ...]]:
-    words = [answer.words, *[""] * (len(answer.estimates) - 1)]
-    return [(text, *_cells(answer, one)) for text, one in zip(words, answer.estimates, strict=True)]
-
-
-def _cells(answer: Answer, one: Estimate) -> tuple[str, str, str, str]:
-    unit = "patients" if one.label == "patients" else answer.unit
-    if one.value is None or one.low is None or one.high is None:
-        return one.label, "-", one.reason, unit
-    return one.label, _number(one.value, unit), f"{_number(one.low, unit)} to {_number(one.high, unit)}", unit
+def _say_answer(answer: Answer) -> None:
+    """Lines, not a table: in a narrow terminal a table would break the question into a column of words."""
+    say(f"{answer.words[0].upper()}{answer.words[1:]}:")
+    width = max(len(one.label) for one in answer.estimates)
+    for one in answer.estimates:
+        unit = "patients" if one.label == "patients" else answer.unit
+        if one.value is None or one.low is None or one.high is None:
+            say(f"  {one.label:<{width}}  {'-':>8}   {one.reason}")
+            continue
+        value, low, high = (_number(number, unit) for number in (one.value, one.low, one.high))
+        say(f"  {one.label:<{width}}  {value:>8}   {low} to {high} {unit}".rstrip())
 
 
 def _number(value: float, unit: str) -> str:
