@@ -42,7 +42,6 @@ The baselines' ridge (`baselines.PENALTY`) was chosen likewise, where the hospit
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -55,8 +54,6 @@ import numpy as np
 import torch
 
 from benchmarks.figures import Figure, at_least, report
-from fedward.client.mapping import load_mapping
-from fedward.client.sources import read_site_table
 from fedward.privacy.accounting import epsilon
 from fedward.simulations.baselines import (
     Split,
@@ -68,7 +65,9 @@ from fedward.simulations.baselines import (
     rehearse,
     split,
 )
-from fedward.study.encoding import Encoded, encode
+from fedward.simulations.expected import split_key
+from fedward.simulations.folders import read_hospitals
+from fedward.study.encoding import Encoded
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import Manifest, SealedManifest, load, parse
 from fedward.study.models import Vector
@@ -165,21 +164,12 @@ def _outcome(manifest: Manifest, model: Vector, hospitals: dict[str, Split]) -> 
 
 def _splits(seed: int) -> dict[str, Split]:
     share = _manifest(NO_DP).training.holdout
-    return {site: split(data, share, _key(seed, site)) for site, data in _patients().items()}
-
-
-def _key(seed: int, site: str) -> bytes:
-    return hashlib.sha256(f"fedward/benchmark/{seed}/{site}".encode()).digest()
+    return {site: split(data, share, split_key(seed, site)) for site, data in _patients().items()}
 
 
 @cache
 def _patients() -> dict[str, Encoded]:
-    folder, manifest = heart_folder(), _manifest(NO_DP)
-    tables = {
-        site: read_site_table(folder / f"{site}.csv", load_mapping(folder / f"{site}.mapping.toml"), manifest)
-        for site in SITES
-    }
-    return {site: encode(table.frame, manifest) for site, table in tables.items()}
+    return read_hospitals(heart_folder(), _manifest(NO_DP))
 
 
 @cache

@@ -15,8 +15,11 @@ import struct
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from fedward.study.heart import heart_folder
 
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
@@ -156,3 +159,43 @@ class Scanner:
     def find(self, data: bytes) -> set[Hit]:
         """Every canary in the bytes, in every form in which it stands there."""
         return {*self._folded.find(data.lower()), *self._exact.find(data)}
+
+
+CODED = ("SEX_CD", "CP_CD", "FBS_CD", "RESTECG_CD", "EXANG_CD", "SLOPE_CD", "THAL_CD", "DX_CD")
+VALUED = {"BP_SYS": (60.0, 250.0), "CHOL": (60.0, 650.0)}
+
+
+def plant(nest: Nest, folder: Path, site: str = "va") -> tuple[Path, Path]:
+    """VA's data and mapping with canaries for every identifier, value, column, code and name; (CSV, mapping)."""
+    rows = [line.split(",") for line in (heart_folder() / f"{site}.csv").read_text().splitlines()]
+    header, rows = rows[0], rows[1:]
+    mapping = (heart_folder() / f"{site}.mapping.toml").read_text()
+    for name in CODED:
+        at = header.index(name)
+        start = mapping.index(f'from = "{name}"')
+        end = (mapping.find("\n[", start) + 1) or len(mapping)
+        block = mapping[start:end]
+        for code in sorted({row[at] for row in rows} | {"0", "1", "2", "3", "4", "6", "7"} - {"-9"}):
+            if f"{code} = " not in block or code == "-9":
+                continue
+            mark = nest.text("a level's code")
+            block = block.replace(f" {code} = ", f' "{mark}" = ')
+            for row in rows:
+                row[at] = mark if row[at] == code else row[at]
+        mapping = mapping[:start] + block + mapping[end:]
+    for row in rows:
+        row[0] = nest.text("a patient's identifier")
+        for name, (low, high) in VALUED.items():
+            row[header.index(name)] = repr(nest.decimal(f"a value of {name}", low, high))
+        row.append(str(nest.whole("a record number")))
+        row.append(nest.text("a note", foreign=len(nest.all) % 3 == 0))
+    header = [*header, "MRN", "NOTE"]
+    named = {name: f"{nest.text('a column')} {name}" for name in header}
+    for name, mark in named.items():
+        mapping = mapping.replace(f'"{name}"', f'"{mark}"')
+    place = folder / nest.text("a folder")
+    place.mkdir(parents=True)
+    csv, toml = place / f"{nest.text('a file')}.csv", place / f"{nest.text('a mapping')}.toml"
+    csv.write_text("\n".join(",".join(row) for row in [[named[name] for name in header], *rows]), encoding="utf-8")
+    toml.write_text(f"# {nest.text('a comment')}\n{mapping}".replace('path = "va.csv"', f'path = "{csv.name}"'))
+    return csv, toml

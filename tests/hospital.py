@@ -8,7 +8,8 @@ from federation import Federation
 
 from fedward.client import approvals
 from fedward.privacy.canonical import digest
-from fedward.privacy.ledger import Ledger
+from fedward.privacy.events import Event
+from fedward.privacy.ledger import Charge, Ledger, Reservation
 from fedward.privacy.signing import Identity, to_text
 from fedward.study import messages, models
 from fedward.study.manifest import Manifest, SealedManifest
@@ -73,6 +74,12 @@ class Site:
 
     def logged(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.home.log_file.read_text().splitlines()]
+
+
+def spend(ledger: Ledger, event: Event, study: str = "e" * 64) -> None:
+    """Another study comes, reserves one event and charges it."""
+    ledger.reserve(Reservation(study, "another", (event,), 2**40, "c" * 64), at=0)
+    ledger.charge(Charge(study, "another", 1, 1, event), at=0)
 
 
 def code(reply: Reply) -> str:

@@ -86,10 +86,7 @@ LIES: dict[str, tuple[Lie, str]] = {
     ),
     "another's-name": (header(site="cleveland"), "wrong-site"),
     "another-kind": (
-        lambda reply, _: (
-            Declared(site=LIAR, request=reply.request, study_id="heart-4-hospitals", patients=5, noise_multiplier=1.0),
-            b"",
-        ),
+        lambda reply, _: (declared(reply.request), b""),
         "wrong-kind",
     ),
     "garbage": (lambda *_: b"\xff" * 100, "malformed"),

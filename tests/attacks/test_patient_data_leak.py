@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from canaries import Canary, Hit, Nest, Scanner
+from canaries import Canary, Hit, Nest, Scanner, plant
 from federation import Federation, allow_plain, heart_manifest
 from pydantic import TypeAdapter
 from secured import SLOT, Hand
@@ -34,44 +34,6 @@ from fedward.study.models import build, to_vector, vector_digest
 
 SITE = "va"
 ROUNDS = 3
-CODED = ("SEX_CD", "CP_CD", "FBS_CD", "RESTECG_CD", "EXANG_CD", "SLOPE_CD", "THAL_CD", "DX_CD")
-VALUED = {"BP_SYS": (60.0, 250.0), "CHOL": (60.0, 650.0)}
-
-
-def plant(nest: Nest, folder: Path) -> tuple[Path, Path]:
-    """VA's data and mapping with canaries for every identifier, value, column, code and name; (CSV, mapping)."""
-    rows = [line.split(",") for line in (heart_folder() / f"{SITE}.csv").read_text().splitlines()]
-    header, rows = rows[0], rows[1:]
-    mapping = (heart_folder() / f"{SITE}.mapping.toml").read_text()
-    for name in CODED:
-        at = header.index(name)
-        start = mapping.index(f'from = "{name}"')
-        end = (mapping.find("\n[", start) + 1) or len(mapping)
-        block = mapping[start:end]
-        for code in sorted({row[at] for row in rows} | {"0", "1", "2", "3", "4", "6", "7"} - {"-9"}):
-            if f"{code} = " not in block or code == "-9":
-                continue
-            mark = nest.text("a level's code")
-            block = block.replace(f" {code} = ", f' "{mark}" = ')
-            for row in rows:
-                row[at] = mark if row[at] == code else row[at]
-        mapping = mapping[:start] + block + mapping[end:]
-    for row in rows:
-        row[0] = nest.text("a patient's identifier")
-        for name, (low, high) in VALUED.items():
-            row[header.index(name)] = repr(nest.decimal(f"a value of {name}", low, high))
-        row.append(str(nest.whole("a record number")))
-        row.append(nest.text("a note", foreign=len(nest.all) % 3 == 0))
-    header = [*header, "MRN", "NOTE"]
-    named = {name: f"{nest.text('a column')} {name}" for name in header}
-    for name, mark in named.items():
-        mapping = mapping.replace(f'"{name}"', f'"{mark}"')
-    place = folder / nest.text("a folder")
-    place.mkdir(parents=True)
-    csv, toml = place / f"{nest.text('a file')}.csv", place / f"{nest.text('a mapping')}.toml"
-    csv.write_text("\n".join(",".join(row) for row in [[named[name] for name in header], *rows]), encoding="utf-8")
-    toml.write_text(f"# {nest.text('a comment')}\n{mapping}".replace('path = "va.csv"', f'path = "{csv.name}"'))
-    return csv, toml
 
 
 @dataclass
@@ -119,6 +81,11 @@ class Hospital:
         raw = self.tell(what, messages.pack(request, body, self.coordinator))
         return messages.open_reply(raw, self.federation.sites[SITE].identity().public)[0] if raw else None
 
+    def declare(self, what: str, study: str = "plain") -> messages.Reply | None:
+        draft = self.plain.manifest
+        named = draft.model_copy(update={"study": draft.study.model_copy(update={"id": study})})
+        return self.ask(what, Declare(study_id=study, nonce="0" * 64), named.canonical)
+
     def task(self, attempt: int, **changes: Any) -> dict[str, Any]:
         fields = {"study": self.plain.digest, "round": 1, "attempt": attempt, "base": vector_digest(self.base),
                   "dimension": len(self.base), "train": True, "evaluate": False}  # fmt: skip
@@ -139,7 +106,7 @@ def born(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     nest = Nest("the hospital")
     folder = tmp_path_factory.mktemp("leak") / nest.text("the home's folder")
     federation = Federation(folder)
-    csv, mapping = plant(nest, folder / "data")
+    csv, mapping = plant(nest, folder / "data", SITE)
     settings = {"training": {"rounds": ROUNDS}, "evaluation": {"every": 2}, "privacy": {"spare_attempts": 60}}
     plain = heart_manifest(**settings, study={"id": "plain"})
     secure = heart_manifest(secure=True, **settings, study={"id": "secure"})
@@ -164,8 +131,8 @@ def born(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
 
 def honest(hospital: Hospital) -> None:
     """All that an honest coordinator asks, plain and secure."""
-    hospital.ask("declare", Declare(study_id="plain", nonce="0" * 64))
-    hospital.ask("declare", Declare(study_id="nothing", nonce="0" * 64))
+    hospital.declare("declare")
+    hospital.declare("declare", "nothing")
     for sealed in (hospital.plain, hospital.secure):
         signature = to_text(hospital.coordinator.sign("manifest", sealed.canonical))
         hospital.ask("offer", Offer(study=sealed.digest, nonce="1" * 64, signature=signature), sealed.canonical)
@@ -259,6 +226,7 @@ def broken(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:
             csv.write_text(text)
             fields = json.loads(kept) | {"csv_sha256": digest(text.encode()), "registered_at": number}
             record.write_text(json.dumps(fields))
+            approvals.decide(home, hospital.plain, "approved", "somebody", number)
             hospital.work("broken data", number)
             hospital.work("broken data", number, round=ROUNDS + 1, train=False, evaluate=True)
         csv.unlink()
@@ -267,13 +235,14 @@ def broken(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:
         for text in (f'{{"csv": "{hospital.nest.text("a record")}"}}', hospital.nest.text("a record"), "{"):
             record.write_text(text)
             hospital.work("broken record", 71)
-            hospital.ask("broken record", Declare(study_id="plain", nonce="0" * 64))
+            hospital.declare("broken record")
     record.write_text(kept)
+    approvals.decide(home, hospital.plain, "approved", "somebody", 99)
     policy = home.policy_file.read_text()
     for line in ("max_epsilon = 0.001", "share_cohort_size = false", 'MARK = "MARK"', "MARK", "min_patients = 1_000"):
         home.policy_file.write_text("[policy]\n" + line.replace("MARK", hospital.nest.text("a broken policy")))
         hospital.work("policy", 72)
-        hospital.ask("policy", Declare(study_id="plain", nonce="0" * 64))
+        hospital.declare("policy")
     home.policy_file.write_text(policy)
 
 
@@ -565,7 +534,7 @@ def cheat_count(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:
     """A count that is not rounded, but a patient's record number."""
     number = next(int(c.value) for c in hospital.nest.all if c.where == "a record number")
     patch.setattr("fedward.client.datasets.Dataset.declared_patients", number)
-    hospital.ask("cheating", Declare(study_id="plain", nonce="0" * 64))
+    hospital.declare("cheating")
 
 
 def cheat_trailer(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:

@@ -19,13 +19,14 @@ from command import Ran, fedward, good
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from federation import Federation, heart_manifest
+from hospital import spend
 from loopback import Loopback, wait_for
 
 from fedward.client.enrolment import make_request
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
 from fedward.privacy.events import DpEvent
-from fedward.privacy.ledger import Budget, Charge
+from fedward.privacy.ledger import Budget, Charge, Reservation
 from fedward.privacy.signing import Identity, fingerprint
 from fedward.server.authority import Authority
 from fedward.study.heart import heart_folder
@@ -322,12 +323,14 @@ def test_policy_refuses_by_its_code_and_a_broken_policy_refuses_everything(fed: 
 
 
 def test_study_over_the_budget_is_refused(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, budget=Budget(1.0, 1e-3))
+    federation = Federation(tmp_path, budget=Budget(4.0, 1e-3))
     manifest = heart_manifest()
     federation.register(manifest)
     digest = federation.propose(manifest).digest
+    with federation.sites["va"].ledger() as book:  # meanwhile another study spends
+        spend(book, DpEvent(1.2, 1.0, 1))
     told = fails(4, "budget-exhausted", "site", "approve", digest, "--yes", "--home", federation.sites["va"].path)
-    assert "ε at most 1" in told.err
+    assert "ε at most 4" in told.err
 
 
 def test_tampered_proposal_is_refused(fed: Federation) -> None:
@@ -384,6 +387,7 @@ def signals_kept() -> Iterator[None]:
 
 def charged(home: SiteHome, count: int = 2) -> None:
     with home.ledger() as ledger:
+        ledger.reserve(Reservation("ab" * 32, "earlier", (EVENT,) * count, 2_000_000_000, "cd" * 32), at=1_900_000_000)
         for round_ in range(1, count + 1):
             ledger.charge(Charge("ab" * 32, "earlier", round_, round_, EVENT), at=1_900_000_000)
 
@@ -398,7 +402,7 @@ def drop_last_charge(home: SiteHome) -> None:
 def change_charge(home: SiteHome) -> None:
     with closing(sqlite3.connect(home.ledger_file)) as connection:
         connection.execute("DROP TRIGGER entries_no_UPDATE")
-        connection.execute("UPDATE entries SET event = replace(event, '10.0', '1000.0')")
+        connection.execute("UPDATE entries SET body = replace(body, '10.0', '1000.0')")
         connection.commit()
 
 

@@ -77,7 +77,7 @@ def asked(request: messages.Request | None) -> Asked:
 def reply_to(kind: str) -> Reply:
     common: dict[str, Any] = {"site": SITE, "request": NAME}
     if kind == "declare":
-        return Declared(**common, study_id="heart", patients=210)
+        return Declared(**common, study_id="heart", patients=210, noise_multiplier=4.018)
     if kind == "offer":
         return Standing(**common, study=STUDY, state="approved", at=1_900_000_000)
     if kind == "work":
@@ -149,6 +149,13 @@ def test_every_field_of_every_reply_has_a_rule_and_every_kind_its_body() -> None
         assert set(RULES[kind]) | {"body_sha256"} == set(model.model_fields), kind
 
 
+def test_the_page_for_hospitals_has_the_program_s_own_table() -> None:
+    page = (ROOT / "docs" / "what-leaves.md").read_text(encoding="utf-8")
+    rows = [f"| {kind} | `{name}` | {rule.form} | {rule.why} |" for kind in RULES for name, rule in RULES[kind].items()]
+    rows += [f"| {kind} | *body* | {body.form} | {body.why} |" for kind, body in BODIES.items()]
+    assert {line for line in page.splitlines() if line.startswith(tuple(f"| {kind} |" for kind in RULES))} == set(rows)
+
+
 def test_every_kind_of_reply_is_tried_below() -> None:
     tried = {reply_to(kind).kind for kind in REQUESTS} | {REFUSAL.kind}
     assert tried == set(messages.REPLIES)
@@ -162,6 +169,7 @@ WRONG: tuple[Any, ...] = (
 )  # fmt: skip
 ALLOWED = {
     ("standing", "at"): {4711, 211, 0},
+    ("declared", "noise_multiplier"): {4711.0, 215.0, 210.5},
     ("refusal", "reference"): set(),
     ("refusal", "blames"): {""},
 }
@@ -175,7 +183,7 @@ def test_no_field_takes_a_value_of_another_form(kind: str) -> None:
     for name in RULES[reply.kind]:
         for value in WRONG:
             allowed = ALLOWED.get((reply.kind, name), set())
-            if type(value) in (str, int) and value in allowed:
+            if type(value) in (str, int, float) and value in allowed:
                 continue
             false = reply.model_copy(update={name: value})  # not validated: what a bug could make
             with pytest.raises(IntegrityError, match=r"not|other") as caught:

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federation import Federation, heart_manifest
-from hospital import SITE, Site, code
+from hospital import SITE, Site, code, spend
 
 from fedward.client import datasets
 from fedward.client import node as node_module
 from fedward.client.incidents import Incidents
 from fedward.privacy.canonical import digest
 from fedward.privacy.events import DpEvent
-from fedward.privacy.ledger import Budget, Charge, Ledger
+from fedward.privacy.ledger import Budget, Ledger
 from fedward.privacy.signing import Identity
 from fedward.study import messages, models
 from fedward.study.heart import heart_folder
@@ -85,13 +85,17 @@ def test_a_patient_with_several_encounters_is_registered_and_evaluated_once(site
     site.work(round=ROUNDS + 1, train=False, evaluate=True)
     once = messages.counts_from_bytes(site.body, histogram_shape(site.sealed.manifest))
     csv = own_data(site, tmp_path / "data")
+    own = datasets.find(site.home, "heart-4-hospitals")
     lines = csv.read_text().splitlines()
     mapping = csv.with_name("map.toml")
     csv.write_text("\n".join([*lines, *lines[1:]]))
     mapping.write_text(mapping.read_text().replace("[source]", '[source]\nrows = "encounters"'))
     report = datasets.register(site.home, site.sealed.manifest, csv, mapping, 1).report
     assert (report.patients, report.encounters) == (before.patients, 2 * before.patients)
-    assert datasets.find(site.home, "heart-4-hospitals").patients == before.patients
+    after = datasets.find(site.home, "heart-4-hospitals")
+    assert (after.patients, len({before.cohort, own.cohort, after.cohort})) == (before.patients, 1)
+    assert code(site.work(round=ROUNDS + 1, attempt=2, train=False, evaluate=True)) == "data-changed"
+    site.decide("approved")
     assert isinstance(site.work(round=ROUNDS + 1, attempt=2, train=False, evaluate=True), Result)
     assert np.array_equal(messages.counts_from_bytes(site.body, histogram_shape(site.sealed.manifest)), once)
 
@@ -314,9 +318,12 @@ def test_little_left_means_more_noise_and_the_whole_study_fits(tmp_path: Path) -
 
 def test_too_little_left_ends_at_planning(site: Site) -> None:
     with Ledger.open(site.home.ledger_file) as ledger:
-        ledger.charge(Charge("e" * 64, "earlier", 1, 1, DpEvent(0.407, 1.0, 1)), at=0)  # ε = 9.97 of 10
+        before = ledger.head
+        spend(ledger, DpEvent(0.47, 1.0, 1))  # ε = 8.2 of 10, and the approved study holds 3
+        assert before.sequence + 2 == ledger.head.sequence
+        after = ledger.head
     assert code(site.declare()) == "budget-exhausted"
-    assert site.charges() == [(1, 1)]
+    assert ledger.head == after  # a question costs nothing
 
 
 def test_a_declaration_speaks_of_the_draft_that_it_carries(site: Site) -> None:
@@ -346,6 +353,7 @@ def own_data(site: Site, folder: Path, mark: str = "", patient: str = "") -> Pat
     csv.write_text("\n".join([",".join(mark + name for name in [*header, "notes"]), *rows]))
     mapping.write_text(text)
     datasets.register(site.home, site.sealed.manifest, csv, mapping, 0)
+    site.decide("approved")
     return csv
 
 

@@ -30,7 +30,7 @@ from fedward.client import node as node_module
 from fedward.client.incidents import Incident, Incidents
 from fedward.client.node import SiteNode
 from fedward.privacy.canonical import digest
-from fedward.privacy.ledger import Budget, Ledger
+from fedward.privacy.ledger import Ledger
 from fedward.privacy.secagg import SiteParty
 from fedward.privacy.secagg.coordinator import OpenBatch
 from fedward.server.exchanges import SecureExchange, SetupExchange
@@ -450,17 +450,16 @@ def test_a_slot_whose_attempt_failed_is_gone_and_the_next_one_serves(
     assert charges(hand) == [*before, (1, 2, "train")]
 
 
-def test_an_exhausted_ledger_gives_no_vector(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, budget=Budget(2.0, 1e-3))
+def test_without_a_reservation_there_is_no_vector(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
     ready(federation, secure_study(training={"rounds": 2}))
     hand = Hand(federation)
-    opened, slot = hand.set_up(slots=9), 0
-    while (said := masked(hand, opened, slot)).code == "":
-        slot += 1
-    assert said.code == "budget-exhausted"
-    assert said.body == b""
-    assert 0 < slot < hand.sealed.manifest.planned_attempts
-    assert len(charges(hand)) == slot
+    opened = hand.set_up(slots=9)
+    with federation.sites[SITE].ledger() as ledger:
+        ledger.release(hand.sealed.digest, "expired", at=0)
+    said = masked(hand, opened, 0)
+    assert (said.code, said.body) == ("not-reserved", b"")
+    assert charges(hand) == []
 
 
 def test_attempts_beyond_the_plan_give_no_vector(tmp_path: Path) -> None:

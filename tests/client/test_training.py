@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
+from fedward.client import training
+from fedward.client.closed_form import Batch, layers_of
 from fedward.client.training import train
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.errors import FedwardError
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.manifest import Manifest, parse
-from fedward.study.models import build, dimension, load_vector, to_vector
+from fedward.study.models import BUILT_IN, build, dimension, load_vector, to_vector
 from fedward.study.terms import SiteTerms
 
 ALPHA = 1e-6
@@ -118,13 +120,69 @@ def clipped_sum(gradient: NDArray[np.float64], norm: float) -> NDArray[np.float6
     return np.asarray((gradient * np.minimum(1, norm / sizes)).sum(axis=0))
 
 
+def flat(model: nn.Module) -> NDArray[np.float64]:
+    """The parameters in float64, which `to_vector` would cut to the wire's precision."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()]).double().numpy().copy()
+
+
 def relative(got: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
     return float(np.linalg.norm(got.astype(float) - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+LINEAR = ("logistic-regression", "mlp")
+WAYS = [
+    *((name, "closed-form") for name in LINEAR),
+    *((name, way) for name in STUDIES for way in ("row-gradients", "opacus-hooks")),
+]
+
+
+def test_the_suite_has_every_model_of_the_catalogue() -> None:
+    assert set(STUDIES) == set(BUILT_IN)
+    assert {name for name in STUDIES if layers_of(started(STUDIES[name])) is not None} == set(LINEAR)
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Sends every model down one path; the others refuse."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("another path was taken")
+
+    if request.param == "closed-form":
+        monkeypatch.setattr(training, "_hooked_step", refuse)
+    else:
+        monkeypatch.setattr(training, "layers_of", lambda _: None)
+        monkeypatch.setattr(training, "_closed_step", refuse)
+        monkeypatch.setattr(training, "supported", lambda _: request.param == "row-gradients")
+        other = "GradSampleHooks" if request.param == "row-gradients" else "RowGradients"
+        monkeypatch.setattr(training, other, refuse)
+    return str(request.param)
+
+
+@pytest.mark.parametrize(("name", "path"), WAYS, indirect=["path"])
+@pytest.mark.usefixtures("path")
 class TestEveryModel:
-    """What holds for each model of the catalogue on the private path."""
+    """What holds for each model of the catalogue on each private path that it can take."""
+
+    @pytest.mark.parametrize("owners", [None, [0, 0, 1, 1, 1, 1, 1, 2, 3, 3, 4, 4]], ids=["rows", "encounters"])
+    @pytest.mark.parametrize("quantile", [0.0, 0.5, 1.0], ids=["all-clipped", "half-clipped", "none-clipped"])
+    def test_in_float64_it_agrees_to_the_sixth_digit(
+        self, name: str, path: str, owners: list[int] | None, quantile: float
+    ) -> None:
+        """Opacus's factor C / (‖g‖ + 1e-6) is itself 1e-6 away from C / ‖g‖ where ‖g‖ is near 1, so the oracle has it too."""
+        model, data = started(STUDIES[name]).double(), patients(STUDIES[name], 12)
+        data = data if owners is None else encounters(data, owners)
+        exact = gradients(model, data)
+        sizes = np.linalg.norm(exact, axis=1, keepdims=True)
+        norm = float(np.quantile(sizes, quantile)) * (0.5 if quantile == 0 else 1.0001)
+        wanted = (exact * np.minimum(1, norm / (sizes + 1e-6))).sum(axis=0)
+        step = (training._closed_step if path == "closed-form" else training._hooked_step)(
+            model, terms(clipping_norm=norm), Noise()
+        )
+        base = flat(model)
+        place = None if owners is None else np.array(owners)
+        step(Batch(data.inputs.astype(np.float64), data.outcomes.astype(np.float64), len(data), place))
+        assert relative(base - flat(model), wanted) < 1e-6
 
     @pytest.mark.parametrize("quantile", [0.0, 0.5, 1.0], ids=["all-clipped", "half-clipped", "none-clipped"])
     def test_the_clipped_sum_is_that_of_one_patient_at_a_time(self, name: str, quantile: float) -> None:
@@ -218,6 +276,30 @@ class TestEveryModel:
         assert np.linalg.norm(update.astype(float)) * 50 == pytest.approx(0.01, rel=1e-3)
         assert relative(-update * 50.0, clipped_sum(exact, 0.01)) < 1e-2  # float32 of a small step
 
+    def test_fewer_patients_than_expected_divide_by_the_expected_number(self, name: str) -> None:
+        """N₀ is public; dividing by the true number would tell it."""
+        model, data = started(STUDIES[name]), patients(STUDIES[name], 3)
+        exact = clipped_sum(gradients(model, data), 1.0)
+        update = train(model, data, terms(expected_batch=100.0, learning_rate=1000.0), Noise())
+        assert relative(-update, 1000 * exact / 100) < 1e-5
+
+    def test_the_pull_is_not_clipped_not_noised_and_not_sampled(self, name: str) -> None:
+        """FedProx's is post-processing of the noised sum: a step of nobody still pulls."""
+        noise = Noise(masks=[[True] * 4, [False] * 4])
+        model, data = started(STUDIES[name]), patients(STUDIES[name], 4)
+        first = clipped_sum(gradients(model, data), 0.1)
+        asked = terms(steps=2, learning_rate=0.5, proximal=0.8, clipping_norm=0.1)
+        update = train(model, data, asked, noise)
+        assert relative(update, -0.5 * first * (1 - 0.5 * 0.8)) < 1e-4
+
+    def test_the_released_noise_has_the_variance_that_is_accounted(self, name: str) -> None:
+        z = residuals(name, 40, sigma=3.0, norm=0.5, batch=10.0)
+        assert ALPHA < stats.chi2(z.size).cdf(float((z**2).sum())) < 1 - ALPHA
+        assert stats.kstest(z.reshape(-1), "norm").pvalue > ALPHA
+        # of every parameter by itself: one that were left out of it would drown in the sum
+        assert (z**2).sum(axis=0).min() > stats.chi2(len(z)).ppf(ALPHA / z.shape[1])
+        assert (z**2).sum(axis=0).max() < stats.chi2(len(z)).isf(ALPHA / z.shape[1])
+
     def test_training_changes_no_name_on_the_wire(self, name: str) -> None:
         model = started(STUDIES[name])
         names = [key for key, _ in model.named_parameters()]
@@ -241,14 +323,6 @@ def test_the_update_is_the_difference_that_was_trained() -> None:
     assert np.array_equal(update, to_vector(model) - base)
 
 
-def test_fewer_patients_than_expected_divide_by_the_expected_number() -> None:
-    """N₀ is public; dividing by the true number would tell it."""
-    model, data = started(STUDIES["mlp"]), patients(STUDIES["mlp"], 3)
-    exact = clipped_sum(gradients(model, data), 1.0)
-    update = train(model, data, terms(expected_batch=100.0, learning_rate=1000.0), Noise())
-    assert relative(-update, 1000 * exact / 100) < 1e-5
-
-
 # --- FedProx --------------------------------------------------------------------------------------------------------------
 
 
@@ -269,23 +343,12 @@ def test_the_proximal_pull_is_the_hand_computation(sigma: float) -> None:
     assert relative(train(model, data, asked, Noise()), w - w0) < 1e-5
 
 
-def test_the_pull_is_not_clipped_and_not_sampled() -> None:
-    """It is post-processing of the noised sum: a step of nobody still pulls."""
-    manifest = heart_manifest()
-    noise = Noise(masks=[[True] * 4, [False] * 4])
-    model, data = started(manifest), patients(manifest, 4)
-    first = clipped_sum(gradients(model, data), 0.1)
-    asked = terms(steps=2, learning_rate=0.5, proximal=0.8, clipping_norm=0.1)
-    update = train(model, data, asked, noise)
-    assert relative(update, -0.5 * first * (1 - 0.5 * 0.8)) < 1e-4
-
-
 # --- noise ----------------------------------------------------------------------------------------------------------------
 
 
-def residuals(repeats: int, sigma: float, norm: float, batch: float) -> NDArray[np.float64]:
+def residuals(name: str, repeats: int, sigma: float, norm: float, batch: float) -> NDArray[np.float64]:
     """What `repeats` releases of the same sum differ by from it, in units of σC; shape (repeats, d)."""
-    manifest = STUDIES["mlp"]
+    manifest = STUDIES[name]
     data, draws = patients(manifest, 4), SecureDraws()
     asked = terms(noise_multiplier=sigma, clipping_norm=norm, expected_batch=batch)
     quiet = train(started(manifest), data, asked, Noise()).astype(float)
@@ -293,15 +356,9 @@ def residuals(repeats: int, sigma: float, norm: float, batch: float) -> NDArray[
     return (np.array(noisy) - quiet) * batch / (sigma * norm)
 
 
-def test_the_released_noise_has_the_variance_that_is_accounted() -> None:
-    z = residuals(40, sigma=3.0, norm=0.5, batch=10.0)
-    assert ALPHA < stats.chi2(z.size).cdf(float((z**2).sum())) < 1 - ALPHA
-    assert stats.kstest(z.reshape(-1), "norm").pvalue > ALPHA
-
-
 def test_noise_is_never_the_same_twice() -> None:
     """Across rounds, sites and restarts: every release has noise of its own."""
-    z = residuals(12, sigma=1.0, norm=1.0, batch=1.0)
+    z = residuals("mlp", 12, sigma=1.0, norm=1.0, batch=1.0)
     correlation = np.corrcoef(z)[np.triu_indices(len(z), 1)]
     assert np.abs(correlation).max() < 6 / np.sqrt(z.shape[1])
     assert len(np.unique(z.round(6))) > 0.99 * z.size

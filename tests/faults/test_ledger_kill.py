@@ -12,10 +12,11 @@ import pytest
 
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.events import DpEvent
-from fedward.privacy.ledger import Budget, Charge, Ledger
+from fedward.privacy.ledger import Budget, Charge, Ledger, Reservation
 
 BUDGET = Budget(50.0, 1e-5)
 EVENT = DpEvent(30.0, 1.0, 1)
+STUDY = "a" * 64
 KILLS = int(os.environ.get("FEDWARD_KILLS", "10"))
 
 
@@ -23,7 +24,7 @@ def charge_for_ever(path: Path, life: int, acknowledge: int) -> None:
     """The child: charges, and writes a line only once the receipt is in its hands."""
     with Ledger.open(path) as ledger:
         for round_ in range(100_000):
-            receipt = ledger.charge(Charge(f"{life:064x}", "kill", round_, 0, EVENT), at=life)
+            receipt = ledger.charge(Charge(STUDY, "kill", round_, life, EVENT), at=life)
             os.write(acknowledge, f"{receipt.sequence} {receipt.entry_digest}\n".encode())
 
 
@@ -48,7 +49,8 @@ def one_life(path: Path, life: int, seconds: float) -> list[str]:
 @pytest.mark.timeout(180 + 5 * KILLS)
 def test_kill_9_never_loses_an_acknowledged_charge(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
-    Ledger.create(path, budget=BUDGET, lineage="kill").close()
+    with Ledger.create(path, budget=BUDGET, lineage="kill") as made:
+        made.reserve(Reservation(STUDY, "kill", (DpEvent(30.0, 1.0, 20_000),), 10**10, "c" * 64), at=0)
     epsilon([EVENT], BUDGET.delta)  # the children inherit the loaded accountant, so that they spend their life charging
     moment = random.Random(20240607)  # noqa: S311 - only the moments of the kills
     acknowledged: list[str] = []

@@ -52,11 +52,42 @@ def test_each_slice_s_auroc_is_scikit_learn_s_on_the_pooled_patients() -> None:
         assert (row.positives, row.negatives) == (int(outcomes[mask].sum()), int((1 - outcomes[mask]).sum()))
 
 
-def test_the_brier_score_needs_no_interval() -> None:
-    row = rows("brier")["everybody"]
-    assert (row.low, row.high) == (None, None)
-    assert row.value is not None
-    assert 0 < row.value < 0.3
+def test_every_metric_has_a_row_for_every_slice_and_gaps_have_one_for_every_attribute() -> None:
+    found = evaluate(MANIFEST, 4, NAMES, TOTAL).metrics
+    metrics = {row.name for row in found if row.slice == "everybody"}
+    assert metrics >= {"auroc", "auprc", "brier", "calibration_gap", "calibration_error", "sensitivity", "specificity"}
+    gaps = {"demographic_parity_gap", "equal_opportunity_gap", "equalized_odds_gap"}
+    assert {row.name for row in found} == metrics | gaps
+    for name in metrics:
+        assert tuple(rows(name)) == slice_names(MANIFEST)
+    for name in gaps:
+        assert set(rows(name)) == {group.column for group in MANIFEST.fairness.groups}
+    for row in found:
+        assert row.value is not None
+        assert row.low is not None
+        assert row.high is not None
+        assert row.low <= row.value <= row.high
+        assert (row.low, row.high) != (row.value, row.value)
+
+
+def test_the_same_counts_give_the_same_intervals() -> None:
+    assert evaluate(MANIFEST, 4, NAMES, TOTAL, 2.0) == evaluate(MANIFEST, 4, NAMES, TOTAL, 2.0)
+
+
+def test_noise_widens_every_interval_and_gives_no_negative_patients() -> None:
+    noisy = TOTAL + np.random.default_rng(0).integers(-3, 4, TOTAL.shape)
+    noisy[1, :, 1] = -4  # a group whose counted positives are less than none
+    exact = {(row.slice, row.name): row for row in evaluate(MANIFEST, 4, NAMES, TOTAL).metrics}
+    found = evaluate(MANIFEST, 4, NAMES, noisy, 2.0).metrics
+    assert all(row.positives >= 0 and row.negatives >= 0 for row in found)
+    for row in found:
+        if row.slice == "everybody" and row.low is not None and row.high is not None:
+            before = exact[row.slice, row.name]
+            assert before.high is not None
+            assert before.low is not None
+            assert row.high - row.low > before.high - before.low
+    undefined = {row.name for row in found if row.slice == "sex=female" and row.value is None}
+    assert undefined >= {"auroc", "sensitivity"}
 
 
 def test_only_the_sum_is_kept() -> None:
@@ -70,6 +101,8 @@ def test_a_slice_without_both_outcomes_has_no_number() -> None:
     nobody = np.zeros(histogram_shape(MANIFEST), dtype=np.int64)
     found = evaluate(MANIFEST, 0, ("va",), nobody).metrics
     assert {(row.value, row.low, row.high, row.positives, row.negatives) for row in found} == {(None, None, None, 0, 0)}
+    noisy = nobody + np.random.default_rng(3).integers(-5, 6, nobody.shape)
+    assert {row.value for row in evaluate(MANIFEST, 0, ("va",), noisy, 3.2).metrics} == {None}
 
 
 @pytest.mark.parametrize("total", [TOTAL[:, :-1], TOTAL[:-1], TOTAL.reshape(-1)])

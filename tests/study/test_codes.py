@@ -15,8 +15,8 @@ from fedward.study.codes import CODES, INTERNAL_ERROR
 ROOT = Path(__file__).parents[2]
 
 NOT_SENT = {
-    # Of the command line and of files that a person handles: a node raises none of them while it answers.
-    "error", "usage", "no-evidence", "damaged-evidence", "damaged-record", "incident-not-recorded",
+    # Of the command line, the log and files that a person handles: a node raises none of them while it answers.
+    "error", "usage", "no-evidence", "damaged-evidence", "damaged-record", "incident-not-recorded", "thread-failed",
     # The door's own: it leaves as internal-error.
     "not-allowed-out",
 }  # fmt: skip

@@ -19,13 +19,13 @@ from fedward.study.metrics import (
     Z95,
     auroc,
     bin_centres,
-    brier,
     exact_auroc,
     histogram,
     histogram_shape,
     slice_names,
     suppress_small,
 )
+from fedward.study.metrics.measures import brier
 
 
 def sample(n: int, seed: int, shift: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
@@ -143,8 +143,8 @@ def test_exact_auroc_of_nobody_is_none() -> None:
 def test_brier_equals_scikit_learn_at_the_middles_of_the_bins() -> None:
     scores, outcomes = sample(200, 3)
     expected = brier_score_loss(outcomes, middles_of(scores, 50))
-    assert brier(everybody(scores, outcomes, 50)) == pytest.approx(expected, abs=1e-12)
-    assert brier(np.zeros((10, 2), dtype=np.int64)) is None
+    assert brier(everybody(scores, outcomes, 50), bin_centres(50)) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(brier(np.zeros((10, 2), dtype=np.int64), bin_centres(10)))
 
 
 # --- histograms -----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from fedward.privacy.errors import FedwardError, InputError, UnreachableError
 from fedward.server.coordinator import LocalCoordinator
 from fedward.server.home import CoordinatorHome
 from fedward.server.views import StudyView
+from fedward.simulations.folders import hospitals
 from fedward.study.files import write_atomic
 from fedward.study.manifest import Manifest, parse, read_text
 
@@ -65,22 +66,6 @@ def demo_study(source: Path, target: Path, *, rounds: int | None, epsilon: float
     path = target / "study.toml"
     write_atomic(path, tomli_w.dumps(data).encode())
     return path
-
-
-def hospitals(source: Path) -> list[str]:
-    """The names of the hospitals whose data lies in a folder.
-
-    Raises:
-        InputError: there is none, or one lacks its mapping.
-    """
-    names = sorted(path.name.removesuffix(".csv") for path in source.glob("*.csv"))
-    lacking = [name for name in names if not (source / f"{name}.mapping.toml").is_file()]
-    if lacking or not names:
-        raise InputError(
-            f"no {lacking[0]}.mapping.toml in {source}" if lacking else f"no hospital's data in {source}",
-            expected="NAME.csv and NAME.mapping.toml for each hospital",
-        )
-    return names
 
 
 class DemoFederation:

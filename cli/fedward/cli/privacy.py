@@ -57,7 +57,7 @@ def probe(
         float, typer.Option(help="1 − the chance that a right mechanism is found wrong in a run.")
     ] = 0.95,
     path: Annotated[
-        TrainingPath, typer.Option(help="The training path: closed-form for linear layers, hooks for all others.")
+        TrainingPath, typer.Option(help="The training path: closed-form as for linear layers, hooks as for all others.")
     ] = TrainingPath.CLOSED_FORM,
     encounters: Annotated[
         int, typer.Option(min=1, max=20, help="Rows of each canary; the unit stays the patient.")

@@ -359,10 +359,12 @@ def _charge_row(entry: Entry) -> tuple[str, ...]:
 
 def _mechanism(event: Event | None) -> tuple[str, str]:
     """Noise and repetitions of a charge, as the table shows them."""
-    from fedward.privacy.events import DpEvent
+    from fedward.privacy.events import DpEvent, SharedEvent
 
     if event is None:
         return "none", "-"
+    if isinstance(event, SharedEvent):
+        return f"{event.noise_multiplier:g} of {event.sites} sites", f"1 x {event.steps}"
     if isinstance(event, DpEvent):
         return f"{event.noise_multiplier:g}", f"{event.sampling_rate:g} x {event.steps}"
     return f"{event.deviation:g} a count", f"{event.coordinates} x {event.steps}"

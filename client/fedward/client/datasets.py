@@ -15,10 +15,12 @@ from typing import Annotated
 import pandas as pd
 from pydantic import Field
 
+from fedward.client.cohort import fingerprint
 from fedward.client.home import SiteHome
 from fedward.client.mapping import load_mapping
 from fedward.client.quality import QualityReport
 from fedward.client.sources import read_site_table
+from fedward.privacy.canonical import digest_of
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.study.encoding import Encoded, encode
 from fedward.study.files import read_model, write_atomic
@@ -41,12 +43,19 @@ class Dataset(Part):
     csv_sha256: Annotated[str, Field(pattern=HEX_KEY)]
     mapping_sha256: Annotated[str, Field(pattern=HEX_KEY)]
     patients: Annotated[int, Field(ge=1)]
+    cohort: Annotated[str, Field(pattern=HEX_KEY)]
+    """Which patients, by `cohort.fingerprint`."""
     registered_at: Annotated[int, Field(ge=0)]
 
     @property
     def declared_patients(self) -> int:
         """The count that may leave."""
         return declared(self.patients)
+
+    @property
+    def digest(self) -> str:
+        """What a person saw when they reviewed a study: file, mapping and patients."""
+        return digest_of([self.csv_sha256, self.mapping_sha256, self.cohort])
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ def register(home: SiteHome, manifest: AnyManifest, csv: Path, mapping: Path, at
         csv_sha256=csv_sha256,
         mapping_sha256=mapping_sha256,
         patients=table.report.patients,
+        cohort=fingerprint([str(patient) for patient in table.frame.index], home.patient_key()),
         registered_at=at,
     )
     write_atomic(_file(home, manifest.study.id), json.dumps(dataset.model_dump(), indent=1).encode(), 0o600)

@@ -6,6 +6,7 @@ import json
 import logging
 import secrets
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
@@ -19,6 +20,21 @@ class _Quiet(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  # logging's name
         sys.stderr.write("the site's log cannot be written: is its disk full?\n")
+
+
+class _Library(logging.Handler):
+    """What libraries log becomes a line of the site's log."""
+
+    def __init__(self, log: SiteLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001  # a library's broken line is not worth the node
+            text = "a line that cannot be shown as text"
+        self._log.write("library", text, kind=record.name)
 
 
 class SiteLog:
@@ -45,6 +61,22 @@ class SiteLog:
             text, trace = "this error cannot be shown as text", ""
         self.write("error", text, reference=reference, kind=type(error).__name__, trace=trace, **fields)
         return reference
+
+    def take_over(self) -> None:
+        """From now on this process writes here what Python and its libraries would print: it may quote a patient's values.
+
+        Warnings, libraries' log lines, and errors that end a thread. For a node's process, which prints nothing else.
+        """
+        library = _Library(self)
+        for name in (None, "flwr", "py.warnings"):
+            logging.getLogger(name).handlers[:] = [library] if name is None else []
+            logging.getLogger(name).propagate = True
+        logging.captureWarnings(True)
+        threading.excepthook = self._thread_failed
+
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            self.error(args.exc_value, code="thread-failed")
 
     def close(self) -> None:
         self._handler.close()

@@ -24,8 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client import approvals, datasets
-from fedward.client.budgets import calibrated
+from fedward.client import approvals, budgets, datasets
 from fedward.client.door import Asked, Released, release
 from fedward.client.exploring import answer, check_request
 from fedward.client.home import SiteHome
@@ -54,6 +53,7 @@ from fedward.study.messages import (
     Advertise,
     Declare,
     Declared,
+    Ended,
     Masked,
     Offer,
     Refusal,
@@ -179,6 +179,8 @@ class SiteNode:
             return self._declare(request, body, name), b""
         if isinstance(request, Offer):
             return self._consider(request, body, name), b""
+        if isinstance(request, Ended):
+            return self._end(request, name), b""
         if isinstance(request, Work):
             return self._work(request, body, name)
         if isinstance(request, Masked):
@@ -197,7 +199,10 @@ class SiteNode:
         dataset = datasets.find(self._home, request.study_id)
         if isinstance(manifest, Exploration):
             _refuse_for(exploring_objections(policy, manifest, load_mapping(Path(dataset.mapping)).origin))
-        noise = calibrated(self._ledger, manifest)
+        delta = manifest.privacy.delta
+        if delta is not None and not delta * dataset.declared_patients < 1:  # the rounded count: it tells no more of N
+            raise RefusalError("the study's δ is not below 1/N", got=f"{delta:g}", code="policy-delta")
+        noise = budgets.calibrated(self._ledger, manifest, at=int(self._clock()))
         self._log.write("declared", study=request.study_id, patients=dataset.declared_patients, noise=noise)
         return Declared(
             site=self._kit.site,
@@ -221,9 +226,21 @@ class SiteNode:
         sealed = approvals.receive(self._home, body, from_text(request.signature, "the manifest's signature"))
         decision = approvals.decision_on(self._home, sealed.digest)
         state: approvals.State = "pending" if decision is None else decision.state
+        if state == "approved" and budgets.stopped_before(self._ledger, sealed.digest):
+            dataset = datasets.find(self._home, sealed.manifest.study.id)
+            budgets.reserve(self._home, sealed, dataset.cohort, at=int(self._clock()))
         self._log.write("offered", sealed.manifest.study.title, study=sealed.digest, state=state)
         at = int(self._clock()) if decision is None else decision.at
         return Standing(site=self._kit.site, request=name, study=sealed.digest, state=state, at=at)
+
+    def _end(self, request: Ended, name: str) -> Standing:
+        """Give free what an ended study did not charge; a stopped one is held again when its coordinator continues it."""
+        at = int(self._clock())
+        self._ledger.release(request.study, request.reason, at=at)
+        decision = approvals.decision_on(self._home, request.study)
+        state: approvals.State = "pending" if decision is None else decision.state
+        self._log.write("ended", request.reason, study=request.study)
+        return Standing(site=self._kit.site, request=name, study=request.study, state=state, at=at)
 
     def _work(self, request: Work, body: bytes, name: str) -> tuple[Result, bytes]:
         sealed = self._admit(request)
@@ -335,7 +352,8 @@ class SiteNode:
         if request.evaluate:
             unseen = cohort.held_out.last_encounters()
             scores = models.scores(model, unseen.inputs)
-            counts = histogram(scores, unseen.outcomes, unseen.membership, sealed.manifest.evaluation.bins)
+            plan = sealed.manifest.evaluation
+            counts = histogram(scores, unseen.outcomes, unseen.membership, plan.bins, plan.temper)
         if request.train:
             terms = site_terms(sealed, self._kit.site)
             update = np.asarray(train(model, cohort.training, terms, self._draws), dtype=np.float32)
@@ -356,8 +374,9 @@ class SiteNode:
         if self._clock() >= sealed.expires_at:
             raise RefusalError("the study has expired", remedy="ask for a new proposal", code="expired")
         dataset = datasets.find(self._home, sealed.manifest.study.id)
-        found = approvals.objections_here(self._home, sealed, dataset)
-        _refuse_for(found)
+        if sealed.manifest.privacy.epsilon is not None:
+            budgets.check_delta(self._ledger, dataset.patients)
+        _refuse_for(approvals.objections_here(self._home, sealed, dataset))
         return sealed
 
     def _admit(self, request: Work | Masked) -> AnySealed:
@@ -400,7 +419,7 @@ class SiteNode:
             purpose=purpose,
         )
         receipt = self._ledger.charge(charge, at=int(self._clock()))
-        self._log.write("charged", purpose, study=sealed.digest, round=request.round, epsilon=receipt.epsilon_after)
+        self._log.write("charged", purpose, study=sealed.digest, round=request.round, entry=receipt.sequence)
 
     def _cohort(self, sealed: SealedManifest) -> _Cohort:
         dataset = datasets.find(self._home, sealed.manifest.study.id)

@@ -46,6 +46,7 @@ def run_node(home: SiteHome, report: Callable[[str], None]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with _alone(home):
         log = SiteLog(home.log_file)
+        log.take_over()
         node = SiteNode(home, log, SecureDraws())
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

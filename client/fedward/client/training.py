@@ -38,6 +38,11 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing", catego
 _NOISE_AHEAD = 4096
 
 
+def noise_ahead(steps: int, size: int) -> int:
+    """For how many of a round's steps noise is drawn at once: of a small model several, for a call costs more than its draws."""
+    return max(1, min(steps, _NOISE_AHEAD // max(1, size)))
+
+
 class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
     """Opacus's optimiser with noise from the injected draws; hooks and accounting calls stay as they are."""
 
@@ -51,7 +56,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         self._draws = draws
         self._noise: Iterator[NDArray[np.float64]] = iter(())
         self._size = sum(parameter.numel() for parameter in self.params)
-        self._ahead = max(1, min(terms.steps, _NOISE_AHEAD // max(1, self._size)))
+        self._ahead = noise_ahead(terms.steps, self._size)
 
     def add_noise(self) -> None:
         noise = self._draw()
@@ -63,7 +68,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
             parameter.summed_grad._processed = True  # as Opacus's own add_noise marks it
 
     def _draw(self) -> NDArray[np.float64]:
-        """One step's noise, shape (d,) float64; of a small model for several steps at a time: a call costs more than its draws."""
+        """One step's noise, shape (d,) float64."""
         row = next(self._noise, None)
         if row is None:
             deviation = self.noise_multiplier * self.max_grad_norm

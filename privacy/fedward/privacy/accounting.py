@@ -9,7 +9,8 @@ changes moves by the whole sensitivity, since the noise is log-concave: its loss
 et al., arXiv 2207.04380) on a grid of 1e-3: never below the true ε but for floating-point round-off, which the bounds on δ
 and on the grid keep far below the 1e-4 that every ε is rounded up to. Rényi DP (Mironov et al., arXiv 1908.10530, with the
 conversion of Canonne, Kamath & Steinke, arXiv 2004.00010, Prop. 12) is also an upper bound; it decides where the grid
-cannot. GDP's central limit under-reports and is not here.
+cannot, and wherever noise is shared: of sums of discrete Gaussians only zCDP is proven (`concentrated`). GDP's central
+limit under-reports and is not here.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.privacy.concentrated import concentration
 from fedward.privacy.errors import InputError, RefusalError
-from fedward.privacy.events import CountEvent, DpEvent, Event, History, number
+from fedward.privacy.events import CountEvent, DpEvent, Event, History, SharedEvent, View, in_view, number
 from fedward.privacy.populations import histories
 
 _log = logging.getLogger(__name__)
@@ -39,7 +41,9 @@ _SMALLEST_GRID_DELTA = 1e-10
 # Above this ε a finer answer than RDP's is of no use, and the grid grows without bound.
 _LARGEST_GRID_EPSILON = 60.0
 # Integer orders are finite sums. Fractional ones under 2 do not converge in dp_accounting's series and are left out.
-_ORDERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, *map(float, range(5, 64)), 80.0, 128.0, 256.0, 512.0, 1024.0)
+ORDERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, *map(float, range(5, 64)), 80.0, 128.0, 256.0, 512.0, 1024.0)
+# Where the divergence is a line through the origin every order is known, and a fine choice loses nothing.
+_FINE_ORDERS = tuple(1 + np.geomspace(1e-2, 1e6, 800))
 # Round-off of one step's log-moment, added so that a difference of nearly equal numbers cannot read as "free".
 _MOMENT_ROUND_OFF = 1e-13
 # Range and resolution of proposed noise multipliers.
@@ -52,28 +56,29 @@ _SIGMA_STEPS = 1000
 Schedule = Callable[[float], Sequence[Event]] | tuple[float, int]
 
 
-def epsilon(history: Sequence[Event], delta: float) -> float:
+def epsilon(history: Sequence[Event], delta: float, view: View = "coordinator") -> float:
     """The gate's ε of a history: PLD, or RDP where PLD cannot be trusted.
 
-    RDP decides, with a line in the log when that was a failure, if δ is below 1e-10, if RDP's own ε exceeds 60, or if
-    the grid fails numerically. Both are upper bounds, so the change never under-reports.
+    RDP decides, with a line in the log when that was a failure, if noise is shared, if δ is below 1e-10, if RDP's own ε
+    exceeds 60, or if the grid fails numerically. Both are upper bounds, so the change never under-reports.
 
     Args:
         history: events in any order; none means nothing was spent.
         delta: δ in (0, 1).
+        view: against whom, where noise is shared.
 
     Returns:
         ε, rounded up to 1e-4; `inf` if no finite bound is known.
 
     Raises:
-        InputError: `delta` is outside (0, 1).
+        InputError: `delta` is outside (0, 1), or there is no such view.
     """
     _check_delta(delta)
-    return _worst(_gate, history, delta)
+    return _worst(_gate, in_view(history, view), delta)
 
 
 def epsilon_pld(history: Sequence[Event], delta: float) -> float:
-    """Pessimistic PLD ε, rounded up to 1e-4; arguments as `epsilon`.
+    """Pessimistic PLD ε, rounded up to 1e-4; arguments as `epsilon`. Of shared noise only a sanity check: as if continuous.
 
     Raises:
         InputError: `delta` is outside (0, 1).
@@ -93,7 +98,14 @@ def epsilon_rdp(history: Sequence[Event], delta: float) -> float:
     return _round_up(_worst(_rdp_epsilon, history, delta))
 
 
-def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delta: float) -> float:
+def calibrate(
+    history: Sequence[Event],
+    schedule: Schedule,
+    epsilon: float,
+    delta: float,
+    *,
+    also: Callable[[Sequence[Event]], bool] = lambda _: True,
+) -> float:
     """The smallest noise multiplier at which a schedule, after all that was spent before, stays within ε.
 
     Args:
@@ -101,6 +113,8 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
         schedule: the events of the whole study, spare attempts included, as a function of σ; or (q, steps).
         epsilon: the target for history and schedule together.
         delta: δ in (0, 1).
+        also: what else the schedule's events must pass, such as the `Gate.fits` of a ledger; true for less noise implies true
+            for more.
 
     Returns:
         σ between 0.1 and 1e4, rounded up to three decimals; the gate holds at exactly this value.
@@ -123,7 +137,8 @@ def calibrate(history: Sequence[Event], schedule: Schedule, epsilon: float, delt
     plan = schedule if callable(schedule) else _constant(*schedule)
 
     def fits(thousandths: int) -> bool:
-        return _worst(_gate, (*past, *plan(thousandths / _SIGMA_STEPS)), delta) <= epsilon
+        events = tuple(plan(thousandths / _SIGMA_STEPS))
+        return _worst(_gate, (*past, *events), delta) <= epsilon and also(events)
 
     found = _smallest(fits, round(SMALLEST_SIGMA * _SIGMA_STEPS), round(LARGEST_SIGMA * _SIGMA_STEPS))
     if found is None:
@@ -180,7 +195,8 @@ def _left(budget: float, spent: float) -> float:
 @lru_cache(maxsize=1024)
 def _gate(merged: History, delta: float) -> float:
     bound = _rdp_epsilon(merged, delta)
-    if delta < _SMALLEST_GRID_DELTA or not bound <= _LARGEST_GRID_EPSILON:
+    shared = any(isinstance(event, SharedEvent) for event in merged)
+    if shared or delta < _SMALLEST_GRID_DELTA or not bound <= _LARGEST_GRID_EPSILON:
         return _round_up(bound)
     try:
         return _round_up(_pld_epsilon(merged, delta))
@@ -215,6 +231,8 @@ def _composed(merged: History) -> Any:
 def _repeated(event: Event) -> Any:
     if isinstance(event, CountEvent):
         return _single_count(event.deviation, event.sensitivity).self_compose(event.coordinates * event.steps)
+    if isinstance(event, SharedEvent):
+        return _single(event.pool_noise / math.sqrt(event.steps), 1.0)
     if event.sampling_rate == 1.0:
         # n Gaussians without sampling are exactly one with σ/√n.
         return _single(event.noise_multiplier / math.sqrt(event.steps), 1.0)
@@ -254,31 +272,51 @@ def _single_count(deviation: float, sensitivity: int) -> Any:
 def _rdp_epsilon(merged: History, delta: float) -> float:
     from dp_accounting.rdp import rdp_privacy_accountant  # noqa: PLC0415 - imports scipy.stats, a second
 
-    total = np.zeros(len(_ORDERS))
-    for event in merged:
-        total += event.steps * _moments_of(event)
-    value, _ = rdp_privacy_accountant.compute_epsilon(_ORDERS, total, delta)
+    rhos = [concentration(event) for event in merged]
+    orders, total = ORDERS, np.zeros(len(ORDERS))
+    if None in rhos:
+        for event in merged:
+            total += event.steps * _moments_of(event)
+    else:
+        orders = _FINE_ORDERS
+        total = np.asarray(orders) * sum(event.steps * (rho or 0.0) for event, rho in zip(merged, rhos, strict=True))
+    value, _ = rdp_privacy_accountant.compute_epsilon(orders, total, delta)
     return float(value) if value >= 0 else math.inf
 
 
+def divergence(event: Event, order: float) -> float:
+    """Rényi divergence of one step of an event at an order above 1, rounded up; `inf` where it is not known."""
+    if order in ORDERS:
+        return float(_moments_of(event)[ORDERS.index(order)])
+    rho = concentration(event)
+    if isinstance(event, DpEvent) and rho is None:
+        return float(_at_orders(event.noise_multiplier, event.sampling_rate, (order,))[0])
+    return order * (math.inf if rho is None else rho)
+
+
 def _moments_of(event: Event) -> NDArray[np.float64]:
-    """Rényi divergence of one step at each of `_ORDERS`."""
-    if isinstance(event, DpEvent):
+    """Rényi divergence of one step at each of `ORDERS`."""
+    rho = concentration(event)
+    if isinstance(event, DpEvent) and rho is None:
         return _moments(event.noise_multiplier, event.sampling_rate)
-    # Canonne, Kamath & Steinke 2020, theorem 4: Δ²/(2σ²)-zCDP, like the continuous Gaussian.
-    rho = event.coordinates * event.sensitivity**2 / (2 * event.deviation**2)
-    return np.asarray(_ORDERS) * (rho * (1 + 1e-12))
+    return np.asarray(ORDERS) * (math.inf if rho is None else rho)
 
 
 @lru_cache(maxsize=1024)
 def _moments(sigma: float, q: float) -> NDArray[np.float64]:
-    """Rényi divergence of one step at each of `_ORDERS`, rounded up; `inf` where it is not known."""
+    """Rényi divergence of one step at each of `ORDERS`, rounded up; `inf` where it is not known."""
+    return _at_orders(sigma, q, ORDERS)
+
+
+def _at_orders(sigma: float, q: float, orders: tuple[float, ...]) -> NDArray[np.float64]:
     import dp_accounting  # noqa: PLC0415 - imports scipy.stats, a second
     from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415
 
-    accountant = RdpAccountant(list(_ORDERS))
+    # An order whose series does not converge is infinite here; absl would tell each time, on standard error.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    accountant = RdpAccountant(list(orders))
     event = dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(sigma))
     with np.errstate(all="ignore"):
         moments = np.asarray(accountant.compose(event).rdp, dtype=np.float64)
     moments = np.where(np.isnan(moments), np.inf, np.maximum(moments, 0.0))
-    return np.asarray(moments + _MOMENT_ROUND_OFF / (np.asarray(_ORDERS) - 1.0))
+    return np.asarray(moments + _MOMENT_ROUND_OFF / (np.asarray(orders) - 1.0))

@@ -1,6 +1,7 @@
 """What a ledger counts: noisy sums, each described by its mechanism. Events are stored; ε is derived (`accounting`).
 
-`DpEvent` is a Poisson-sampled Gaussian sum of clipped gradients, `CountEvent` integer sums under discrete Gaussian noise.
+`DpEvent` is a Poisson-sampled Gaussian sum of clipped gradients, `CountEvent` integer sums under discrete Gaussian noise,
+`SharedEvent` a secure integer sum whose noise comes from several sites.
 Neighbours differ by one patient, added or removed. An event's canonical form, `to_record`, is what ledgers keep and digest.
 
 Every patient of a hospital has a fixed position in [0, 1), a keyed hash of the patient's id. An event's `share` says which
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from dataclasses import fields as fields_of
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from fedward.privacy.errors import InputError
 
@@ -23,6 +24,10 @@ from fedward.privacy.errors import InputError
 MOST_STEPS = 10**9
 # Above this a patient's part of an integer sum is no count or bounded value any more.
 MOST_SENSITIVITY = 10**6
+# More hospitals than any federation has.
+MOST_SITES = 1000
+# On every grid that shared noise allows, this is more than the half unit from which on sums of discrete Gaussians are bounded.
+LEAST_OWN_NOISE = 0.005
 
 Share: TypeAlias = tuple[float, float]
 EVERYBODY: Share = (0.0, 1.0)
@@ -107,9 +112,64 @@ class CountEvent(_OverShare):
         _check_whole(self.steps, "steps", MOST_STEPS)
 
 
-Event: TypeAlias = DpEvent | CountEvent
-EVENTS: tuple[type[DpEvent] | type[CountEvent], ...] = (DpEvent, CountEvent)
+@dataclass(frozen=True)
+class SharedEvent(_OverShare):
+    """`steps` secure sums of clipped gradients, to which every site adds discrete Gaussian noise of its own (`shared_noise`).
+
+    What they cost depends on who looks (`View`): against the coordinator, outsiders and the colluders that the study names,
+    the noise of `sites` honest sites protects a patient; against everyone else colluding, the own site's alone.
+
+    Attributes:
+        noise_multiplier: σ_own, the standard deviation of one site's noise over the sensitivity, grid included; at least 0.005.
+        sites: the honest sites that are sure to be in the sum, the patient's own included; at least 1.
+        steps: how many such sums, at least 1.
+        share: the positions of the patients that it is over; everybody's unless said.
+
+    Raises:
+        InputError: a value is outside its range, NaN included.
+    """
+
+    KIND: ClassVar[str] = "shared"
+
+    noise_multiplier: float
+    sites: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sigma = number(self.noise_multiplier, "noise_multiplier")
+        if not sigma >= LEAST_OWN_NOISE:
+            raise InputError("noise_multiplier is too small", expected=f"at least {LEAST_OWN_NOISE:g}", got=repr(sigma))
+        object.__setattr__(self, "noise_multiplier", sigma)
+        _check_whole(self.sites, "sites", MOST_SITES)
+        _check_whole(self.steps, "steps", MOST_STEPS)
+
+    @property
+    def pool_noise(self) -> float:
+        """σ_pool: the noise of all those sites together over the sensitivity."""
+        return math.sqrt(self.sites) * self.noise_multiplier
+
+
+Event: TypeAlias = DpEvent | CountEvent | SharedEvent
+EVENTS: tuple[type[DpEvent] | type[CountEvent] | type[SharedEvent], ...] = (DpEvent, CountEvent, SharedEvent)
 History: TypeAlias = tuple[Event, ...]
+
+View: TypeAlias = Literal["coordinator", "everyone"]
+"""Who looks: "coordinator" is the coordinator, outsiders and the colluders that a study with shared noise names; "everyone" is
+everyone outside the patient's hospital together, all other hospitals included. Noise that is not shared is the same in both."""
+
+
+def in_view(history: Iterable[Event], view: View) -> History:
+    """The history as an adversary meets it: against everyone else together, only the own site's noise is left.
+
+    Raises:
+        InputError: there is no such view.
+    """
+    if view not in ("coordinator", "everyone"):
+        raise InputError("there is no such view", expected="coordinator or everyone", got=repr(view)[:80])
+    if view == "coordinator":
+        return tuple(history)
+    return tuple(replace(event, sites=1) if isinstance(event, SharedEvent) else event for event in history)
 
 
 def merge(history: Iterable[Event]) -> History:

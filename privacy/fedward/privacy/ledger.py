@@ -1,21 +1,25 @@
-"""The privacy ledger of one hospital's patients: what was charged, in an append-only chain on disk.
+"""The privacy ledger of one hospital's patients: what was charged and what is reserved, in an append-only chain on disk.
 
 One ledger belongs to one lineage of patients for its whole life and holds **events** (such as σ, q, steps), never ε; ε is derived
 by `accounting` each time it is asked for. The rules:
 
-1. Check, append, fsync, then return. Only after `charge` has returned may the data be read. Whatever fails before leaves
+1. A study's whole schedule is reserved when it is approved, if it fits beside all that was charged and reserved before
+   (`shares.Gate`). Charges draw from their study's reservation; what a study never charged is free again once it is released.
+2. Check, append, fsync, then return. Only after `charge` has returned may the data be read. Whatever fails before leaves
    either nothing or a charge that counts although nobody was told: over-counted, never under-counted.
-2. Nothing is changed or taken back. Triggers refuse UPDATE and DELETE; every entry's digest covers its fields and the
-   entry before it, and the first one covers the budget, the lineage and the format.
-3. The newest digest is also kept in a second file, `<ledger>.head`, written after the commit. A chain one entry ahead of
+3. Nothing is changed or taken back. Triggers refuse UPDATE and DELETE; every entry's digest covers its fields and the
+   entry before it, and the first one covers the budget, the lineage, the filter's order and the format.
+4. The newest digest is also kept in a second file, `<ledger>.head`, written after the commit. A chain one entry ahead of
    its head is what a crash between the two leaves, and is mended. A chain behind its head has been rolled back.
-4. One `BEGIN IMMEDIATE` transaction holds check and append, so two processes cannot spend the same remainder. No entry
-   is appended before the head has reached the entry before it; so a head is never further behind than one.
+5. One `BEGIN IMMEDIATE` transaction holds check and append of one entry, so two processes cannot spend the same remainder. No
+   entry is appended before the head has reached the entry before it; so a head is never further behind than one.
 
 The chain has no key: who can write both files can write a new history. Against that, `head` is given to others to countersign,
-and `verify` takes what they countersigned. The module reads no clock.
+and `verify` takes what they countersigned. The module reads no clock: `at` says when it is, and where it may be left out,
+no reservation is taken as expired.
 
-What a chain is stands in `chain`, its files in `ledgerfile`; the transactions, and so SQLAlchemy, are here.
+What an entry says stands in `entries`, what a chain is in `chain`, who holds what in `shares`, the files in `ledgerfile`; the
+transactions, and so SQLAlchemy, are here.
 """
 
 from __future__ import annotations
@@ -24,10 +28,9 @@ import math
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,22 +40,21 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from fedward.privacy.accounting import epsilon
-from fedward.privacy.chain import (
-    FORMAT,
-    Budget,
-    Chain,
-    Charge,
-    Entry,
-    Head,
+from fedward.privacy.chain import FORMAT, Budget, Chain, Charge, Entry, Head, Recovery, Release, Reservation
+from fedward.privacy.durable import sync_folder
+from fedward.privacy.entries import (
+    Reason,
+    What,
     broken,
-    check_count,
+    check_digest,
+    check_order,
     check_text,
+    check_time,
     rolled_back,
     row_of,
 )
-from fedward.privacy.durable import sync_folder
 from fedward.privacy.errors import InputError, IntegrityError, UnreachableError, UsageError
-from fedward.privacy.events import Event
+from fedward.privacy.events import Event, History
 from fedward.privacy.ledgerfile import (
     connect,
     head_path,
@@ -63,37 +65,39 @@ from fedward.privacy.ledgerfile import (
     write_genesis,
     write_head,
 )
+from fedward.privacy.rdp_filter import filter_order
+from fedward.privacy.shares import Gate, OpenReservation, Period, StudySpending, left, period_history
 
-__all__ = ["FORMAT", "Budget", "Charge", "Entry", "Head", "Ledger", "Receipt", "StudySpending"]
+__all__ = [
+    "FORMAT", "Budget", "Charge", "Entry", "Gate", "Head", "Ledger", "OpenReservation", "Period", "Receipt", "Recovery",
+    "Release", "Reservation", "StudySpending",
+]  # fmt: skip
 
-_COLUMNS = "sequence, previous, at, study_digest, study_id, round, attempt, purpose, event, digest"
+_COLUMNS = "sequence, previous, at, kind, body, digest"
 _SELECT = text(f"SELECT {_COLUMNS} FROM entries WHERE sequence >= :since ORDER BY sequence")  # noqa: S608 - constants
 _INSERT = text(
-    f"INSERT INTO entries ({_COLUMNS}) VALUES "  # noqa: S608 - constants
-    "(:sequence, :previous, :at, :study_digest, :study_id, :round, :attempt, :purpose, "
-    ":event, :digest)"
+    f"INSERT INTO entries ({_COLUMNS}) VALUES (:sequence, :previous, :at, :kind, :body, :digest)"  # noqa: S608 - constants
 )
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """Proof that a charge is on disk: its place in the chain, and ε spent and left after it."""
+    """Proof that an entry is on disk: its place in the chain, and all that was charged or reserved with it."""
 
     sequence: int
     entry_digest: str
-    epsilon_after: float
-    remaining: float
+    commitments: History
+    budget: Budget
 
+    @property
+    def committed(self) -> float:
+        """ε of everything charged and reserved, rounded up to 1e-4."""
+        return epsilon(self.commitments, self.budget.delta)
 
-@dataclass(frozen=True)
-class StudySpending:
-    """One study's charges by themselves. Studies' ε do not add up to the ledger's; they compose to less."""
-
-    study_digest: str
-    study_id: str
-    charges: int
-    unprotected: int
-    epsilon: float
+    @property
+    def remaining(self) -> float:
+        """Budgeted ε that nobody holds, rounded down to 1e-4."""
+        return left(self.budget.epsilon, self.committed)
 
 
 class Ledger:
@@ -155,7 +159,7 @@ class Ledger:
                 # Again, now that no other creation can be running: one may have finished since the first look.
                 if path.exists():
                     raise InputError(f"{path} exists", remedy="open it; a lineage has one ledger for its whole life")
-                genesis = write_genesis(draft, budget, lineage)
+                genesis = write_genesis(draft, budget, lineage, filter_order(budget))
                 # The head first: a ledger without one is never mistaken for a new one.
                 write_head(path, Head(0, genesis))
                 draft.rename(path)  # no second creation is running: it could not have made the draft
@@ -213,74 +217,157 @@ class Ledger:
 
     @property
     def remaining(self) -> float:
-        """Budgeted ε that is left, rounded down to 1e-4. Differences of ε are no ε: use `would_cost` to plan."""
-        return _remaining(self._chain.budget, self.spent())
+        """Budgeted ε that is neither spent nor reserved, rounded down to 1e-4. Differences of ε are no ε: use `fits` to plan."""
+        return left(self._chain.budget.epsilon, self.committed())
 
     @property
     def unprotected(self) -> int:
         """How many runs without differential privacy these patients were in. After one, no ε bounds what was learnt."""
+        return sum(entry.charge.event is None for entry in self.charges())
+
+    @property
+    def written_off(self) -> bool:
+        """Whether a recovery counted the whole budget as spent, since nobody knows what was lost."""
         self._refresh()
-        return sum(entry.charge.event is None for entry in self._chain.entries)
+        return self._chain.shares.written_off
+
+    def reserve(self, reservation: Reservation, *, at: int, period: Period | None = None) -> Receipt:
+        """Holds a study's whole schedule for it: checks, appends and syncs. Reservations that have expired are released first.
+
+        Args:
+            reservation: all that the study may charge here.
+            at: now, in Unix seconds.
+            period: the hospital's sub-limit, if it has one.
+
+        Raises:
+            RefusalError: `budget-exhausted`, `period-exhausted` or `already-reserved`; nothing was reserved.
+            InputError: `at` is no time, or the reservation has expired; nothing was reserved.
+            UnreachableError, IntegrityError: as `charge`.
+        """
+        check_time(at)
+        if not at < reservation.expires_at:
+            raise InputError(
+                f"the reservation of {reservation.study_id} would expire before it begins",
+                expected=f"a time after {at}",
+                got=str(reservation.expires_at),
+            )
+        self._refresh()
+        for held in self._chain.shares.expired(at):
+            self.release(held.study_digest, "expired", at=at)
+
+        def admitted() -> Reservation:
+            self._chain.admit(reservation, at, period)
+            return reservation
+
+        return self._receipt(self._append(admitted, at), at)
 
     def charge(self, charge: Charge, *, at: int) -> Receipt:
         """Spends privacy: checks, appends and syncs, and returns only when the charge is durable.
 
         Args:
-            charge: what is about to be done.
+            charge: what is about to be done. An event is drawn from the study's open reservation.
             at: now, in Unix seconds.
 
         Returns:
             The receipt. Keep the data closed until it is there.
 
         Raises:
-            RefusalError: `budget-exhausted` or `already-charged`; nothing was charged.
+            RefusalError: `not-reserved`, `reservation-expired`, `reservation-used-up` or `already-charged`; nothing was charged.
             InputError: `at` is no time; nothing was charged.
             UnreachableError: the storage failed. The charge may count (`charge-unconfirmed` if it surely does), and must be
                 taken as not granted.
             IntegrityError: the chain or its head does not hold; nothing was charged.
         """
-        check_count(at, "at", 2**53)
-        with self._lock:
-            with self._transaction("BEGIN IMMEDIATE") as connection:
-                self._catch_up(connection)
-                self._settle_head()
-                after = self._chain.admit(charge)
-                entry = self._chain.seal(charge, at)
-                connection.execute(_INSERT, row_of(entry))
-            self._confirm(entry)
-        return Receipt(entry.sequence, entry.digest, after, _remaining(self._chain.budget, after))
+        check_time(at)
 
-    def charges(self) -> list[Entry]:
-        """Every charge, oldest first."""
+        def granted() -> Charge:
+            self._chain.shares.check(charge, at)
+            return charge
+
+        return self._receipt(self._append(granted, at), at)
+
+    def release(self, study_digest: str, reason: Reason, *, at: int) -> None:
+        """Ends a study's reservation: what was not charged is free again. Does nothing if none is open.
+
+        Raises:
+            InputError: an argument is not of its form.
+            UnreachableError, IntegrityError: as `charge`.
+        """
+        check_time(at)
+        check_digest(study_digest, "study_digest")
+
+        def decided() -> Release | None:
+            study = self._chain.shares.studies.get(study_digest)
+            if study is None or study.reservation is None:
+                return None
+            return Release(study_digest, study.study_id, reason)
+
+        self._append(decided, at)
+
+    def entries(self) -> list[Entry]:
+        """Every entry, oldest first."""
         self._refresh()
         return list(self._chain.entries)
 
+    def charges(self) -> list[Entry]:
+        """Every charge, oldest first."""
+        return [entry for entry in self.entries() if isinstance(entry.what, Charge)]
+
     def charges_of(self, study_digest: str) -> int:
         """How many charges a study has made, of any purpose."""
+        return sum(entry.charge.study_digest == study_digest for entry in self.charges())
+
+    def reservations(self, *, at: int | None = None) -> list[OpenReservation]:
+        """The open reservations and what is left of them."""
         self._refresh()
-        return sum(entry.charge.study_digest == study_digest for entry in self._chain.entries)
+        return self._chain.shares.open(at)
+
+    def commitments(self, *, at: int | None = None) -> History:
+        """Everything charged and the rest of every open reservation, merged: what a new schedule is calibrated on top of."""
+        self._refresh()
+        return self._chain.shares.committed(at)
+
+    def committed(self, *, at: int | None = None) -> float:
+        """ε of `commitments` at the budget's δ; at least the whole budget once it was written off."""
+        return self._epsilon(self.commitments(at=at))
 
     def spent(self) -> float:
         """ε of all events at the budget's δ, rounded up to 1e-4. Runs without DP are not in it: see `promised`."""
         self._refresh()
-        return epsilon(self._chain.history, self._chain.budget.delta)
+        return self._epsilon(self._chain.shares.charged())
 
     def promised(self) -> float:
         """The ε that these patients can truly be told: `spent`, or infinity once any run had no differential privacy."""
         return math.inf if self.unprotected else self.spent()
 
-    def would_cost(self, events: Sequence[Event]) -> float:
-        """ε at the budget's δ if these events came on top of everything charged so far."""
+    def gate(self, *, at: int | None = None, study_digest: str | None = None) -> Gate:
+        """The admission rule as things stand, for many questions: a study is calibrated by bisecting over `Gate.fits`.
+
+        Args:
+            at: now, in Unix seconds; without it no reservation is taken as expired.
+            study_digest: the study that asks, if it may have been charged here before.
+        """
         self._refresh()
-        return epsilon((*self._chain.history, *events), self._chain.budget.delta)
+        return self._chain.gate(at, study_digest)
+
+    def fits(self, events: Sequence[Event], *, at: int | None = None) -> bool:
+        """Whether a new study with this schedule would be admitted now."""
+        return self.gate(at=at).fits(events)
+
+    def would_cost(self, events: Sequence[Event], *, at: int | None = None) -> float:
+        """ε at the budget's δ if these events came on top of everything charged and reserved."""
+        return self.gate(at=at).cost(events)
+
+    def spent_in(self, period: Period, *, at: int) -> float:
+        """ε of what counts for a period at `at`: what was charged in it, and all that is reserved."""
+        self._refresh()
+        history = period_history(self._chain.entries, period.since(at), self._chain.shares, at)
+        return self._epsilon(history)
 
     def spent_by_study(self) -> list[StudySpending]:
-        """Each study by itself, in order of its first charge."""
+        """Each study by itself, in order of its first entry."""
         self._refresh()
-        studies: dict[str, list[Charge]] = {}
-        for entry in self._chain.entries:
-            studies.setdefault(entry.charge.study_digest, []).append(entry.charge)
-        return [self._spending(charges) for charges in studies.values()]
+        return self._chain.shares.spending(self._chain.budget.delta)
 
     def verify(self, witness: Head | None = None) -> Head:
         """Reads the whole file again and checks every link, the head file, and a countersigned head if given.
@@ -295,15 +382,28 @@ class Ledger:
             fresh._chain.check_witness(self._chain.tail)
             return fresh._chain.tail
 
-    def _spending(self, charges: list[Charge]) -> StudySpending:
-        events = [charge.event for charge in charges if charge.event is not None]
-        return StudySpending(
-            study_digest=charges[0].study_digest,
-            study_id=charges[0].study_id,
-            charges=len(charges),
-            unprotected=len(charges) - len(events),
-            epsilon=epsilon(events, self._chain.budget.delta),
-        )
+    def _epsilon(self, history: History) -> float:
+        found = epsilon(history, self._chain.budget.delta)
+        return max(found, self._chain.budget.epsilon) if self._chain.shares.written_off else found
+
+    def _receipt(self, entry: Entry | None, at: int) -> Receipt:
+        if entry is None:
+            raise UsageError("nothing was entered in the ledger")
+        return Receipt(entry.sequence, entry.digest, self._chain.shares.committed(at), self._chain.budget)
+
+    def _append(self, decide: Callable[[], What | None], at: int) -> Entry | None:
+        """One transaction: what `decide` says on the newest state becomes the next entry; then the head follows."""
+        with self._lock:
+            with self._transaction("BEGIN IMMEDIATE") as connection:
+                self._catch_up(connection)
+                self._settle_head()
+                what = decide()
+                if what is None:
+                    return None
+                entry = self._chain.seal(what, at)
+                connection.execute(_INSERT, row_of(entry))
+            self._confirm(entry)
+            return entry
 
     def _confirm(self, entry: Entry) -> None:
         """After the commit: brings the head up to the chain."""
@@ -313,7 +413,7 @@ class Ledger:
                 write_head(self._path, self._chain.tail)
         except UnreachableError as error:
             raise UnreachableError(
-                f"charge {entry.sequence} is recorded and counts, but could not be confirmed: {error.what}",
+                f"entry {entry.sequence} is recorded and counts, but could not be confirmed: {error.what}",
                 remedy=f"{error.remedy}; then make a new attempt, this one must not run",
                 code="charge-unconfirmed",
             ) from error
@@ -335,10 +435,11 @@ class Ledger:
 
     def _start(self, connection: Connection) -> None:
         """Reads and checks the genesis, and forgets everything else."""
-        rows = connection.execute(text("SELECT format, lineage, epsilon, delta, digest FROM genesis")).all()
+        rows = connection.execute(text("SELECT * FROM genesis")).mappings().all()
         if len(rows) != 1:
             raise broken("the first link of the ledger is missing")
-        version, lineage, epsilon_, delta, claimed = rows[0]
+        (genesis,) = rows
+        version = genesis.get("format")
         if version != FORMAT:
             raise InputError(
                 f"{self._path} has a format of another version",
@@ -347,10 +448,11 @@ class Ledger:
                 remedy="use the Fedward version that wrote it, or upgrade",
             )
         try:
-            chain = Chain(Budget(epsilon_, delta), check_text(lineage, "lineage"))
-        except InputError as error:
+            budget = Budget(genesis["epsilon"], genesis["delta"])
+            chain = Chain(budget, check_text(genesis["lineage"], "lineage"), check_order(genesis["order"]))
+        except (InputError, KeyError) as error:
             raise broken("the first link of the ledger is no budget") from error
-        if claimed != chain.tail.digest:
+        if genesis.get("digest") != chain.tail.digest:
             raise broken("the ledger's budget or lineage was changed")
         self._chain = chain
 
@@ -363,13 +465,6 @@ class Ledger:
         """Compares the head file with the chain; mends a head that is one entry behind. Needs the write lock."""
         if self._chain.lags(read_head(self._path)):
             write_head(self._path, self._chain.tail)
-
-
-def _remaining(budget: Budget, spent: float) -> float:
-    if not math.isfinite(spent):
-        return 0.0
-    left = Decimal(repr(budget.epsilon)) - Decimal(repr(spent))
-    return max(0.0, float(left.quantize(Decimal("0.0001"), rounding=ROUND_FLOOR)))
 
 
 def _begin(connection: Connection) -> None:

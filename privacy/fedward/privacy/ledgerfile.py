@@ -8,8 +8,8 @@ import sqlite3
 from pathlib import Path
 
 from fedward.privacy.canonical import canonical_json
-from fedward.privacy.chain import FORMAT, Budget, Head, broken, check_count, check_digest, genesis_digest
 from fedward.privacy.durable import replace_file
+from fedward.privacy.entries import FORMAT, Budget, Head, broken, check_count, check_digest, genesis_digest
 from fedward.privacy.errors import InputError, UnreachableError
 
 # How long a charge waits for another process's charge, in seconds.
@@ -18,12 +18,10 @@ _PATIENCE = 30.0
 _SCHEMA = (
     """CREATE TABLE genesis (
         id INTEGER PRIMARY KEY CHECK (id = 1), format INTEGER NOT NULL, lineage TEXT NOT NULL,
-        epsilon REAL NOT NULL, delta REAL NOT NULL, digest TEXT NOT NULL)""",
+        epsilon REAL NOT NULL, delta REAL NOT NULL, "order" REAL NOT NULL, digest TEXT NOT NULL)""",
     """CREATE TABLE entries (
-        sequence INTEGER PRIMARY KEY, previous TEXT NOT NULL, at INTEGER NOT NULL, study_digest TEXT NOT NULL,
-        study_id TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, purpose TEXT NOT NULL,
-        event TEXT, digest TEXT NOT NULL,
-        UNIQUE (study_digest, round, attempt, purpose))""",
+        sequence INTEGER PRIMARY KEY, previous TEXT NOT NULL UNIQUE, at INTEGER NOT NULL, kind TEXT NOT NULL,
+        body TEXT NOT NULL, digest TEXT NOT NULL UNIQUE)""",
     *(
         f"""CREATE TRIGGER {table}_no_{action} BEFORE {action} ON {table}
         BEGIN SELECT RAISE(ABORT, 'the privacy ledger is append-only'); END"""
@@ -44,16 +42,17 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def write_genesis(draft: Path, budget: Budget, lineage: str) -> str:
+def write_genesis(draft: Path, budget: Budget, lineage: str, order: float) -> str:
     """Fills the draft and closes it, which folds its write-ahead log into it. Returns the first link's digest."""
-    first = genesis_digest(budget, lineage)
+    first = genesis_digest(budget, lineage, order)
     connection = connect(draft)
     try:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA:
             connection.execute(statement)
         connection.execute(
-            "INSERT INTO genesis VALUES (1, ?, ?, ?, ?, ?)", (FORMAT, lineage, budget.epsilon, budget.delta, first)
+            "INSERT INTO genesis VALUES (1, ?, ?, ?, ?, ?, ?)",
+            (FORMAT, lineage, budget.epsilon, budget.delta, order, first),
         )
         connection.execute("COMMIT")
     finally:

@@ -8,11 +8,20 @@ from fedward.privacy.errors import InputError
 from fedward.server.records import Evaluation, MetricRow
 from fedward.study.manifest import Manifest
 from fedward.study.messages import counts_to_bytes
-from fedward.study.metrics import Counts, auroc, brier, histogram_shape, slice_names
+from fedward.study.metrics import Counts, Estimate, auroc, estimates, histogram_shape, slice_names
 
 
-def evaluate(manifest: Manifest, version: int, sites: Sequence[str], total: Counts) -> Evaluation:
-    """Each slice's metrics of a model version, from the sites' summed histogram, (groups + 1, bins, 2).
+def evaluate(
+    manifest: Manifest, version: int, sites: Sequence[str], total: Counts, deviation: float = 0.0
+) -> Evaluation:
+    """Each slice's metrics of a model version, and the gaps between groups.
+
+    Args:
+        manifest: the study.
+        version: the model's.
+        sites: whose counts were summed.
+        total: their sum, (groups + 1, bins, 2).
+        deviation: of the noise on each of its cells; 0 without.
 
     Raises:
         InputError: the sum is of another shape.
@@ -20,17 +29,28 @@ def evaluate(manifest: Manifest, version: int, sites: Sequence[str], total: Coun
     shape = histogram_shape(manifest)
     if total.shape != shape:
         raise InputError("the summed histogram does not fit the study", expected=str(shape), got=str(total.shape))
-    rows: list[MetricRow] = []
-    for name, counts in zip(slice_names(manifest), total, strict=True):
-        rows.extend(_slice(version, name, counts))
+    names = slice_names(manifest)
+    patients = {name: _patients(counts) for name, counts in zip(names, total, strict=True)}
+    found = estimates(manifest, total, deviation, names)
+    if deviation == 0:
+        exact = {name: _delong(name, counts) for name, counts in zip(names, total, strict=True)}
+        found = [exact[one.slice] if one.name == "auroc" else one for one in found]
+    rows = [
+        MetricRow(
+            version, one.slice, one.name, one.value, one.low, one.high, *patients.get(one.slice, patients[names[0]])
+        )
+        for one in found
+    ]
     return Evaluation(version, counts_to_bytes(total), tuple(sites), tuple(rows))
 
 
-def _slice(version: int, name: str, counts: Counts) -> list[MetricRow]:
-    negatives, positives = (int(count) for count in counts.sum(axis=0))
+def _delong(name: str, counts: Counts) -> Estimate:
+    """Exact counts need no bootstrap."""
     area = auroc(counts)
-    value, low, high = (area.value, area.low, area.high) if area else (None, None, None)
-    return [
-        MetricRow(version, name, "auroc", value, low, high, positives, negatives),
-        MetricRow(version, name, "brier", brier(counts), None, None, positives, negatives),
-    ]
+    return Estimate(name, "auroc", None) if area is None else Estimate(name, "auroc", area.value, area.low, area.high)
+
+
+def _patients(counts: Counts) -> tuple[int, int]:
+    """(positives, negatives), none below 0 whatever the noise was."""
+    negatives, positives = (max(0, int(count)) for count in counts.sum(axis=0))
+    return positives, negatives

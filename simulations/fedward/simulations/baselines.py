@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -25,7 +26,7 @@ from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.server.aggregation import OptimiserState, step, weighted_mean
 from fedward.study.encoding import Encoded
-from fedward.study.manifest import Manifest, RosterEntry, SealedManifest
+from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, explain
 from fedward.study.metrics import exact_auroc
 from fedward.study.models import Vector, build, load_vector, scores, to_vector
 from fedward.study.schedule import least_noise
@@ -125,37 +126,43 @@ def pool(parts: Iterable[Encoded]) -> Encoded:
     )
 
 
-def rehearse(manifest: Manifest, patients: Mapping[str, int]) -> SealedManifest:
+def rehearse(
+    manifest: Manifest, patients: Mapping[str, int], *, noise_multiplier: float | None = None
+) -> SealedManifest:
     """The manifest sealed for a simulation: σ calibrated as at hospitals that have spent nothing yet, cohorts rounded as in a
     real study, keys placeholders.
 
     Args:
         manifest: the study.
         patients: each hospital's number of patients, held-out ones included, as it would register them.
+        noise_multiplier: σ, where it is known already; else it is calibrated.
 
     Raises:
         InputError: the roster does not fit the study.
         RefusalError: no noise multiplier in reach keeps the manifest's promise.
     """
-    noise = least_noise(manifest)
-    roster = tuple(
-        RosterEntry(
-            site=site,
-            # Nobody holds the private half of a hash: nothing can ever be signed in this roster's name.
-            identity_key=_placeholder(site),
-            declared_patients=declared(patients[site]),
-            noise_multiplier=noise,
+    sigma = least_noise(manifest) if noise_multiplier is None else noise_multiplier
+    try:
+        roster = tuple(
+            RosterEntry(
+                site=site,
+                # Nobody holds the private half of a hash: nothing can ever be signed in this roster's name.
+                identity_key=_placeholder(site),
+                declared_patients=declared(patients[site]),
+                noise_multiplier=sigma,
+            )
+            for site in sorted(patients)
         )
-        for site in sorted(patients)
-    )
-    return SealedManifest(
-        manifest=manifest,
-        federation_id="0" * 32,
-        coordinator_key=_placeholder("coordinator"),
-        roster=roster,
-        sealed_at=0,
-        expires_at=1,
-    )
+        return SealedManifest(
+            manifest=manifest,
+            federation_id="0" * 32,
+            coordinator_key=_placeholder("coordinator"),
+            roster=roster,
+            sealed_at=0,
+            expires_at=1,
+        )
+    except ValidationError as error:
+        raise InputError("these hospitals do not fit the study", got=explain(error)) from None
 
 
 def _placeholder(name: str) -> str:

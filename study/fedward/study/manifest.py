@@ -204,6 +204,8 @@ class Evaluation(Part):
 
     every: Annotated[int, Field(ge=1)] = 5
     bins: Annotated[int, Field(ge=10, le=1000)] = 100
+    temper: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] = 4.0
+    """Bins are equal in sigmoid(logit(score) / temper): at 1, equal in the score itself."""
 
 
 class PrivacyTerms(Part):

@@ -7,6 +7,7 @@ SHA-256 of the request that it answers, so it fits no other request. A parser re
 
     coordinator → site   declare    the drafted manifest (body): which cohort, and which noise, would the site declare for it?
                          offer      the sealed manifest (body); asks for the site's standing
+                         ended      the study is completed or stopped; asks for the site's standing
                          work       base parameters (body, float32); train and/or evaluate
                          advertise  a secure batch's cohort; asks for the site's keys
                          share, open, confirm, unmask   a step of secure aggregation (body: `privacy.secagg.wire`)
@@ -68,6 +69,15 @@ class Offer(Header):
     study: Digest
     nonce: Digest
     signature: Annotated[str, Field(max_length=100)]
+
+
+class Ended(Header):
+    """A study is over, or stopped until its coordinator continues it: what it did not charge is free again."""
+
+    kind: Literal["ended"] = "ended"
+    study: Digest
+    nonce: Digest
+    reason: Literal["completed", "stopped"]
 
 
 class Task(Header):
@@ -167,7 +177,7 @@ class Refusal(Header):
     reference: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
-Request = Declare | Offer | Work | Advertise | Step | Masked
+Request = Declare | Offer | Ended | Work | Advertise | Step | Masked
 Reply = Declared | Standing | Result | Secured | Refusal
 REPLIES: Mapping[str, type[Header]] = MappingProxyType(
     {"declared": Declared, "standing": Standing, "result": Result, "secured": Secured, "refusal": Refusal}

@@ -1,0 +1,45 @@
+"""Accuracy and fairness from counts alone: histograms of (group × score bin × outcome).
+
+Sites send counts, and sums of counts are all that anyone needs: every metric and its interval follow from the summed
+histogram, noised or not. Slice 0 is everybody; then one slice a fairness group. Counts under `SMALL` are suppressed when shown.
+
+    counting    scores to counts; bins; which slices there are; what is too small to show
+    ranking     AUROC with DeLong's interval, on exact counts
+    measures    every metric as a function of counts
+    binning     how far a metric of counts can be from the one of raw scores
+    intervals   metrics with bootstrap intervals, noise included
+"""
+
+from fedward.study.metrics.counting import (
+    SMALL,
+    TEMPER,
+    Counts,
+    bin_centres,
+    bin_edges,
+    histogram,
+    histogram_shape,
+    slice_names,
+    suppress_small,
+)
+from fedward.study.metrics.intervals import Estimate, attribute_slices, calibration_curve, estimates
+from fedward.study.metrics.ranking import Z95, Auroc, auroc, exact_auroc
+
+__all__ = [
+    "SMALL",
+    "TEMPER",
+    "Z95",
+    "Auroc",
+    "Counts",
+    "Estimate",
+    "attribute_slices",
+    "auroc",
+    "bin_centres",
+    "bin_edges",
+    "calibration_curve",
+    "estimates",
+    "exact_auroc",
+    "histogram",
+    "histogram_shape",
+    "slice_names",
+    "suppress_small",
+]
