@@ -98,7 +98,7 @@ def test_the_coordinator_sees_no_hospitals_own_answers(make: Make) -> None:
         own = exact(federation, (one.site,))
         assert not (vector_of(one).view("<i4") == own).any()
     kinds = {one.kind for one in wire.said}
-    assert kinds <= {"offer", "advertise", "share", "open", "masked", "confirm", "unmask"}
+    assert kinds <= {"offer", "advertise", "share", "open", "masked", "confirm", "unmask", "ended"}
 
 
 def test_an_attempt_is_charged_once_for_each_kind_of_noise_before_anything_is_read(
