@@ -371,6 +371,37 @@ def _mechanism(event: Event | None) -> tuple[str, str]:
 
 
 @app.command()
+def metrics(
+    study: Annotated[str, typer.Argument(metavar="DIGEST", help="The study's digest, or its first digits.")],
+    home: Home = DEFAULT_HOME,
+    release: Annotated[
+        Path | None,
+        typer.Option(
+            "--release",
+            metavar="FILE",
+            help="Write what may leave to a new file, if the policy's share_metrics allows; once a study, then the same.",
+        ),
+    ] = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """Show this hospital's own metrics of a study as they may leave: rounded, small counts suppressed. Nothing is sent."""
+    from fedward.cli.site_metrics import release_metrics, show_metrics
+    from fedward.client import approvals
+    from fedward.client.home import SiteHome
+    from fedward.privacy.errors import InputError
+    from fedward.study.manifest import SealedManifest
+
+    opened = SiteHome.open(home)
+    sealed = approvals.proposal(opened, study)
+    if not isinstance(sealed, SealedManifest):
+        raise InputError("an exploration trains no model, so it has no metrics", code="no-metrics")
+    if release is not None:
+        release_metrics(opened, sealed, release, as_json=as_json)
+    else:
+        show_metrics(opened, sealed, as_json=as_json)
+
+
+@app.command()
 def incidents(
     home: Home = DEFAULT_HOME,
     evidence: Annotated[

@@ -104,6 +104,10 @@ class SiteHome:
         return self.path / "opened"
 
     @property
+    def metrics_folder(self) -> Path:
+        return self.path / "own-metrics"
+
+    @property
     def incidents_folder(self) -> Path:
         return self.path / "incidents"
 

@@ -31,6 +31,7 @@ share_cohort_size = true   # tell the coordinator the registered patients, round
 allow_explore = false      # answer explorations: noised counts, histograms, means and quantiles, asked before a study
 max_explore_epsilon = 0.5  # the most that one exploration may cost a patient here
 explore_denied_columns = []  # columns that no exploration may touch, not even in a condition
+share_metrics = false      # let this hospital's own metrics be given away; no noise, counts under 11 suppressed
 """
 
 
@@ -45,6 +46,7 @@ class Policy(Part):
     allow_explore: bool = False
     max_explore_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     explore_denied_columns: tuple[Annotated[str, Field(max_length=64)], ...] = ()
+    share_metrics: bool = False
 
 
 @dataclass(frozen=True)
