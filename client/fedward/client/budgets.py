@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fedward.client.policy import load_policy
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.errors import RefusalError
 from fedward.privacy.events import Event, History
@@ -108,7 +109,7 @@ def reserve(home: SiteHome, sealed: AnySealed, cohort: str, *, at: int) -> None:
             ledger.release(sealed.digest, "replaced", at=at)
         if rest:
             reservation = Reservation(sealed.digest, sealed.manifest.study.id, rest, sealed.expires_at, cohort)
-            ledger.reserve(reservation, at=at)
+            ledger.reserve(reservation, at=at, period=load_policy(home.policy_file).period)
 
 
 def rest_of(ledger: Ledger, study: str, events: Sequence[Event]) -> History:

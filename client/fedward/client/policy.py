@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError
+from fedward.privacy.shares import Period
 from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import AnySealed
 from fedward.study.manifest import Part, SealedManifest, explain, read_toml
@@ -27,6 +28,8 @@ max_epsilon = 5.0          # the most that one study may cost a patient here
 max_delta = 1e-3           # δ above this is refused
 min_patients = 50          # refuse to train on fewer patients than this
 min_quorum = 3             # refuse studies that release a sum of fewer sites
+# period_days = 365        # with the next line: what all studies together may cost in so many days
+# max_epsilon_per_period = 5.0
 share_cohort_size = true   # tell the coordinator the registered patients, rounded to tens
 allow_explore = false      # answer explorations: noised counts, histograms, means and quantiles, asked before a study
 max_explore_epsilon = 0.5  # the most that one exploration may cost a patient here
@@ -47,6 +50,21 @@ class Policy(Part):
     max_explore_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     explore_denied_columns: tuple[Annotated[str, Field(max_length=64)], ...] = ()
     share_metrics: bool = False
+    period_days: Annotated[int, Field(ge=1, le=36_525)] | None = None
+    max_epsilon_per_period: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.period_days is None) != (self.max_epsilon_per_period is None):
+            raise ValueError("period_days and max_epsilon_per_period belong together: give both or none")
+        return self
+
+    @property
+    def period(self) -> Period | None:
+        """The hospital's sub-limit of its lifetime budget; None if it set none."""
+        if self.period_days is None or self.max_epsilon_per_period is None:
+            return None
+        return Period(self.period_days, self.max_epsilon_per_period)
 
 
 @dataclass(frozen=True)

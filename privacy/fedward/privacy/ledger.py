@@ -40,14 +40,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from fedward.privacy.accounting import epsilon
-from fedward.privacy.chain import FORMAT, Budget, Chain, Charge, Entry, Head, Recovery, Release, Reservation
+from fedward.privacy.chain import FORMAT, Budget, Chain, Charge, Entry, Head, Recovery, Release, Reservation, begun
 from fedward.privacy.durable import sync_folder
 from fedward.privacy.entries import (
     Reason,
     What,
     broken,
     check_digest,
-    check_order,
     check_text,
     check_time,
     rolled_back,
@@ -62,7 +61,7 @@ from fedward.privacy.ledgerfile import (
     read_head,
     touch_new,
     unreachable,
-    write_genesis,
+    write_database,
     write_head,
 )
 from fedward.privacy.rdp_filter import filter_order
@@ -86,18 +85,17 @@ class Receipt:
 
     sequence: int
     entry_digest: str
-    commitments: History
-    budget: Budget
+    _gate: Callable[[], Gate]
 
     @property
     def committed(self) -> float:
-        """ε of everything charged and reserved, rounded up to 1e-4."""
-        return epsilon(self.commitments, self.budget.delta)
+        """ε of everything charged and reserved, rounded up to 1e-4; computed when it is asked for."""
+        return self._gate().cost(())
 
     @property
     def remaining(self) -> float:
         """Budgeted ε that nobody holds, rounded down to 1e-4."""
-        return left(self.budget.epsilon, self.committed)
+        return left(self._gate().budget.epsilon, self.committed)
 
 
 class Ledger:
@@ -159,9 +157,10 @@ class Ledger:
                 # Again, now that no other creation can be running: one may have finished since the first look.
                 if path.exists():
                     raise InputError(f"{path} exists", remedy="open it; a lineage has one ledger for its whole life")
-                genesis = write_genesis(draft, budget, lineage, filter_order(budget))
+                chain = Chain(budget, lineage, filter_order(budget))
+                write_database(draft, chain)
                 # The head first: a ledger without one is never mistaken for a new one.
-                write_head(path, Head(0, genesis))
+                write_head(path, chain.tail)
                 draft.rename(path)  # no second creation is running: it could not have made the draft
                 sync_folder(path.parent)
             except BaseException:
@@ -183,8 +182,12 @@ class Ledger:
                 raise rolled_back(f"{path} is gone, but its head file is there")
             raise InputError(f"there is no ledger at {path}", remedy="create it, or correct the path")
         ledger = cls(path)
-        if witness is not None:
-            ledger._chain.check_witness(witness)
+        try:
+            if witness is not None:
+                ledger._chain.check_witness(witness)
+        except BaseException:
+            ledger.close()
+            raise
         return ledger
 
     def __enter__(self) -> Self:
@@ -208,6 +211,12 @@ class Ledger:
     def lineage(self) -> str:
         """Which patients this ledger is about."""
         return self._chain.lineage
+
+    @property
+    def chain(self) -> Chain:
+        """The chain as it is now, to read only."""
+        self._refresh()
+        return self._chain
 
     @property
     def head(self) -> Head:
@@ -389,7 +398,8 @@ class Ledger:
     def _receipt(self, entry: Entry | None, at: int) -> Receipt:
         if entry is None:
             raise UsageError("nothing was entered in the ledger")
-        return Receipt(entry.sequence, entry.digest, self._chain.shares.committed(at), self._chain.budget)
+        shares, chain = self._chain.shares, self._chain  # what is taken in later makes other shares
+        return Receipt(entry.sequence, entry.digest, lambda: shares.gate(chain.budget, chain.order, at))
 
     def _append(self, decide: Callable[[], What | None], at: int) -> Entry | None:
         """One transaction: what `decide` says on the newest state becomes the next entry; then the head follows."""
@@ -434,27 +444,14 @@ class Ledger:
             yield connection
 
     def _start(self, connection: Connection) -> None:
-        """Reads and checks the genesis, and forgets everything else."""
+        """Checks the file's pages, reads and checks the genesis, and forgets everything else."""
+        # A page that no entry needs today may be missing or damaged; the next charge would find out.
+        if (found := connection.execute(text("PRAGMA integrity_check(1)")).scalar()) != "ok":
+            raise broken(f"{self._path} is damaged: {found}")
         rows = connection.execute(text("SELECT * FROM genesis")).mappings().all()
         if len(rows) != 1:
             raise broken("the first link of the ledger is missing")
-        (genesis,) = rows
-        version = genesis.get("format")
-        if version != FORMAT:
-            raise InputError(
-                f"{self._path} has a format of another version",
-                expected=str(FORMAT),
-                got=str(version),
-                remedy="use the Fedward version that wrote it, or upgrade",
-            )
-        try:
-            budget = Budget(genesis["epsilon"], genesis["delta"])
-            chain = Chain(budget, check_text(genesis["lineage"], "lineage"), check_order(genesis["order"]))
-        except (InputError, KeyError) as error:
-            raise broken("the first link of the ledger is no budget") from error
-        if genesis.get("digest") != chain.tail.digest:
-            raise broken("the ledger's budget or lineage was changed")
-        self._chain = chain
+        self._chain = begun(dict(rows[0]), str(self._path))
 
     def _catch_up(self, connection: Connection) -> None:
         """Verifies and takes in what others appended; the last entry known must still be there."""
