@@ -18,6 +18,7 @@ from fedward.privacy.events import Event, History
 from fedward.privacy.ledger import Charge, Ledger, Release, Reservation
 from fedward.privacy.shares import history_of, steps_of
 from fedward.study.evaluation import count_deviation, count_events, counts_keep_promise
+from fedward.study.kinds import AnyManifest, AnySealed
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.schedule import least_noise, noise_steps, schedule_of, study_events
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fedward.client.home import SiteHome
 
 
-def calibrated(ledger: Ledger, manifest: Manifest, *, at: int) -> float:
+def calibrated(ledger: Ledger, manifest: AnyManifest, *, at: int) -> float:
     """The smallest step of noise at which a study keeps its own ε and the ledger its lifetime budget; 0 without DP.
 
     Raises:
@@ -33,7 +34,7 @@ def calibrated(ledger: Ledger, manifest: Manifest, *, at: int) -> float:
             manifest's own ε.
     """
     schedule, steps, gate = schedule_of(manifest), noise_steps(least_noise(manifest)), ledger.gate(at=at)
-    counts = count_events(manifest, count_deviation(manifest))
+    counts = count_events(manifest, count_deviation(manifest)) if isinstance(manifest, Manifest) else ()
     low, high = 0, len(steps)
     while low < high:  # more noise never costs more, so halving finds the smallest step that fits
         middle = (low + high) // 2
@@ -54,7 +55,7 @@ def calibrated(ledger: Ledger, manifest: Manifest, *, at: int) -> float:
     return steps[low]
 
 
-def check_promise(sealed: SealedManifest, site: str) -> None:
+def check_promise(sealed: AnySealed, site: str) -> None:
     """That this site's σ keeps the ε that the study promises: a coordinator may have sealed another than was declared.
 
     Raises:
@@ -72,7 +73,7 @@ def check_promise(sealed: SealedManifest, site: str) -> None:
             remedy="reject it, and ask the coordinator to propose it again",
             code="budget-exhausted",
         )
-    if not counts_keep_promise(sealed):
+    if isinstance(sealed, SealedManifest) and not counts_keep_promise(sealed):
         raise RefusalError(
             "the study's noise on counts does not keep its own promise",
             expected=f"ε = {sealed.manifest.counting.epsilon} with every planned evaluation",
@@ -99,7 +100,7 @@ def check_delta(ledger: Ledger, patients: int) -> None:
         )
 
 
-def reserve(home: SiteHome, sealed: SealedManifest, cohort: str, *, at: int) -> None:
+def reserve(home: SiteHome, sealed: AnySealed, cohort: str, *, at: int) -> None:
     """Hold for a study what it may still charge here; one that is held already stays held.
 
     Args:
@@ -138,7 +139,7 @@ def _of(what: object, study: str) -> bool:
     return getattr(what, "study_digest", None) == study
 
 
-def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
+def cost(home: SiteHome, sealed: AnySealed) -> tuple[float, float]:
     """(ε spent at this hospital so far, ε once all that is reserved and all of this study is charged), at the ledger's δ."""
     ledger = home.ledger()
     if any(held.reservation.study_digest == sealed.digest for held in ledger.reservations()):

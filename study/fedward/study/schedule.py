@@ -8,12 +8,15 @@ and the hospital keeps its lifetime budget.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fedward.privacy.accounting import calibrate
 from fedward.privacy.events import DpEvent, Event, History, Share, merge
+from fedward.study import answers
 from fedward.study.evaluation import count_event, count_events, training_share
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.exploration import Exploration, SealedExploration
+from fedward.study.kinds import AnyManifest, AnySealed
 from fedward.study.terms import site_terms
 
 NOISE_RATIO = 1.25
@@ -45,30 +48,54 @@ class Schedule:
         return (DpEvent(noise_multiplier, self.sampling_rate, self.steps * self.attempts, share=self.share),)
 
 
-def schedule_of(manifest: Manifest) -> Schedule:
+@dataclass(frozen=True)
+class ExplorationSchedule:
+    """All answers that an exploration may ask of a site, spare attempts included."""
+
+    exploration: Exploration
+    attempts: int
+    steps: ClassVar[int] = 1
+    """Noised vectors of one attempt."""
+
+    def events(self, noise_multiplier: float) -> History:
+        """All of it at a site's noise multiplier, for the ledger."""
+        if self.attempts <= 0:
+            return ()
+        once = answers.attempt_events(self.exploration, noise_multiplier)
+        return tuple(replace(event, steps=self.attempts) for event in once.values())
+
+
+def schedule_of(manifest: AnyManifest) -> Schedule | ExplorationSchedule:
     """The schedule that a manifest plans."""
+    if isinstance(manifest, Exploration):
+        return ExplorationSchedule(manifest, manifest.planned_attempts)
     training = manifest.training
     share = training_share(manifest)
     return Schedule(training.sampling_rate, training.local_steps, manifest.planned_attempts, share)
 
 
-def study_events(sealed: SealedManifest, site: str) -> History:
+def study_events(sealed: AnySealed, site: str) -> History:
     """All that a study may charge a site: its training, and its noised counts of held-out patients.
 
     Raises:
         InputError: the site is not in the roster.
     """
     training = schedule_of(sealed.manifest).events(sealed.entry(site).noise_multiplier)
+    if isinstance(sealed, SealedExploration):
+        return training
     return merge((*training, *count_events(sealed.manifest, sealed.count_deviation)))
 
 
-def attempt_events(sealed: SealedManifest, site: str, *, train: bool, evaluate: bool) -> dict[str, Event | None]:
+def attempt_events(sealed: AnySealed, site: str, *, train: bool, evaluate: bool) -> dict[str, Event | None]:
     """What one attempt charges a site, by purpose; None is a release without noise, which no ε covers.
 
     Raises:
         InputError: the site is not in the roster.
     """
     made: dict[str, Event | None] = {}
+    if isinstance(sealed, SealedExploration):
+        made.update(answers.attempt_events(sealed.manifest, sealed.entry(site).noise_multiplier))
+        return made
     if train:
         event = site_terms(sealed, site).event
         made["train" if event is not None else "train-without-dp"] = event
@@ -78,12 +105,14 @@ def attempt_events(sealed: SealedManifest, site: str, *, train: bool, evaluate: 
     return made
 
 
-def most_charges(manifest: Manifest, purpose: str) -> int:
+def most_charges(manifest: AnyManifest, purpose: str) -> int:
     """How often a study may charge a site for a purpose, spare attempts included."""
+    if isinstance(manifest, Exploration):
+        return manifest.planned_attempts
     return manifest.planned_attempts if purpose.startswith("train") else manifest.planned_evaluations
 
 
-def least_noise(manifest: Manifest) -> float:
+def least_noise(manifest: AnyManifest) -> float:
     """The smallest σ with which the whole schedule alone costs at most the study's ε at its δ; 0 without DP.
 
     Raises:
