@@ -120,7 +120,8 @@ def _print_cost(home: SiteHome, sealed: AnySealed) -> None:
         say("  privacy      NO differential privacy: the updates can reveal single patients")
         return
     privacy = sealed.manifest.privacy
-    say(f"  privacy      costs each {"patient" if isinstance(sealed, SealedExploration) else "training patient"} at most ε = {privacy.epsilon:g} at δ = {privacy.delta:g}, with "
+    whom = "patient" if isinstance(sealed, SealedExploration) else "training patient"
+    say(f"  privacy      costs each {whom} at most ε = {privacy.epsilon:g} at δ = {privacy.delta:g}, with "
         f"{schedule.attempts * schedule.steps} steps at noise σ = {sigma:g}, spare attempts included")  # fmt: skip
     if isinstance(sealed, SealedManifest):
         say(f"  evaluation   {_evaluation(sealed)}")
