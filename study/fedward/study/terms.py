@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fedward.privacy.accounting import calibrate
-from fedward.privacy.events import DpEvent
+from fedward.privacy.events import DpEvent, SharedEvent
 from fedward.study.manifest import Manifest, SealedManifest
 
 PRIVACY_WORDS = (
@@ -18,7 +18,11 @@ PRIVACY_WORDS = (
 
 @dataclass(frozen=True)
 class SiteTerms:
-    """A site's training of one attempt. `expected_batch` = q·N₀, from the declared cohort: a public constant."""
+    """A site's training of one attempt. `expected_batch` = q·N₀, from the declared cohort: a public constant.
+
+    `noise_multiplier` is σ over C where the site's noise stands alone. With shared noise it is σ_own over the sensitivity, a
+    part of what `honest_sites` make up together; these are 0 else.
+    """
 
     steps: int
     learning_rate: float
@@ -27,15 +31,20 @@ class SiteTerms:
     clipping_norm: float
     noise_multiplier: float
     proximal: float
+    honest_sites: int = 0
 
     @property
     def private(self) -> bool:
         return self.noise_multiplier > 0
 
     @property
-    def event(self) -> DpEvent | None:
+    def event(self) -> DpEvent | SharedEvent | None:
         """What the ledger is charged for one attempt; None when nothing is promised."""
-        return DpEvent(self.noise_multiplier, self.sampling_rate, self.steps) if self.private else None
+        if not self.private:
+            return None
+        if self.honest_sites:
+            return SharedEvent(self.noise_multiplier, self.honest_sites, self.steps)
+        return DpEvent(self.noise_multiplier, self.sampling_rate, self.steps)
 
 
 def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
@@ -44,7 +53,11 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
     Raises:
         InputError: the site is not in the roster.
     """
-    training = sealed.manifest.training
+    training, honest = sealed.manifest.training, 0
+    noise_multiplier = sealed.noise_multiplier
+    if sealed.manifest.privacy.noise == "shared":
+        honest = sealed.manifest.honest_sites
+        noise_multiplier = pool_noise(sealed) / math.sqrt(honest)
     return SiteTerms(
         steps=training.local_steps,
         # FedSGD's single step at rate 1 makes the update the negative gradient itself; the server scales it.
@@ -52,9 +65,15 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
         sampling_rate=training.sampling_rate,
         expected_batch=training.sampling_rate * training_cohort(sealed, site),
         clipping_norm=sealed.manifest.privacy.clipping_norm,
-        noise_multiplier=sealed.noise_multiplier,
+        noise_multiplier=noise_multiplier,
         proximal=training.proximal,
+        honest_sites=honest,
     )
+
+
+def pool_noise(sealed: SealedManifest) -> float:
+    """σ_pool of a study with shared noise, over the sensitivity: what the site that needs most asked for."""
+    return sealed.noise_multiplier
 
 
 def evaluates(manifest: Manifest, round_: int) -> bool:
@@ -104,5 +123,13 @@ def noise_for(manifest: Manifest) -> float:
     privacy, training = manifest.privacy, manifest.training
     if privacy.epsilon is None or privacy.delta is None:
         return 0.0
+    if privacy.noise == "shared":
+        honest = manifest.honest_sites
+        return calibrate(
+            [],
+            lambda sigma: (SharedEvent(sigma / math.sqrt(honest), honest, manifest.planned_attempts),),
+            privacy.epsilon,
+            privacy.delta,
+        )
     schedule = (training.sampling_rate, training.local_steps * manifest.planned_attempts)
     return calibrate([], schedule, privacy.epsilon, privacy.delta)
