@@ -57,7 +57,7 @@ from fedward.study.messages import Advertise, Declare, Declared, Masked, Offer, 
 from fedward.study.metrics import Counts
 from fedward.study.models import Vector, build, to_vector, vector_digest
 from fedward.study.secure import batch_of, secure_terms
-from fedward.study.terms import noise_for, training_cohort
+from fedward.study.terms import training_cohort
 
 ANSWER_S = 30.0
 HEARTBEAT_S = 10.0
@@ -224,12 +224,21 @@ class Evil:
         """A study that every site has data for and approved: declared, sealed and offered by hand."""
         manifest = load(self.loopback.study(study_id, **changes))
         ask = {site: Declare(study_id=study_id, nonce=secrets.token_hex(32)) for site in SITES}
-        said = self.tell({site: messages.pack(request, b"", self.identity) for site, request in ask.items()})
+        said = self.tell(
+            {site: messages.pack(request, manifest.canonical, self.identity) for site, request in ask.items()}
+        )
         roster = []
         for site in SITES:
             reply = said[site].reply
             assert isinstance(reply, Declared), said[site].code
-            roster.append(RosterEntry(site=site, identity_key=self._keys[site], declared_patients=reply.patients))
+            roster.append(
+                RosterEntry(
+                    site=site,
+                    identity_key=self._keys[site],
+                    declared_patients=reply.patients,
+                    noise_multiplier=reply.noise_multiplier,
+                )
+            )
         return self.approved(self.seal(manifest, roster))
 
     def approved(self, sealed: SealedManifest) -> Study:
@@ -253,7 +262,6 @@ class Evil:
             federation_id=self.home.settings.federation_id,
             coordinator_key=self.identity.public,
             roster=tuple(roster),
-            noise_multiplier=noise_for(manifest),
             sealed_at=now,
             expires_at=now + DAY_S,
         )

@@ -8,10 +8,11 @@ from federation import Federation
 
 from fedward.client import approvals
 from fedward.privacy.canonical import digest
-from fedward.privacy.ledger import Ledger
+from fedward.privacy.events import Event
+from fedward.privacy.ledger import Charge, Ledger, Reservation
 from fedward.privacy.signing import Identity, to_text
 from fedward.study import messages, models
-from fedward.study.manifest import SealedManifest
+from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import Declare, Offer, Refusal, Reply, Work
 
 SITE = "va"
@@ -54,8 +55,11 @@ class Site:
         signature = to_text((signer or self.coordinator).sign("manifest", sealed.canonical))
         return self.ask(Offer(study=sealed.digest, nonce="0" * 64, signature=signature), sealed.canonical)
 
-    def declare(self, study: str = "heart-4-hospitals") -> Reply:
-        return self.ask(Declare(study_id=study, nonce="0" * 64))
+    def declare(self, study: str = "heart-4-hospitals", manifest: Manifest | None = None) -> Reply:
+        """Asks for what the site would declare for a study of that name: the approved one, or any other."""
+        draft = manifest or self.sealed.manifest
+        named = draft.model_copy(update={"study": draft.study.model_copy(update={"id": study})})
+        return self.ask(Declare(study_id=study, nonce="0" * 64), named.canonical)
 
     def policy(self, text: str) -> None:
         self.home.policy_file.write_text(text)
@@ -70,6 +74,12 @@ class Site:
 
     def logged(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.home.log_file.read_text().splitlines()]
+
+
+def spend(ledger: Ledger, event: Event, study: str = "e" * 64) -> None:
+    """Another study comes, reserves one event and charges it."""
+    ledger.reserve(Reservation(study, "another", (event,), 2**40, "c" * 64), at=0)
+    ledger.charge(Charge(study, "another", 1, 1, event), at=0)
 
 
 def code(reply: Reply) -> str:

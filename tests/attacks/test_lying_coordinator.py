@@ -20,7 +20,7 @@ from fedward.privacy.signing import Identity, to_text
 from fedward.study import messages
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import SealedManifest
-from fedward.study.messages import Declare, Refusal, Reply, Result, Standing, Work
+from fedward.study.messages import Refusal, Reply, Result, Standing, Work
 
 ROUNDS = 2
 
@@ -44,7 +44,10 @@ def swapped(sealed: SealedManifest, **changes: object) -> SealedManifest:
 
 def weaker(sealed: SealedManifest) -> SealedManifest:
     """Alike in everything that people look at, with a hundredth of the noise."""
-    return swapped(sealed, noise_multiplier=sealed.noise_multiplier / 100)
+    roster = [entry.model_dump() for entry in sealed.roster]
+    for entry in roster:
+        entry["noise_multiplier"] /= 100
+    return swapped(sealed, roster=roster)
 
 
 def raw(site: Site, header: dict[str, object], body: bytes) -> Reply:
@@ -105,7 +108,7 @@ def test_a_request_with_another_dimension_is_refused(site: Site, dimension: int)
 def test_the_noise_is_that_of_the_approved_manifest_whatever_else_was_proposed(site: Site) -> None:
     assert isinstance(site.offer(weaker(site.sealed)), Standing)
     assert isinstance(site.work(), Result)
-    assert event_charged(site) == site.sealed.noise_multiplier
+    assert event_charged(site) == site.sealed.entry(SITE).noise_multiplier
 
 
 # --- the manifest swapped after its approval ----------------------------------------------------------------------------------
@@ -314,7 +317,7 @@ def test_a_base_made_to_single_out_a_patient_moves_the_sum_by_no_more_than_the_n
     assert isinstance(site.work(body=spike.tobytes(), base=digest(spike.tobytes())), Result)
     update = messages.floats_from_bytes(site.body, len(spike), "u").astype(float)
     privacy, entry = site.sealed.manifest.privacy, site.sealed.entry(SITE)
-    assert set(seen) == {site.sealed.noise_multiplier * privacy.clipping_norm}
+    assert set(seen) == {site.sealed.entry(SITE).noise_multiplier * privacy.clipping_norm}
     patients = datasets.find(site.home, "heart-4-hospitals").patients
     expected = entry.declared_patients * (1 - site.sealed.manifest.training.holdout)
     assert np.linalg.norm(update) * expected <= privacy.clipping_norm * patients
@@ -324,7 +327,7 @@ def test_no_request_tells_which_studies_a_site_has_data_for_beyond_its_own_code(
     """An unknown study is refused by the same code whether it was proposed, rejected elsewhere, or never heard of."""
     replies = [site.work(study=digest(bytes([i]))) for i in range(3)]
     assert {code(reply) for reply in replies} == {"not-approved"}
-    reply = site.ask(Declare(study_id="unknown", nonce="1" * 64))
+    reply = site.declare("unknown")
     assert code(reply) == "no-data"
 
 

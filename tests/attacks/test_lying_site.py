@@ -66,6 +66,10 @@ def header(**changes: object) -> Lie:
     return lambda reply, body: (reply.model_copy(update=changes), body)
 
 
+def declared(request: str) -> Declared:
+    return Declared(site=LIAR, request=request, study_id="heart-4-hospitals", patients=5, noise_multiplier=1.0)
+
+
 LIES: dict[str, tuple[Lie, str]] = {
     "nan": (update_of(np.nan), "not-finite"),
     "infinity": (update_of(np.inf), "not-finite"),
@@ -82,7 +86,7 @@ LIES: dict[str, tuple[Lie, str]] = {
     ),
     "another's-name": (header(site="cleveland"), "wrong-site"),
     "another-kind": (
-        lambda reply, _: (Declared(site=LIAR, request=reply.request, study_id="heart-4-hospitals", patients=5), b""),
+        lambda reply, _: (declared(reply.request), b""),
         "wrong-kind",
     ),
     "garbage": (lambda *_: b"\xff" * 100, "malformed"),
@@ -278,6 +282,9 @@ def proposing(federation: Federation, told: Callable[[Reply], Reply]) -> None:
         {"patients": 100_000_001},
         {"study_id": "another"},
         {"site": "cleveland"},
+        {"noise_multiplier": 0.0},
+        {"noise_multiplier": 1e-3},
+        {"noise_multiplier": 1e9},  # its noise would drown everybody else's sum
     ],
 )
 def test_a_cohort_that_cannot_be_leaves_the_site_out_and_the_study_goes_on(

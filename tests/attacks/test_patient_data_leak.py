@@ -81,6 +81,11 @@ class Hospital:
         raw = self.tell(what, messages.pack(request, body, self.coordinator))
         return messages.open_reply(raw, self.federation.sites[SITE].identity().public)[0] if raw else None
 
+    def declare(self, what: str, study: str = "plain") -> messages.Reply | None:
+        draft = self.plain.manifest
+        named = draft.model_copy(update={"study": draft.study.model_copy(update={"id": study})})
+        return self.ask(what, Declare(study_id=study, nonce="0" * 64), named.canonical)
+
     def task(self, attempt: int, **changes: Any) -> dict[str, Any]:
         fields = {"study": self.plain.digest, "round": 1, "attempt": attempt, "base": vector_digest(self.base),
                   "dimension": len(self.base), "train": True, "evaluate": False}  # fmt: skip
@@ -126,8 +131,8 @@ def born(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
 
 def honest(hospital: Hospital) -> None:
     """All that an honest coordinator asks, plain and secure."""
-    hospital.ask("declare", Declare(study_id="plain", nonce="0" * 64))
-    hospital.ask("declare", Declare(study_id="nothing", nonce="0" * 64))
+    hospital.declare("declare")
+    hospital.declare("declare", "nothing")
     for sealed in (hospital.plain, hospital.secure):
         signature = to_text(hospital.coordinator.sign("manifest", sealed.canonical))
         hospital.ask("offer", Offer(study=sealed.digest, nonce="1" * 64, signature=signature), sealed.canonical)
@@ -221,6 +226,7 @@ def broken(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:
             csv.write_text(text)
             fields = json.loads(kept) | {"csv_sha256": digest(text.encode()), "registered_at": number}
             record.write_text(json.dumps(fields))
+            approvals.decide(home, hospital.plain, "approved", "somebody", number)
             hospital.work("broken data", number)
             hospital.work("broken data", number, round=ROUNDS + 1, train=False, evaluate=True)
         csv.unlink()
@@ -229,13 +235,14 @@ def broken(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:
         for text in (f'{{"csv": "{hospital.nest.text("a record")}"}}', hospital.nest.text("a record"), "{"):
             record.write_text(text)
             hospital.work("broken record", 71)
-            hospital.ask("broken record", Declare(study_id="plain", nonce="0" * 64))
+            hospital.declare("broken record")
     record.write_text(kept)
+    approvals.decide(home, hospital.plain, "approved", "somebody", 99)
     policy = home.policy_file.read_text()
     for line in ("max_epsilon = 0.001", "share_cohort_size = false", 'MARK = "MARK"', "MARK", "min_patients = 1_000"):
         home.policy_file.write_text("[policy]\n" + line.replace("MARK", hospital.nest.text("a broken policy")))
         hospital.work("policy", 72)
-        hospital.ask("policy", Declare(study_id="plain", nonce="0" * 64))
+        hospital.declare("policy")
     home.policy_file.write_text(policy)
 
 
@@ -527,7 +534,7 @@ def cheat_count(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:
     """A count that is not rounded, but a patient's record number."""
     number = next(int(c.value) for c in hospital.nest.all if c.where == "a record number")
     patch.setattr("fedward.client.datasets.Dataset.declared_patients", number)
-    hospital.ask("cheating", Declare(study_id="plain", nonce="0" * 64))
+    hospital.declare("cheating")
 
 
 def cheat_trailer(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,9 @@ from fedward.server.proposal import propose
 from fedward.server.store import Store
 from fedward.study import messages
 from fedward.study.heart import SITES
-from fedward.study.manifest import MAX_DECLARED_PATIENTS, parse_sealed
+from fedward.study.manifest import MAX_DECLARED_PATIENTS, parse_draft, parse_sealed
 from fedward.study.messages import Declare, Declared, Offer, Standing
+from fedward.study.schedule import least_noise
 
 pytestmark = pytest.mark.federation
 
@@ -265,10 +266,14 @@ class Declaring:
         return lambda data: self._answer(data, coordinator)
 
     def _answer(self, data: bytes, coordinator: str) -> bytes:
-        request, _ = messages.open_request(data, coordinator)
+        request, body = messages.open_request(data, coordinator)
         if isinstance(request, Declare):
             reply: Any = Declared(
-                site=self.site, request=digest(data), study_id=request.study_id, patients=self.patients
+                site=self.site,
+                request=digest(data),
+                study_id=request.study_id,
+                patients=self.patients,
+                noise_multiplier=least_noise(parse_draft(body)),
             )
         else:
             assert isinstance(request, Offer)

@@ -9,7 +9,8 @@ from command import fedward, good
 
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import load
-from fedward.study.terms import PRIVACY_WORDS, noise_for
+from fedward.study.schedule import least_noise
+from fedward.study.terms import PRIVACY_WORDS
 
 SIZES = "303,294,123,200"
 FAST = ("--rounds", "5")
@@ -63,7 +64,7 @@ def test_the_written_study_is_the_plan(tmp_path: Path) -> None:
     assert written.privacy.epsilon == 2
     assert written.training.rounds == found["schedule"]["rounds"]
     assert written.training.server_learning_rate == found["schedule"]["server_learning_rate"]
-    assert noise_for(written) == found["schedule"]["noise_multiplier"]
+    assert least_noise(written) == found["schedule"]["noise_multiplier"]
     same = {"training": own.training, "privacy": own.privacy}
     assert written.model_copy(update=same) == own
 

@@ -19,6 +19,7 @@ from command import Ran, fedward, good
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from federation import Federation, heart_manifest
+from hospital import spend
 from loopback import Loopback, wait_for
 
 from fedward.client.enrolment import make_request
@@ -322,12 +323,14 @@ def test_policy_refuses_by_its_code_and_a_broken_policy_refuses_everything(fed: 
 
 
 def test_study_over_the_budget_is_refused(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, budget=Budget(1.0, 1e-3))
+    federation = Federation(tmp_path, budget=Budget(4.0, 1e-3))
     manifest = heart_manifest()
     federation.register(manifest)
     digest = federation.propose(manifest).digest
+    with federation.sites["va"].ledger() as book:  # meanwhile another study spends
+        spend(book, DpEvent(1.2, 1.0, 1))
     told = fails(4, "budget-exhausted", "site", "approve", digest, "--yes", "--home", federation.sites["va"].path)
-    assert "ε at most 1" in told.err
+    assert "ε at most 4" in told.err
 
 
 def test_tampered_proposal_is_refused(fed: Federation) -> None:

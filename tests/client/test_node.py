@@ -12,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federation import Federation, heart_manifest
-from hospital import SITE, Site, code
+from hospital import SITE, Site, code, spend
 
 from fedward.client import datasets
 from fedward.client import node as node_module
 from fedward.client.incidents import Incidents
 from fedward.privacy.canonical import digest
+from fedward.privacy.events import DpEvent
 from fedward.privacy.ledger import Budget, Ledger
 from fedward.privacy.signing import Identity
 from fedward.study import messages, models
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import Manifest, SealedManifest
-from fedward.study.messages import Declared, Refusal, Reply, Result, Standing
+from fedward.study.messages import Declare, Declared, Refusal, Reply, Result, Standing
 from fedward.study.metrics import histogram_shape
+from fedward.study.schedule import least_noise
 
 ROUNDS = 3
 
@@ -60,7 +62,11 @@ def test_the_charge_is_the_event_of_the_approved_terms(site: Site) -> None:
     with Ledger.open(site.home.ledger_file) as ledger:
         event = ledger.charges()[0].charge.event
     assert event is not None
-    assert (event.noise_multiplier, event.sampling_rate, event.steps) == (site.sealed.noise_multiplier, 1.0, 1)
+    assert (event.noise_multiplier, event.sampling_rate, event.steps) == (
+        site.sealed.entry(SITE).noise_multiplier,
+        1.0,
+        1,
+    )
 
 
 def test_a_planned_evaluation_counts_the_held_out_patients_only(site: Site) -> None:
@@ -79,13 +85,17 @@ def test_a_patient_with_several_encounters_is_registered_and_evaluated_once(site
     site.work(round=ROUNDS + 1, train=False, evaluate=True)
     once = messages.counts_from_bytes(site.body, histogram_shape(site.sealed.manifest))
     csv = own_data(site, tmp_path / "data")
+    own = datasets.find(site.home, "heart-4-hospitals")
     lines = csv.read_text().splitlines()
     mapping = csv.with_name("map.toml")
     csv.write_text("\n".join([*lines, *lines[1:]]))
     mapping.write_text(mapping.read_text().replace("[source]", '[source]\nrows = "encounters"'))
     report = datasets.register(site.home, site.sealed.manifest, csv, mapping, 1).report
     assert (report.patients, report.encounters) == (before.patients, 2 * before.patients)
-    assert datasets.find(site.home, "heart-4-hospitals").patients == before.patients
+    after = datasets.find(site.home, "heart-4-hospitals")
+    assert (after.patients, len({before.cohort, own.cohort, after.cohort})) == (before.patients, 1)
+    assert code(site.work(round=ROUNDS + 1, attempt=2, train=False, evaluate=True)) == "data-changed"
+    site.decide("approved")
     assert isinstance(site.work(round=ROUNDS + 1, attempt=2, train=False, evaluate=True), Result)
     assert np.array_equal(messages.counts_from_bytes(site.body, histogram_shape(site.sealed.manifest)), once)
 
@@ -293,23 +303,38 @@ def test_a_study_without_dp_is_refused_where_the_policy_requires_it(tmp_path: Pa
         assert (ledger.unprotected, ledger.spent()) == (1, 0.0)
 
 
-def test_a_study_that_does_not_fit_whole_is_not_begun(tmp_path: Path) -> None:
+def test_little_left_means_more_noise_and_the_whole_study_fits(tmp_path: Path) -> None:
     federation = Federation(tmp_path, sites=("cleveland", "hungarian", SITE), budget=Budget(2.0, 1e-3))
     federation.ready(heart_manifest(training={"rounds": ROUNDS}))
     site = Site(federation)
-    assert [code(site.work(attempt=attempt)) for attempt in (1, 2)] == ["budget-exhausted"] * 2
-    with Ledger.open(site.home.ledger_file) as ledger:
-        assert ledger.entries() == []
-
-
-def test_an_exhausted_ledger_refuses_and_stays_where_it_is(site: Site) -> None:
+    assert site.sealed.entry(SITE).noise_multiplier > least_noise(site.sealed.manifest)  # of a study that asks for 3
     planned = site.sealed.manifest.planned_attempts
-    replies = [site.work(attempt=attempt + 1) for attempt in range(planned + 1)]
-    assert [isinstance(reply, Result) for reply in replies] == [True] * planned + [False]
-    assert code(replies[-1]) == "attempts-used-up"
-    assert len(site.charges()) == planned
+    for attempt in range(1, planned + 1):
+        assert isinstance(site.work(attempt=attempt), Result)
+    assert code(site.work(attempt=planned + 1)) == "attempts-used-up"
     with Ledger.open(site.home.ledger_file) as ledger:
-        assert ledger.spent() == ledger.committed() <= 10.0
+        assert 1.0 < ledger.spent() <= 2.0
+
+
+def test_too_little_left_ends_at_planning(site: Site) -> None:
+    with Ledger.open(site.home.ledger_file) as ledger:
+        before = ledger.head
+        spend(ledger, DpEvent(0.47, 1.0, 1))  # ε = 8.2 of 10, and the approved study holds 3
+        assert before.sequence + 2 == ledger.head.sequence
+        after = ledger.head
+    assert code(site.declare()) == "budget-exhausted"
+    assert ledger.head == after  # a question costs nothing
+
+
+def test_a_declaration_speaks_of_the_draft_that_it_carries(site: Site) -> None:
+    reply = site.declare()
+    assert isinstance(reply, Declared)
+    assert reply.noise_multiplier == least_noise(site.sealed.manifest) == site.sealed.entry(SITE).noise_multiplier
+    draft = site.sealed.manifest.canonical
+    ask = Declare(study_id=site.sealed.manifest.study.id, nonce="0" * 64)
+    assert code(site.ask(ask, b"")) == "malformed"
+    assert code(site.ask(ask, draft.replace(b'"epsilon":3.0', b'"epsilon":3.00'))) == "malformed"
+    assert code(site.ask(Declare(study_id="another", nonce="0" * 64), draft)) == "malformed"
 
 
 # --- the charge comes first -----------------------------------------------------------------------------------------------
@@ -328,6 +353,7 @@ def own_data(site: Site, folder: Path, mark: str = "", patient: str = "") -> Pat
     csv.write_text("\n".join([",".join(mark + name for name in [*header, "notes"]), *rows]))
     mapping.write_text(text)
     datasets.register(site.home, site.sealed.manifest, csv, mapping, 0)
+    site.decide("approved")
     return csv
 
 

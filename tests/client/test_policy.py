@@ -16,12 +16,15 @@ LAX = Policy(require_dp=False, max_epsilon=100.0, max_delta=0.5, min_patients=1,
 
 
 def seal(manifest: Manifest) -> SealedManifest:
+    noise = 5.0 if manifest.privacy.mechanism == "dp-sgd" else 0.0
     return SealedManifest(
         manifest=manifest,
         federation_id="0" * 32,
         coordinator_key="0" * 64,
-        roster=tuple(RosterEntry(site=f"s{i}", identity_key=f"{i:064x}", declared_patients=100) for i in range(5)),
-        noise_multiplier=5.0 if manifest.privacy.mechanism == "dp-sgd" else 0.0,
+        roster=tuple(
+            RosterEntry(site=f"s{i}", identity_key=f"{i:064x}", declared_patients=100, noise_multiplier=noise)
+            for i in range(5)
+        ),
         sealed_at=0,
         expires_at=1,
     )

@@ -30,7 +30,7 @@ from fedward.client import node as node_module
 from fedward.client.incidents import Incident, Incidents
 from fedward.client.node import SiteNode
 from fedward.privacy.canonical import digest
-from fedward.privacy.ledger import Budget, Ledger
+from fedward.privacy.ledger import Ledger
 from fedward.privacy.secagg import SiteParty
 from fedward.privacy.secagg.coordinator import OpenBatch
 from fedward.server.exchanges import SecureExchange, SetupExchange
@@ -140,7 +140,8 @@ def conversation(hand: Hand) -> list[Said]:
             one = hand.tell(site, payload)
             if site == SITE:
                 said.append(one)
-                hand.ask(SITE, Declare(study_id=hand.sealed.manifest.study.id, nonce="0" * 64))
+                draft = hand.sealed.manifest
+                hand.ask(SITE, Declare(study_id=draft.study.id, nonce="0" * 64), draft.canonical)
                 said.append(hand.tell(site, payload))
             exchange.admit(site, stage, one.raw)
     assert slot is not None
@@ -449,13 +450,15 @@ def test_a_slot_whose_attempt_failed_is_gone_and_the_next_one_serves(
     assert charges(hand) == [*before, (1, 2, "train")]
 
 
-def test_an_exhausted_ledger_gives_no_vector(tmp_path: Path) -> None:
-    federation = Federation(tmp_path, budget=Budget(2.0, 1e-3))
+def test_without_a_reservation_there_is_no_vector(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
     ready(federation, secure_study(training={"rounds": 2}))
     hand = Hand(federation)
     opened = hand.set_up(slots=9)
+    with federation.sites[SITE].ledger() as ledger:
+        ledger.release(hand.sealed.digest, "expired", at=0)
     said = masked(hand, opened, 0)
-    assert (said.code, said.body) == ("budget-exhausted", b"")
+    assert (said.code, said.body) == ("not-reserved", b"")
     assert charges(hand) == []
 
 

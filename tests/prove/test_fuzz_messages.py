@@ -49,7 +49,7 @@ REQUESTS: list[Request] = [
     Work(study=ONE, round=2, attempt=3, base=TWO, dimension=4, train=True, evaluate=False),
 ]
 REPLIES: list[Reply] = [
-    Declared(site="va", request=ONE, study_id="heart", patients=200),
+    Declared(site="va", request=ONE, study_id="heart", patients=200, noise_multiplier=2.5),
     Standing(site="va", request=ONE, study=TWO, state="approved", at=1),
     Result(site="va", request=ONE, study=TWO, round=2, attempt=3, base=ONE, update_values=4, histogram_values=0),
     Refusal(site="va", request=ONE, code="not-approved", reference="0" * 12),
@@ -208,10 +208,9 @@ def _sealed() -> SealedManifest:
         federation_id="0" * 32,
         coordinator_key=ONE,
         roster=tuple(
-            RosterEntry(site=site, identity_key=f"{number}" * 64, declared_patients=100)
+            RosterEntry(site=site, identity_key=f"{number}" * 64, declared_patients=100, noise_multiplier=2.0)
             for number, site in enumerate(SITES)
         ),
-        noise_multiplier=2.0,
         sealed_at=1,
         expires_at=2,
     )

@@ -167,7 +167,10 @@ def test_bytes_that_are_no_reply_are_refused(edit: Callable[[bytes], bytes]) -> 
 
 
 def test_a_reply_of_another_kind_is_refused() -> None:
-    assert refused(Declared(site="va", request=DIGEST, study_id="heart", patients=10), b"") == "wrong-kind"
+    assert (
+        refused(Declared(site="va", request=DIGEST, study_id="heart", patients=10, noise_multiplier=1.0), b"")
+        == "wrong-kind"
+    )
 
 
 def test_a_refusal_is_passed_on_with_its_code_and_reference() -> None:

@@ -279,7 +279,13 @@ def test_a_plan_whose_sum_could_overflow_is_refused_when_it_is_proposed(tmp_path
         def answer(data: bytes) -> bytes:
             request, _ = messages.open_request(data, coordinator.public)
             assert isinstance(request, Declare), "a study that cannot be summed was offered"
-            reply = Declared(site=site, request=messages.digest(data), study_id=request.study_id, patients=97_612_889)
+            reply = Declared(
+                site=site,
+                request=messages.digest(data),
+                study_id=request.study_id,
+                patients=97_612_889,
+                noise_multiplier=4.0,
+            )
             return messages.pack(reply, b"", keys[site])
 
         return answer

@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from fedward.client import datasets
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.errors import InputError
+from fedward.privacy.events import DpEvent
 from fedward.server.models import load_model
 from fedward.simulations.baselines import (
     PENALTY,
@@ -33,7 +34,7 @@ from fedward.simulations.baselines import (
 )
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.manifest import Manifest
-from fedward.study.terms import study_event
+from fedward.study.schedule import study_events
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT = {"mechanism": "none", "epsilon": None, "delta": None}
@@ -120,7 +121,7 @@ def test_with_noise_it_is_the_clipped_sum_plus_noise_of_the_declared_scale() -> 
         each = gradient(np.zeros(len(clipped)), part)
         clipped += (each * np.minimum(1, 0.5 / np.linalg.norm(each, axis=1))[:, None]).sum(axis=0)
     noise = [federate(sealed, data, UnsafeSeededDraws(seed)) * declared + clipped for seed in range(40)]
-    expected = sealed.noise_multiplier * 0.5 * np.sqrt(len(data))
+    expected = sealed.roster[0].noise_multiplier * 0.5 * np.sqrt(len(data))
     # 40 × d values: a mean beyond 5 and a deviation beyond 10% are no chance.
     assert abs(np.mean(noise)) < 5 * expected / np.sqrt(np.size(noise))
     assert np.std(noise) == pytest.approx(expected, rel=0.1)
@@ -149,8 +150,8 @@ def test_a_rehearsal_rounds_cohorts_and_keeps_the_promise_with_spare_attempts() 
         "hungarian": 60,
         "va": 130,
     }
-    event = study_event(sealed)
-    assert event is not None
+    (event,) = study_events(sealed, "va")
+    assert isinstance(event, DpEvent)
     assert event.steps == manifest.training.rounds + manifest.privacy.spare_attempts
     assert 2.9 < epsilon([event], 1e-3) <= 3.0
 

@@ -22,7 +22,7 @@ from fedward.simulations.stacked import federate_stacked
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.heart import heart_folder
 from fedward.study.models import build
-from fedward.study.terms import noise_for
+from fedward.study.schedule import least_noise
 
 HEART = {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
 MANIFEST = heart_manifest()
@@ -77,7 +77,7 @@ def test_candidates_are_calibrated_as_a_study_of_as_many_rounds_would_be(at_3: t
     assert [one.rounds for one in at_3] == list(planner.ROUNDS)
     for one in (at_3[0], at_3[2], at_3[-1]):
         study = planner.with_schedule(MANIFEST, 3.0, DELTA, one)
-        assert one.noise_multiplier == pytest.approx(noise_for(study), rel=1e-3)
+        assert one.noise_multiplier == pytest.approx(least_noise(study), rel=1e-3)
 
 
 def test_noise_moves_the_model_by_at_most_one_and_rates_keep_below_their_limit(at_3: tuple[Schedule, ...]) -> None:
@@ -120,7 +120,7 @@ def test_sampled_studies_are_calibrated_one_by_one() -> None:
     )
     for one in candidates(sampled, HEART, 3.0, DELTA, [3, 6]):
         study = planner.with_schedule(sampled, 3.0, DELTA, one)
-        assert one.noise_multiplier == noise_for(study)
+        assert one.noise_multiplier == least_noise(study)
 
 
 # ---- what it costs ---------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_the_manifest_of_the_plan_is_sealed_with_its_noise(planned: planner.Plan
     assert planned.manifest.privacy.epsilon == 1.0
     sealed = rehearse(planned.manifest, HEART)
     assert {site: sigma for site, (sigma, _) in planned.sites.items()} == {
-        entry.site: noise_for(planned.manifest) for entry in sealed.roster
+        entry.site: least_noise(planned.manifest) for entry in sealed.roster
     }
     assert planned.sites["va"][1] == pytest.approx(200 / 910)  # declared: 300 + 290 + 120 + 200
     assert sum(weight for _, weight in planned.sites.values()) == pytest.approx(1.0)

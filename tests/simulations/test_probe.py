@@ -33,7 +33,8 @@ from fedward.simulations.probe import (
 )
 from fedward.study.encoding import Encoded
 from fedward.study.models import Vector
-from fedward.study.terms import SiteTerms, noise_for
+from fedward.study.schedule import least_noise
+from fedward.study.terms import SiteTerms
 
 PAGE = Mechanism(noise_multiplier=20.0, sampling_rate=0.25, steps=200, delta=1e-3)
 DESIGN = plan(PAGE, 1000)
@@ -196,7 +197,7 @@ def test_nothing_is_noticeable_where_no_number_of_right_guesses_refutes() -> Non
 def test_a_studys_promise_is_all_of_its_planned_attempts() -> None:
     manifest = heart_manifest()
     mechanism = of_study(manifest)
-    assert mechanism.noise_multiplier == noise_for(manifest)
+    assert mechanism.noise_multiplier == least_noise(manifest)
     assert mechanism.attempts == manifest.planned_attempts
     assert manifest.privacy.epsilon is not None
     assert mechanism.claim() == pytest.approx(manifest.privacy.epsilon, rel=0.01)

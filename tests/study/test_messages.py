@@ -58,7 +58,9 @@ requests: st.SearchStrategy[Request] = st.one_of(
     ),
 )
 replies: st.SearchStrategy[Reply] = st.one_of(
-    st.builds(Declared, site=names, request=digests, study_id=names, patients=counts),
+    st.builds(
+        Declared, site=names, request=digests, study_id=names, patients=counts, noise_multiplier=st.floats(0, 1e4)
+    ),
     st.builds(
         Standing,
         site=names,

@@ -37,7 +37,12 @@ def seal(cohorts: Sequence[int] = COHORTS, *, dp: bool = True, secure: bool = Tr
     changes["privacy"] = ({} if dp else WITHOUT) | changes.get("privacy", {})
     changes["evaluation"] = {"bins": 10} | changes.get("evaluation", {})
     roster = [
-        RosterEntry(site=f"s{index:02d}", identity_key=f"{index:064x}", declared_patients=patients)
+        RosterEntry(
+            site=f"s{index:02d}",
+            identity_key=f"{index:064x}",
+            declared_patients=patients,
+            noise_multiplier=1.7 if dp else 0.0,
+        )
         for index, patients in enumerate(cohorts)
     ]
     return SealedManifest(
@@ -45,7 +50,6 @@ def seal(cohorts: Sequence[int] = COHORTS, *, dp: bool = True, secure: bool = Tr
         federation_id="f" * 32,
         coordinator_key="c" * 64,
         roster=tuple(roster),
-        noise_multiplier=1.7 if dp else 0.0,
         sealed_at=1,
         expires_at=2,
     )

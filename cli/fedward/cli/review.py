@@ -7,13 +7,14 @@ from typing import Any
 
 from fedward.cli.output import say
 from fedward.client import approvals, datasets
+from fedward.client.budgets import cost
 from fedward.client.home import SiteHome
-from fedward.client.node import cost
 from fedward.client.policy import load_policy, objections
 from fedward.privacy.errors import InputError
 from fedward.study.manifest import CategoricalFeature, NumericFeature, SealedManifest
+from fedward.study.schedule import schedule_of
 from fedward.study.secure import secure_words
-from fedward.study.terms import PRIVACY_WORDS, study_event
+from fedward.study.terms import PRIVACY_WORDS
 
 
 def as_data(home: SiteHome, sealed: SealedManifest) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def as_data(home: SiteHome, sealed: SealedManifest) -> dict[str, Any]:
         "state": "pending" if decision is None else decision.state,
         "manifest": sealed.manifest.model_dump(mode="json"),
         "roster": [entry.model_dump() for entry in sealed.roster],
-        "noise_multiplier": sealed.noise_multiplier,
+        "noise_multiplier": sealed.entry(home.site).noise_multiplier,
         "data": dataset.model_dump() if dataset else None,
         "objections": [{"code": o.code, "text": o.text} for o in found],
         "privacy": {"spent": spent, "after": after, "budget": home.ledger().budget.epsilon, "meaning": PRIVACY_WORDS},
@@ -48,7 +49,7 @@ def print_review(home: SiteHome, sealed: SealedManifest) -> None:
     say(f"  trains       {manifest.model.name} by {training.algorithm}, {training.rounds} rounds, "
         f"on {1 - training.holdout:.0%} of the patients; the rest only test it")  # fmt: skip
     say("  leaves here  in each round one update of the model"
-        + (", noised" if sealed.noise_multiplier > 0 else ", NOT noised")
+        + (", noised" if sealed.entry(home.site).noise_multiplier > 0 else ", NOT noised")
         + ", and in some rounds counts of test patients by score, outcome and group. "
         + _who_sees(sealed)
         + " No record, no column, no file ever leaves.")  # fmt: skip
@@ -90,13 +91,13 @@ def _print_data(home: SiteHome, sealed: SealedManifest) -> None:
 def _print_cost(home: SiteHome, sealed: SealedManifest) -> None:
     budget = home.ledger().budget
     spent, after = cost(home, sealed)
-    event = study_event(sealed)
-    if event is None:
+    sigma, schedule = sealed.entry(home.site).noise_multiplier, schedule_of(sealed.manifest)
+    if sigma == 0:
         say("  privacy      NO differential privacy: the updates can reveal single patients")
         return
     privacy = sealed.manifest.privacy
-    say(f"  privacy      costs each patient at most ε = {privacy.epsilon:g} at δ = {privacy.delta:g}, with {event.steps} steps "
-        f"at noise σ = {event.noise_multiplier:g}, spare attempts included")  # fmt: skip
+    say(f"  privacy      costs each patient at most ε = {privacy.epsilon:g} at δ = {privacy.delta:g}, with "
+        f"{schedule.attempts * schedule.steps} steps at noise σ = {sigma:g}, spare attempts included")  # fmt: skip
     say(
         f"  budget here  ε = {spent:.3f} spent, {after:.3f} with all of this study, of {budget.epsilon:g} (δ = {budget.delta:g})"
     )

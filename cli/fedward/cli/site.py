@@ -213,8 +213,8 @@ def approve(
 
     from fedward.cli.review import print_review
     from fedward.client import approvals, datasets
+    from fedward.client.budgets import cost
     from fedward.client.home import SiteHome
-    from fedward.client.node import cost
     from fedward.client.policy import load_policy, objections
     from fedward.privacy.errors import RefusalError
 
@@ -365,7 +365,7 @@ def _mechanism(event: Event | None) -> tuple[str, str]:
     if event is None:
         return "none", "-"
     if isinstance(event, SharedEvent):
-        return f"{event.own_noise:g} of {event.sites} sites", f"1 x {event.steps}"
+        return f"{event.noise_multiplier:g} of {event.sites} sites", f"1 x {event.steps}"
     if isinstance(event, DpEvent):
         return f"{event.noise_multiplier:g}", f"{event.sampling_rate:g} x {event.steps}"
     return f"{event.deviation:g} a count", f"{event.coordinates} x {event.steps}"

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fedward.client import budgets, datasets
 from fedward.client.home import SiteHome
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError, IntegrityError, RefusalError
@@ -29,6 +30,8 @@ class Decision(Part):
     state: Literal["approved", "rejected"]
     by: Annotated[str, Field(min_length=1, max_length=200)]
     at: Annotated[int, Field(ge=0)]
+    data: Annotated[str, Field(pattern=HEX_KEY)] | None = None
+    """What was registered when it was approved (`Dataset.digest`); None where nothing was."""
     signature: Annotated[str, Field(max_length=100)] = ""
 
     def signed_bytes(self) -> bytes:
@@ -99,12 +102,30 @@ def proposal(home: SiteHome, prefix: str) -> SealedManifest:
 def decide(
     home: SiteHome, sealed: SealedManifest, state: Literal["approved", "rejected"], by: str, at: int
 ) -> Decision:
-    """Record and sign a decision. An approval can be withdrawn by rejecting; a rejected study can be approved later."""
-    unsigned = Decision(study=sealed.digest, state=state, by=by, at=at)
+    """Record and sign a decision. An approval can be withdrawn by rejecting; a rejected study can be approved later.
+
+    An approval reserves what the study may cost before it is written; a rejection gives free what was not charged.
+
+    Raises:
+        InputError: nothing is registered for the study that is approved.
+        RefusalError: the privacy budget does not allow it, or δ promises nothing for so many patients; nothing is decided.
+    """
+    data = None
+    if state == "approved":
+        dataset = datasets.find(home, sealed.manifest.study.id)
+        data = dataset.digest
+        if sealed.manifest.privacy.mechanism != "none":
+            with home.ledger() as ledger:
+                budgets.check_delta(ledger, dataset.patients)
+            budgets.reserve(home, sealed, dataset.cohort, at=at)
+    unsigned = Decision(study=sealed.digest, state=state, by=by, at=at, data=data)
     signature = to_text(home.identity().sign("approval", unsigned.signed_bytes()))
     decision = unsigned.model_copy(update={"signature": signature})
     path = home.path / "approvals" / f"{sealed.digest}.json"
     write_atomic(path, json.dumps(decision.model_dump(mode="json")).encode(), 0o600)
+    if state == "rejected":
+        with home.ledger() as ledger:
+            ledger.release(sealed.digest, "rejected", at=at)
     return decision
 
 
@@ -129,7 +150,8 @@ def require_approved(home: SiteHome, study: str) -> SealedManifest:
     """The approved manifest.
 
     Raises:
-        RefusalError: nobody approved it, or somebody rejected it.
+        RefusalError: nobody approved it, somebody rejected it, or other data was registered since.
+        InputError: no data is registered any more.
     """
     decision = decision_on(home, study)
     if decision is None or decision.state != "approved":
@@ -138,4 +160,11 @@ def require_approved(home: SiteHome, study: str) -> SealedManifest:
             remedy=f"run `fedward site review {study[:12]}`, then approve or reject it",
             code="not-approved" if decision is None else "rejected",
         )
-    return proposal(home, study)
+    sealed = proposal(home, study)
+    if decision.data != datasets.find(home, sealed.manifest.study.id).digest:
+        raise RefusalError(
+            "other data is registered than when the study was approved",
+            remedy=f"run `fedward site review {study[:12]}`, then approve it again",
+            code="data-changed",
+        )
+    return sealed

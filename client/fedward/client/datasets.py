@@ -14,10 +14,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedward.client.cohort import fingerprint
 from fedward.client.home import SiteHome
 from fedward.client.mapping import load_mapping
 from fedward.client.quality import QualityReport
 from fedward.client.sources import read_site_table
+from fedward.privacy.canonical import digest_of
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.study.encoding import Encoded, encode
 from fedward.study.files import read_model, write_atomic
@@ -39,12 +41,19 @@ class Dataset(Part):
     csv_sha256: Annotated[str, Field(pattern=HEX_KEY)]
     mapping_sha256: Annotated[str, Field(pattern=HEX_KEY)]
     patients: Annotated[int, Field(ge=1)]
+    cohort: Annotated[str, Field(pattern=HEX_KEY)]
+    """Which patients, by `cohort.fingerprint`."""
     registered_at: Annotated[int, Field(ge=0)]
 
     @property
     def declared_patients(self) -> int:
         """The count that may leave."""
         return declared(self.patients)
+
+    @property
+    def digest(self) -> str:
+        """What a person saw when they reviewed a study: file, mapping and patients."""
+        return digest_of([self.csv_sha256, self.mapping_sha256, self.cohort])
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: i
     # Digests first: a file that changes while it is checked is then refused when it is loaded.
     csv_sha256, mapping_sha256 = file_digest(csv), file_digest(mapping)
     table = read_site_table(csv, load_mapping(mapping), manifest, report_to=report_file)
-    encode(table.frame, manifest)
+    encoded = encode(table.frame, manifest)
     dataset = Dataset(
         study_id=manifest.study.id,
         csv=str(csv.resolve()),
@@ -72,6 +81,7 @@ def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: i
         csv_sha256=csv_sha256,
         mapping_sha256=mapping_sha256,
         patients=table.report.patients,
+        cohort=fingerprint(encoded.patients, home.patient_key()),
         registered_at=at,
     )
     write_atomic(_file(home, manifest.study.id), json.dumps(dataset.model_dump(), indent=1).encode(), 0o600)

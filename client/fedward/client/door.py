@@ -28,7 +28,7 @@ from fedward.privacy.secagg.faults import COORDINATOR
 from fedward.privacy.signing import Identity
 from fedward.study import codes, messages
 from fedward.study.manifest import MAX_DECLARED_PATIENTS, SealedManifest
-from fedward.study.messages import Advertise, Declare, Masked, Offer, Request, Step, Task, Work
+from fedward.study.messages import Advertise, Declare, Ended, Masked, Offer, Request, Step, Task, Work
 from fedward.study.metrics import histogram_shape
 
 Released = NewType("Released", bytes)
@@ -91,6 +91,10 @@ def _rounded(value: object, _asked: Asked) -> bool:
     return type(value) is int and ROUNDING <= value <= MAX_DECLARED_PATIENTS + ROUNDING and value % ROUNDING == 0
 
 
+def _noise(value: object, _asked: Asked) -> bool:
+    return type(value) is float and 0 <= value <= 1e5 and round(value * 1000) / 1000 == value
+
+
 def _reference(value: object, _asked: Asked) -> bool:
     return type(value) is str and re.fullmatch(r"[0-9a-f]{12}", value) is not None
 
@@ -135,6 +139,11 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = MappingProxyType(
                 "a count rounded to tens, at least ten",
                 "the site's weight and quorum; only if the policy's share_cohort_size allows",
                 _rounded,
+            ),
+            "noise_multiplier": Rule(
+                "a noise multiplier in thousandths",
+                "the noise that the study needs here, in one of seven steps; it tells how much budget is left, roughly",
+                _noise,
             ),
         },
         "standing": {
@@ -254,10 +263,10 @@ def _step_size(request: Request, batch: Batch, asked: Asked) -> int:
 ANSWERS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     {
         "declared": (Declare,),
-        "standing": (Offer,),
+        "standing": (Offer, Ended),
         "result": (Work,),
         "secured": (Advertise, Step, Masked),
-        "refusal": (Declare, Offer, Work, Advertise, Step, Masked, type(None)),
+        "refusal": (Declare, Offer, Ended, Work, Advertise, Step, Masked, type(None)),
     }
 )
 """Kind of reply → the requests that it may answer; None stands for bytes that are no valid request."""

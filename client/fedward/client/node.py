@@ -19,11 +19,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client import approvals, datasets
+from fedward.client import approvals, budgets, datasets
 from fedward.client.door import Asked, Released, release
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
@@ -35,7 +36,7 @@ from fedward.privacy.canonical import digest
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.privacy.events import Event
-from fedward.privacy.ledger import Charge, Reservation
+from fedward.privacy.ledger import Charge
 from fedward.privacy.secagg.contexts import RoundContext
 from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
 from fedward.privacy.secagg.site import SiteParty
@@ -43,11 +44,12 @@ from fedward.privacy.signing import from_text
 from fedward.study import messages
 from fedward.study.codes import INTERNAL_ERROR, leaving
 from fedward.study.encoding import Encoded
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.manifest import Manifest, SealedManifest, parse_draft
 from fedward.study.messages import (
     Advertise,
     Declare,
     Declared,
+    Ended,
     Masked,
     Offer,
     Refusal,
@@ -60,8 +62,13 @@ from fedward.study.messages import (
     Work,
 )
 from fedward.study.metrics import Counts, histogram
+from fedward.study.schedule import attempt_events, most_charges
 from fedward.study.secure import batch_of, secure_terms
-from fedward.study.terms import evaluates, site_terms, study_event
+from fedward.study.shared import shared_noise
+from fedward.study.terms import evaluates, site_terms
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,10 @@ class _Cohort:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What a task found: update, shape (d,), and histogram; each None when it was not asked for."""
+    """What a task found: update, shape (d,), and histogram; each None when it was not asked for. An update of integers is a sum
+    with shared noise, for the ring alone."""
 
-    update: NDArray[np.float32] | None
+    update: NDArray[np.float32] | NDArray[np.int64] | None
     counts: Counts | None
 
 
@@ -168,9 +176,11 @@ class SiteNode:
 
     def _answer(self, request: messages.Request, body: bytes, name: str) -> tuple[Reply, bytes]:
         if isinstance(request, Declare):
-            return self._declare(request, name), b""
+            return self._declare(request, body, name), b""
         if isinstance(request, Offer):
             return self._consider(request, body, name), b""
+        if isinstance(request, Ended):
+            return self._end(request, name), b""
         if isinstance(request, Work):
             return self._work(request, body, name)
         if isinstance(request, Masked):
@@ -181,28 +191,61 @@ class SiteNode:
             message = self._step(request, body)
         return Secured(site=self._kit.site, request=name, study=request.study, batch=request.batch), message
 
-    def _declare(self, request: Declare, name: str) -> Declared:
+    def _declare(self, request: Declare, body: bytes, name: str) -> Declared:
         if not load_policy(self._home.policy_file).share_cohort_size:
             raise RefusalError("the policy does not share the cohort's size", code="policy-cohort-size")
+        manifest = self._draft(request, body)
         dataset = datasets.find(self._home, request.study_id)
-        self._log.write("declared", study=request.study_id, patients=dataset.declared_patients)
+        delta = manifest.privacy.delta
+        if delta is not None and not delta * dataset.declared_patients < 1:  # the rounded count: it tells no more of N
+            raise RefusalError("the study's δ is not below 1/N", got=f"{delta:g}", code="policy-delta")
+        noise = budgets.calibrated(self._ledger, manifest, at=int(self._clock()))
+        self._log.write("declared", study=request.study_id, patients=dataset.declared_patients, noise=noise)
         return Declared(
-            site=self._kit.site, request=name, study_id=request.study_id, patients=dataset.declared_patients
+            site=self._kit.site,
+            request=name,
+            study_id=request.study_id,
+            patients=dataset.declared_patients,
+            noise_multiplier=noise,
         )
+
+    @staticmethod
+    def _draft(request: Declare, body: bytes) -> Manifest:
+        try:
+            manifest = parse_draft(body)
+        except InputError as error:
+            raise _no_honest_request(error.what, "malformed") from None
+        if manifest.study.id != request.study_id:
+            raise _no_honest_request("the drafted study has another name than the request", "malformed")
+        return manifest
 
     def _consider(self, request: Offer, body: bytes, name: str) -> Standing:
         sealed = approvals.receive(self._home, body, from_text(request.signature, "the manifest's signature"))
         decision = approvals.decision_on(self._home, sealed.digest)
         state: approvals.State = "pending" if decision is None else decision.state
+        if state == "approved" and budgets.stopped_before(self._ledger, sealed.digest):
+            dataset = datasets.find(self._home, sealed.manifest.study.id)
+            budgets.reserve(self._home, sealed, dataset.cohort, at=int(self._clock()))
         self._log.write("offered", sealed.manifest.study.title, study=sealed.digest, state=state)
         at = int(self._clock()) if decision is None else decision.at
         return Standing(site=self._kit.site, request=name, study=sealed.digest, state=state, at=at)
+
+    def _end(self, request: Ended, name: str) -> Standing:
+        """Give free what an ended study did not charge; a stopped one is held again when its coordinator continues it."""
+        at = int(self._clock())
+        self._ledger.release(request.study, request.reason, at=at)
+        decision = approvals.decision_on(self._home, request.study)
+        state: approvals.State = "pending" if decision is None else decision.state
+        self._log.write("ended", request.reason, study=request.study)
+        return Standing(site=self._kit.site, request=name, study=request.study, state=state, at=at)
 
     def _work(self, request: Work, body: bytes, name: str) -> tuple[Result, bytes]:
         sealed = self._admit(request)
         base = self._base(sealed, request, body)
         self._charge(sealed, request)
         found = self._find(sealed, request, base)
+        if found.update is not None and found.update.dtype != np.float32:
+            raise InputError("a sum with shared noise leaves in the ring alone", code="not-masked")
         update = b"" if found.update is None else messages.floats_to_bytes(found.update)
         counts = b"" if found.counts is None else messages.counts_to_bytes(found.counts)
         result = Result(
@@ -284,7 +327,6 @@ class SiteNode:
 
     def _find(self, sealed: SealedManifest, request: Task, base: NDArray[np.float32]) -> _Findings:
         """Evaluate the base model and train from it, as asked. The ledger has been charged."""
-        from fedward.client.training import train  # noqa: PLC0415
         from fedward.study import models  # noqa: PLC0415
 
         cohort = self._cohort(sealed)
@@ -298,8 +340,7 @@ class SiteNode:
             plan = sealed.manifest.evaluation
             counts = histogram(scores, unseen.outcomes, unseen.membership, plan.bins, plan.temper)
         if request.train:
-            terms = site_terms(sealed, self._kit.site)
-            update = np.asarray(train(model, cohort.training, terms, self._draws), dtype=np.float32)
+            update = self._train(sealed, request, model, cohort.training)
         self._log.write(
             "worked",
             study=request.study,
@@ -311,12 +352,25 @@ class SiteNode:
         )
         return _Findings(update, counts)
 
+    def _train(
+        self, sealed: SealedManifest, request: Task, model: nn.Module, patients: Encoded
+    ) -> NDArray[np.float32] | NDArray[np.int64]:
+        """The update with its noise, in reals; or, where noise is shared, the noised integers of the clipped sum."""
+        from fedward.client.training import train, unnoised_sum  # noqa: PLC0415
+
+        noise = shared_noise(sealed, request.dimension)
+        if noise is not None:
+            return unnoised_sum(model, patients, noise.clipping_norm).noised(noise, self._draws)
+        return np.asarray(train(model, patients, site_terms(sealed, self._kit.site), self._draws), dtype=np.float32)
+
     def _approved(self, study: str) -> SealedManifest:
         """The approved study, if the policy, read afresh, has nothing against it."""
         sealed = approvals.require_approved(self._home, study)
         if self._clock() >= sealed.expires_at:
             raise RefusalError("the study has expired", remedy="ask for a new proposal", code="expired")
         dataset = datasets.find(self._home, sealed.manifest.study.id)
+        if sealed.manifest.privacy.mechanism != "none":
+            budgets.check_delta(self._ledger, dataset.patients)
         found = objections(load_policy(self._home.policy_file), sealed, dataset.patients)
         if found:
             raise RefusalError("; ".join(o.text for o in found), code=found[0].code)
@@ -340,22 +394,17 @@ class SiteNode:
             raise _no_honest_request(f"the study plans no such work in round {request.round}", "unplanned-work")
 
     def _charge(self, sealed: SealedManifest, request: Task) -> None:
-        """Charge what the request would release. Counts of held-out patients carry no noise yet: no ε covers them, so
-        they are entered as unprotected, refused a second time for the same attempt, and limited to the plan."""
-        terms, manifest = site_terms(sealed, self._kit.site), sealed.manifest
-        training = "train" if terms.private else "train-without-dp"
-        if request.train:
-            self._enter(sealed, request, training, terms.event, manifest.planned_attempts, "attempts-used-up")
-        if request.evaluate:
-            self._enter(
-                sealed, request, "evaluate-without-dp", None, manifest.planned_evaluations, "evaluations-used-up"
-            )
+        """Charge what the request would release, each purpose once for an attempt and within the plan. What carries no noise
+        is covered by no ε: it is entered as unprotected."""
+        events = attempt_events(sealed, self._kit.site, train=request.train, evaluate=request.evaluate)
+        for purpose, event in events.items():
+            self._enter(sealed, request, purpose, event)
 
-    def _enter(
-        self, sealed: SealedManifest, request: Task, purpose: str, event: Event | None, most: int, code: str
-    ) -> None:
+    def _enter(self, sealed: SealedManifest, request: Task, purpose: str, event: Event | None) -> None:
+        most = most_charges(sealed.manifest, purpose)
         made = [e.charge for e in self._ledger.charges() if e.charge.study_digest == sealed.digest]
         if sum(charge.purpose == purpose for charge in made) >= most:
+            code = "attempts-used-up" if purpose.startswith("train") else "evaluations-used-up"
             raise RefusalError(f"the study's plan of {most} is used up", got=purpose, code=code)
         charge = Charge(
             study_digest=sealed.digest,
@@ -365,26 +414,8 @@ class SiteNode:
             event=event,
             purpose=purpose,
         )
-        if event is not None:
-            self._reserve(sealed, len([charge for charge in made if charge.purpose == purpose]))
         receipt = self._ledger.charge(charge, at=int(self._clock()))
         self._log.write("charged", purpose, study=sealed.digest, round=request.round, entry=receipt.sequence)
-
-    def _reserve(self, sealed: SealedManifest, attempts: int) -> None:
-        """Reserve what the study may still charge, unless that was done."""
-        event = study_event(sealed, attempts)
-        at = int(self._clock())
-        held = {one.reservation.study_digest for one in self._ledger.reservations(at=at)}
-        if event is None or sealed.digest in held:
-            return
-        reservation = Reservation(
-            study_digest=sealed.digest,
-            study_id=sealed.manifest.study.id,
-            events=(event,),
-            expires_at=sealed.expires_at,
-            cohort=datasets.find(self._home, sealed.manifest.study.id).csv_sha256,
-        )
-        self._ledger.reserve(reservation, at=at)
 
     def _cohort(self, sealed: SealedManifest) -> _Cohort:
         dataset = datasets.find(self._home, sealed.manifest.study.id)
@@ -400,15 +431,3 @@ class SiteNode:
 
 def _no_honest_request(what: str, code: str) -> ProtocolError:
     return ProtocolError(what, code=code, blamed=COORDINATOR)
-
-
-def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
-    """(ε spent at this hospital so far, ε once all of the study's planned attempts are charged), at the ledger's δ."""
-    ledger = home.ledger()
-    if any(held.reservation.study_digest == sealed.digest for held in ledger.reservations()):
-        return ledger.spent(), ledger.committed()
-    made = [
-        e.charge for e in ledger.charges() if e.charge.study_digest == sealed.digest and e.charge.purpose == "train"
-    ]
-    event = study_event(sealed, len(made))
-    return ledger.spent(), ledger.would_cost([event] if event is not None else [])

@@ -99,11 +99,11 @@ class LocalCoordinator:
         """
         # torch takes seconds to import; commands that need no model must not wait for it.
         from fedward.study.models import build  # noqa: PLC0415
-        from fedward.study.terms import noise_for  # noqa: PLC0415
+        from fedward.study.schedule import least_noise  # noqa: PLC0415
 
         self._require_service()
         build(manifest)
-        noise_for(manifest)
+        least_noise(manifest)
         known = [site.site for site in self._store.sites()]
         unknown = sorted(set(sites) - set(known))
         if unknown:

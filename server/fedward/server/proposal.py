@@ -26,8 +26,8 @@ from fedward.study.manifest import (
 )
 from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Standing
 from fedward.study.models import build, dimension
+from fedward.study.schedule import fits_plan, least_noise
 from fedward.study.secure import check_plan
-from fedward.study.terms import noise_for
 
 DECLARE_S = 30.0
 OFFER_S = 10.0
@@ -122,7 +122,6 @@ def propose(
         federation_id=federation_id,
         coordinator_key=identity.public,
         roster=tuple(roster),
-        noise_multiplier=noise_for(manifest),
         sealed_at=now,
         expires_at=now + VALID_DAYS * 86_400,
     )
@@ -147,29 +146,43 @@ def _declared(
     manifest: Manifest,
     invited: list[SiteRow],
 ) -> list[RosterEntry]:
+    least = least_noise(manifest)
     keys = {site.site: site.identity_key for site in invited}
     requests = {
-        site: messages.pack(Declare(study_id=manifest.study.id, nonce=secrets.token_hex(32)), b"", identity)
+        site: messages.pack(
+            Declare(study_id=manifest.study.id, nonce=secrets.token_hex(32)), manifest.canonical, identity
+        )
         for site in keys
     }
     roster: list[RosterEntry] = []
     for site, answer in sorted(exchange(transport, clock, requests, keys, DECLARE_S).items()):
-        reason = answer.reason or _unfit(answer.reply, manifest)
+        reason = answer.reason or _unfit(answer.reply, manifest, least)
         if isinstance(answer.reply, Declared) and not reason:
-            roster.append(RosterEntry(site=site, identity_key=keys[site], declared_patients=answer.reply.patients))
+            roster.append(
+                RosterEntry(
+                    site=site,
+                    identity_key=keys[site],
+                    declared_patients=answer.reply.patients,
+                    noise_multiplier=answer.reply.noise_multiplier,
+                )
+            )
         else:
             store.set_standing(study.key, site, "absent", reason, answer.raw, clock.unix())
     return roster
 
 
-def _unfit(reply: Reply | None, manifest: Manifest) -> str:
+def _unfit(reply: Reply | None, manifest: Manifest, least_noise: float) -> str:
     """Why a site cannot take part by what it declared; empty when it can."""
     if not isinstance(reply, Declared) or reply.study_id != manifest.study.id:
         return "no usable answer"
     least = manifest.federation.min_patients
     if reply.patients + DECLARED_ERROR < least:
         return f"too few patients: it declares {reply.patients}, the study asks for at least {least}"
-    return "" if reply.patients <= MAX_DECLARED_PATIENTS else "it declares more patients than a study takes"
+    if reply.patients > MAX_DECLARED_PATIENTS:
+        return "it declares more patients than a study takes"
+    if not fits_plan(least_noise, reply.noise_multiplier):
+        return f"it asks for noise σ = {reply.noise_multiplier:g}, which no step of the study's least, {least_noise:g}, gives"
+    return ""
 
 
 def collect_standings(

@@ -22,6 +22,7 @@ from fedward.server.driving import Driver, StopWishedError
 from fedward.server.evaluation import evaluate
 from fedward.server.exchanges import Gathered, PlainExchange, SecureExchange
 from fedward.server.home import CoordinatorHome
+from fedward.server.notices import tell_ended
 from fedward.server.proposal import collect_standings
 from fedward.server.records import Checkpoint, Evaluation, StudyRow
 from fedward.server.round import Outcome, Plan, Round, SiteState, Stage, Status, plain_stages
@@ -75,12 +76,15 @@ class StudyRun:
         try:
             self._recover(study, sealed, "the coordinator stopped during this attempt")
             self._store.set_state(key, "running", "", self._clock.unix())
+            self._tell_ended()
             self._await_approvals(study, sealed)
             self._batches = self._new_batches(study, sealed)
             self._rounds(study, sealed)
+            self._tell_ended()
         except StopWishedError:
             self._store.set_state(key, "stopped", "a person stopped it", self._clock.unix())
             self._report("stopped, as wished")
+            self._tell_ended()
         except UnreachableError:
             raise  # a full disk or a lost SuperLink says nothing about the study: a new run goes on when it can
         except FedwardError as error:
@@ -88,6 +92,9 @@ class StudyRun:
             self._store.set_state(key, "failed", error.text(), self._clock.unix())
             self._report(f"failed: {error.text()}")
             raise
+
+    def _tell_ended(self) -> None:
+        tell_ended(self._store, self._transport, self._clock, self._identity, self._report)
 
     def _recover(self, study: StudyRow, sealed: SealedManifest, reason: str) -> None:
         cohorts = {entry.data["attempt"]: entry.data["cohort"] for entry in self._store.journal(study.key, "opened")}

@@ -30,8 +30,9 @@ from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, explain
 from fedward.study.metrics import exact_auroc
 from fedward.study.models import Vector, build, load_vector, scores, to_vector
+from fedward.study.schedule import least_noise
 from fedward.study.secure import secure_terms
-from fedward.study.terms import noise_for, site_terms, training_cohort
+from fedward.study.terms import site_terms, training_cohort
 
 PENALTY = 10.0
 """λ of the baselines' ridge, one for every hospital and study: where the heart hospitals alone did best on splits that no
@@ -130,7 +131,8 @@ def pool(parts: Iterable[Encoded]) -> Encoded:
 def rehearse(
     manifest: Manifest, patients: Mapping[str, int], *, noise_multiplier: float | None = None
 ) -> SealedManifest:
-    """The manifest sealed for a simulation: σ calibrated and cohorts rounded as in a real study, keys placeholders.
+    """The manifest sealed for a simulation: σ calibrated as at hospitals that have spent nothing yet, cohorts rounded as in a
+    real study, keys placeholders.
 
     Args:
         manifest: the study.
@@ -141,7 +143,7 @@ def rehearse(
         InputError: the roster does not fit the study.
         RefusalError: no noise multiplier in reach keeps the manifest's promise.
     """
-    sigma = noise_for(manifest) if noise_multiplier is None else noise_multiplier
+    sigma = least_noise(manifest) if noise_multiplier is None else noise_multiplier
     try:
         roster = tuple(
             RosterEntry(
@@ -149,6 +151,7 @@ def rehearse(
                 # Nobody holds the private half of a hash: nothing can ever be signed in this roster's name.
                 identity_key=_placeholder(site),
                 declared_patients=declared(patients[site]),
+                noise_multiplier=sigma,
             )
             for site in sorted(patients)
         )
@@ -157,7 +160,6 @@ def rehearse(
             federation_id="0" * 32,
             coordinator_key=_placeholder("coordinator"),
             roster=roster,
-            noise_multiplier=sigma,
             sealed_at=0,
             expires_at=1,
         )

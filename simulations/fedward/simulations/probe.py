@@ -31,7 +31,8 @@ from fedward.simulations.one_run import fewest_correct, lower_bound, p_value
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest
 from fedward.study.models import Logits, Vector, load_vector
-from fedward.study.terms import SiteTerms, noise_for
+from fedward.study.schedule import least_noise
+from fedward.study.terms import SiteTerms
 
 TrainingPath: TypeAlias = Literal["closed-form", "hooks"]
 
@@ -107,7 +108,7 @@ def of_study(manifest: Manifest, noise_multiplier: float | None = None) -> Mecha
     if privacy.delta is None:
         raise InputError("this study trains without differential privacy", remedy="there is nothing to probe")
     return Mechanism(
-        noise_multiplier=noise_for(manifest) if noise_multiplier is None else noise_multiplier,
+        noise_multiplier=least_noise(manifest) if noise_multiplier is None else noise_multiplier,
         sampling_rate=training.sampling_rate,
         steps=training.local_steps,
         delta=privacy.delta,

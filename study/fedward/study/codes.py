@@ -46,7 +46,7 @@ _DECISIONS: Final = {
 }
 _DATA: Final = {
     "no-data": "no data is registered at the site for this study",
-    "data-changed": "the site's data is not the data that was registered",
+    "data-changed": "the site's data is not the data that was registered, or that was registered when the study was approved",
     "data-refused": "the site's data does not fit the study",
     "no-batch": "the site has too few patients for a batch of this study",
     "no-closed-form": "the model has no closed form at the site",

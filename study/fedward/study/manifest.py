@@ -288,6 +288,10 @@ class BaseManifest(Part):
         return self
 
     @property
+    def canonical(self) -> bytes:
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
     def least_sites(self) -> int:
         """The fewest sites of a round: the quorum, and what a secure sum that withstands the colluders needs."""
         secure = max(MIN_MEMBERS, self.privacy.colluders + 2) if self.privacy.secure_aggregation else 1
@@ -341,11 +345,13 @@ class Manifest(BaseManifest):
 
 
 class RosterEntry(Part):
-    """A site as the study knows it. Weights come from `declared_patients`, never from live counts."""
+    """A site as the study knows it. Weights come from `declared_patients`, never from live counts; `noise_multiplier` is the
+    site's own σ, from what it has left to spend, and 0 without differential privacy."""
 
     site: Annotated[str, Field(pattern=NAME)]
     identity_key: Annotated[str, Field(pattern=HEX_KEY)]
     declared_patients: Annotated[int, Field(ge=1, le=MAX_DECLARED_PATIENTS)]
+    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class SealedManifest(Part):
@@ -357,7 +363,6 @@ class SealedManifest(Part):
     federation_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     coordinator_key: Annotated[str, Field(pattern=HEX_KEY)]
     roster: Annotated[tuple[RosterEntry, ...], Field(min_length=1, max_length=1000)]
-    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     sealed_at: Annotated[int, Field(ge=0)]
     expires_at: Annotated[int, Field(ge=0)]
 
@@ -379,8 +384,9 @@ class SealedManifest(Part):
         colluders = self.manifest.privacy.colluders
         if self.manifest.privacy.secure_aggregation and least_threshold(len(sites), colluders) > len(sites):
             raise ValueError(f"{len(sites)} sites cannot withstand {colluders} that collude: lower privacy.colluders")
-        if (self.manifest.privacy.mechanism == "dp-sgd") != (self.noise_multiplier > 0):
-            raise ValueError("noise_multiplier must be above 0 with dp-sgd, and 0 without")
+        private = self.manifest.privacy.mechanism == "dp-sgd"
+        if any((entry.noise_multiplier > 0) != private for entry in self.roster):
+            raise ValueError("every site's noise_multiplier must be above 0 with dp-sgd, and 0 without")
         if self.expires_at <= self.sealed_at:
             raise ValueError("expires_at must lie after sealed_at")
         return self
@@ -446,7 +452,19 @@ def parse_stored(text: str) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise InputError("the stored study is not valid", got=explain(error)) from None
+        raise InputError("not a valid study", got=explain(error)) from None
+
+
+def parse_draft(data: bytes) -> Manifest:
+    """A manifest from its canonical bytes, before it is sealed.
+
+    Raises:
+        InputError: it is no valid manifest, or not in canonical form.
+    """
+    manifest = parse_stored(data.decode(errors="replace"))
+    if manifest.canonical != data:
+        raise InputError("the drafted study is not in canonical form")
+    return manifest
 
 
 def parse_sealed(data: bytes) -> SealedManifest:

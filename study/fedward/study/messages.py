@@ -5,13 +5,14 @@
 The header names its kind and the body's SHA-256; the signature covers all that stands before it. A reply carries the
 SHA-256 of the request that it answers, so it fits no other request. A parser refuses what is unknown, never ignores it.
 
-    coordinator → site   declare    which cohort would the site declare for this study?
+    coordinator → site   declare    the drafted manifest (body): which cohort, and which noise, would the site declare for it?
                          offer      the sealed manifest (body); asks for the site's standing
+                         ended      the study is completed or stopped; asks for the site's standing
                          work       base parameters (body, float32); train and/or evaluate
                          advertise  a secure batch's cohort; asks for the site's keys
                          share, open, confirm, unmask   a step of secure aggregation (body: `privacy.secagg.wire`)
                          masked     base parameters (body); train and/or evaluate, masked in a slot of the batch
-    site → coordinator   declared   registered patients, rounded by the site
+    site → coordinator   declared   registered patients, rounded by the site, and the noise multiplier that it needs
                          standing   pending, approved or rejected
                          result     update (float32) and histogram (int64) in the body
                          secured    the site's message of a step of secure aggregation (body)
@@ -70,6 +71,15 @@ class Offer(Header):
     signature: Annotated[str, Field(max_length=100)]
 
 
+class Ended(Header):
+    """A study is over, or stopped until its coordinator continues it: what it did not charge is free again."""
+
+    kind: Literal["ended"] = "ended"
+    study: Digest
+    nonce: Digest
+    reason: Literal["completed", "stopped"]
+
+
 class Task(Header):
     """What a site does in one attempt of a round."""
 
@@ -122,6 +132,8 @@ class Declared(Header):
     request: Digest
     study_id: Site
     patients: Count
+    noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """σ, calibrated by the site from what it has left to spend; 0 without differential privacy."""
 
 
 class Standing(Header):
@@ -165,7 +177,7 @@ class Refusal(Header):
     reference: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
-Request = Declare | Offer | Work | Advertise | Step | Masked
+Request = Declare | Offer | Ended | Work | Advertise | Step | Masked
 Reply = Declared | Standing | Result | Secured | Refusal
 REPLIES: Mapping[str, type[Header]] = MappingProxyType(
     {"declared": Declared, "standing": Standing, "result": Result, "secured": Secured, "refusal": Refusal}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fedward.privacy.shared_noise import SharedNoise, share_noise
 from fedward.study.manifest import SealedManifest
-from fedward.study.terms import most_patients, pool_noise
+from fedward.study.terms import most_patients, study_noise
 
 
 def shared_noise(sealed: SealedManifest, dimension: int) -> SharedNoise | None:
@@ -24,7 +24,7 @@ def shared_noise(sealed: SealedManifest, dimension: int) -> SharedNoise | None:
     if privacy.noise != "shared":
         return None
     return share_noise(
-        pool_noise(sealed),
+        study_noise(sealed, sealed.roster[0].site),
         clipping_norm=privacy.clipping_norm,
         dimension=dimension,
         sites=sealed.manifest.honest_sites,

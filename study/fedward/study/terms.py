@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedward.privacy.accounting import calibrate
 from fedward.privacy.events import DpEvent, SharedEvent
 from fedward.study.manifest import Manifest, SealedManifest
 
@@ -54,10 +53,10 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
         InputError: the site is not in the roster.
     """
     training, honest = sealed.manifest.training, 0
-    noise_multiplier = sealed.noise_multiplier
+    noise_multiplier = study_noise(sealed, site)
     if sealed.manifest.privacy.noise == "shared":
         honest = sealed.manifest.honest_sites
-        noise_multiplier = pool_noise(sealed) / math.sqrt(honest)
+        noise_multiplier /= math.sqrt(honest)
     return SiteTerms(
         steps=training.local_steps,
         # FedSGD's single step at rate 1 makes the update the negative gradient itself; the server scales it.
@@ -71,9 +70,15 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
     )
 
 
-def pool_noise(sealed: SealedManifest) -> float:
-    """σ_pool of a study with shared noise, over the sensitivity: what the site that needs most asked for."""
-    return sealed.noise_multiplier
+def study_noise(sealed: SealedManifest, site: str) -> float:
+    """σ that a site's patients get: its own; or, with shared noise, the pool's, which is what the site that needs most asked for.
+
+    Raises:
+        InputError: the site is not in the roster.
+    """
+    own = sealed.entry(site).noise_multiplier
+    shared = sealed.manifest.privacy.noise == "shared"
+    return max(entry.noise_multiplier for entry in sealed.roster) if shared else own
 
 
 def evaluates(manifest: Manifest, round_: int) -> bool:
@@ -103,33 +108,3 @@ def most_update(sealed: SealedManifest, site: str, dimension: int) -> float:
 def training_cohort(sealed: SealedManifest, site: str) -> float:
     """N₀: the declared patients less the held-out share; also the site's weight in the sum."""
     return sealed.entry(site).declared_patients * (1 - sealed.manifest.training.holdout)
-
-
-def study_event(sealed: SealedManifest, charged: int = 0) -> DpEvent | None:
-    """All that a study may still charge a site after `charged` attempts, spare ones included; None when it is nothing."""
-    left = sealed.manifest.planned_attempts - charged
-    if sealed.noise_multiplier == 0 or left <= 0:
-        return None
-    training = sealed.manifest.training
-    return DpEvent(sealed.noise_multiplier, training.sampling_rate, training.local_steps * left)
-
-
-def noise_for(manifest: Manifest) -> float:
-    """The smallest noise multiplier with which all planned attempts together cost at most ε; 0 without DP.
-
-    Raises:
-        InputError: no noise multiplier in reach keeps the promise.
-    """
-    privacy, training = manifest.privacy, manifest.training
-    if privacy.epsilon is None or privacy.delta is None:
-        return 0.0
-    if privacy.noise == "shared":
-        honest = manifest.honest_sites
-        return calibrate(
-            [],
-            lambda sigma: (SharedEvent(sigma / math.sqrt(honest), honest, manifest.planned_attempts),),
-            privacy.epsilon,
-            privacy.delta,
-        )
-    schedule = (training.sampling_rate, training.local_steps * manifest.planned_attempts)
-    return calibrate([], schedule, privacy.epsilon, privacy.delta)

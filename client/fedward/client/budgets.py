@@ -1,0 +1,135 @@
+"""What a study may cost this hospital's patients: its noise, what is held for it, and when that is free again.
+
+σ is calibrated at planning, by the hospital itself, and rounded up to one of a few steps, so that the answer tells little of
+what was spent before. What is kept is kept twice: the study alone costs at most the ε of its manifest at the study's δ, and
+everything that this hospital was ever asked, this study included, at most the lifetime budget at the ledger's own δ.
+Approval reserves the whole schedule; rejection, the study's end and its expiry give free what was not charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fedward.privacy.accounting import epsilon
+from fedward.privacy.errors import RefusalError
+from fedward.privacy.events import Event, History
+from fedward.privacy.ledger import Charge, Ledger, Release, Reservation
+from fedward.privacy.shares import history_of, steps_of
+from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.schedule import least_noise, noise_steps, schedule_of, study_events
+
+if TYPE_CHECKING:
+    from fedward.client.home import SiteHome
+
+
+def calibrated(ledger: Ledger, manifest: Manifest, *, at: int) -> float:
+    """The smallest step of noise at which a study keeps its own ε and the ledger its lifetime budget; 0 without DP.
+
+    Raises:
+        RefusalError: `budget-exhausted`: not even the largest step fits what is left; `budget-unreachable`: no noise keeps the
+            manifest's own ε.
+    """
+    schedule, steps, gate = schedule_of(manifest), noise_steps(least_noise(manifest)), ledger.gate(at=at)
+    low, high = 0, len(steps)
+    while low < high:  # more noise never costs more, so halving finds the smallest step that fits
+        middle = (low + high) // 2
+        events = schedule.events(steps[middle])
+        if not events or gate.fits(events):
+            high = middle
+        else:
+            low = middle + 1
+    if low == len(steps):
+        budget = ledger.budget
+        raise RefusalError(
+            "too little of the lifetime budget is left for this study",
+            expected=f"at most ε = {budget.epsilon:g} at δ = {budget.delta:g} with it",
+            got=f"ε = {gate.cost(schedule.events(steps[-1]))} even with {steps[-1] / steps[0]:.1f} times its least noise",
+            remedy="plan a study of a smaller ε or of fewer rounds",
+            code="budget-exhausted",
+        )
+    return steps[low]
+
+
+def check_promise(sealed: SealedManifest, site: str) -> None:
+    """That this site's σ keeps the ε that the study promises: a coordinator may have sealed another than was declared.
+
+    Raises:
+        RefusalError: `budget-exhausted`: it does not.
+    """
+    privacy = sealed.manifest.privacy
+    if privacy.epsilon is None or privacy.delta is None:
+        return
+    found = epsilon(study_events(sealed, site), privacy.delta)
+    if not found <= privacy.epsilon:
+        raise RefusalError(
+            "the study's noise for this site does not keep its own promise",
+            expected=f"ε = {privacy.epsilon:g} at δ = {privacy.delta:g} with every planned attempt",
+            got=f"ε = {found} with σ = {sealed.entry(site).noise_multiplier:g}",
+            remedy="reject it, and ask the coordinator to propose it again",
+            code="budget-exhausted",
+        )
+
+
+def check_delta(ledger: Ledger, patients: int) -> None:
+    """That the ledger's own δ promises something: it must lie below 1/N, or one patient may be told outright.
+
+    Raises:
+        RefusalError: `policy-delta`: it does not.
+    """
+    delta = ledger.budget.delta
+    if not delta * patients < 1:
+        raise RefusalError(
+            f"the lifetime budget's δ is not below 1/N for {patients} patients, so it promises nothing",
+            expected=f"below {1 / patients:.2g}",
+            got=f"{delta:g}",
+            remedy="make the site anew with a smaller --delta, before anything is charged",
+            code="policy-delta",
+        )
+
+
+def reserve(home: SiteHome, sealed: SealedManifest, cohort: str, *, at: int) -> None:
+    """Hold for a study what it may still charge here; one that is held already stays held.
+
+    Args:
+        cohort: the fingerprint of the patients that it is for.
+        at: now, in Unix seconds.
+
+    Raises:
+        RefusalError: `budget-exhausted` or `period-exhausted`: it does not fit; nothing is held.
+    """
+    check_promise(sealed, home.site)
+    with home.ledger() as ledger:
+        rest = rest_of(ledger, sealed.digest, study_events(sealed, home.site))
+        held = [one for one in ledger.reservations(at=at) if one.reservation.study_digest == sealed.digest]
+        if held and (held[0].reservation.cohort, held[0].remaining) == (cohort, rest):
+            return
+        if held:
+            ledger.release(sealed.digest, "replaced", at=at)
+        if rest:
+            reservation = Reservation(sealed.digest, sealed.manifest.study.id, rest, sealed.expires_at, cohort)
+            ledger.reserve(reservation, at=at)
+
+
+def rest_of(ledger: Ledger, study: str, events: Sequence[Event]) -> History:
+    """What of a study's schedule was not charged yet, merged."""
+    made = [e.what.event for e in ledger.entries() if isinstance(e.what, Charge) and e.what.study_digest == study]
+    return history_of([steps_of(events) - steps_of(event for event in made if event is not None)])
+
+
+def stopped_before(ledger: Ledger, study: str) -> bool:
+    """Whether a study holds nothing because its coordinator stopped it: continued, it is held again under the same approval."""
+    told = [e.what for e in ledger.entries() if not isinstance(e.what, Charge) and _of(e.what, study)]
+    return bool(told) and isinstance(told[-1], Release) and told[-1].reason == "stopped"
+
+
+def _of(what: object, study: str) -> bool:
+    return getattr(what, "study_digest", None) == study
+
+
+def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
+    """(ε spent at this hospital so far, ε once all that is reserved and all of this study is charged), at the ledger's δ."""
+    ledger = home.ledger()
+    if any(held.reservation.study_digest == sealed.digest for held in ledger.reservations()):
+        return ledger.spent(), ledger.committed()
+    return ledger.spent(), ledger.would_cost(rest_of(ledger, sealed.digest, study_events(sealed, home.site)))
