@@ -1,9 +1,10 @@
 """Shared against local noise at four heart hospitals, ε = 0.5: `python benchmarks/shared_noise.py`.
 
-Twenty studies, seeds 0–19, each with held-out patients of its own; AUROC is exact, on raw scores of all held-out patients of the
-four hospitals together, and the mean over ten draws of the study's noise. Both kinds of noise keep ε ≤ 0.5 at δ = 1e-3 over all planned attempts, two spare ones included: local
-noise against everyone outside a hospital, shared noise against the coordinator, outsiders and one colluding hospital. What
-shared noise costs against everyone else colluding is reported beside it: two different adversaries, never one number.
+Twenty studies, seeds 0–19, each with held-out patients of its own. AUROC is exact, on raw scores of all held-out patients of the
+four hospitals together, and the mean over ten draws of the study's noise. Both kinds of noise keep ε ≤ 0.5 at δ = 1e-3 over
+all planned attempts, two spare ones included: local noise against everyone outside a hospital, shared noise against the
+coordinator, outsiders and one colluding hospital. What shared noise costs against everyone else colluding is reported beside it:
+two different adversaries, never one number.
 
 No reported held-out patient has a say in the hyper-parameters. Rounds and rate are chosen anew in each study and for each kind of
 noise, by simulated studies within that study's training patients alone, a third of which stand for the held-out ones. C, momentum

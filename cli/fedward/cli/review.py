@@ -7,14 +7,14 @@ from typing import Any
 
 from fedward.cli.output import say
 from fedward.client import approvals, datasets
-from fedward.client.budgets import cost
+from fedward.client.budgets import against_all_others, cost
 from fedward.client.home import SiteHome
 from fedward.client.policy import load_policy, objections
 from fedward.privacy.errors import InputError
 from fedward.study.manifest import CategoricalFeature, NumericFeature, SealedManifest
-from fedward.study.schedule import schedule_of
+from fedward.study.schedule import schedule_of, study_costs
 from fedward.study.secure import secure_words
-from fedward.study.terms import PRIVACY_WORDS
+from fedward.study.terms import all_others_words, coordinator_words, privacy_words, site_terms, study_noise
 
 
 def as_data(home: SiteHome, sealed: SealedManifest) -> dict[str, Any]:
@@ -31,7 +31,13 @@ def as_data(home: SiteHome, sealed: SealedManifest) -> dict[str, Any]:
         "noise_multiplier": sealed.entry(home.site).noise_multiplier,
         "data": dataset.model_dump() if dataset else None,
         "objections": [{"code": o.code, "text": o.text} for o in found],
-        "privacy": {"spent": spent, "after": after, "budget": home.ledger().budget.epsilon, "meaning": PRIVACY_WORDS},
+        "privacy": {
+            "spent": spent,
+            "after": after,
+            "budget": home.ledger().budget.epsilon,
+            "against": study_costs(sealed, home.site),
+            "meaning": privacy_words(sealed.manifest),
+        },
     }
 
 
@@ -91,7 +97,7 @@ def _print_data(home: SiteHome, sealed: SealedManifest) -> None:
 def _print_cost(home: SiteHome, sealed: SealedManifest) -> None:
     budget = home.ledger().budget
     spent, after = cost(home, sealed)
-    sigma, schedule = sealed.entry(home.site).noise_multiplier, schedule_of(sealed.manifest)
+    sigma, schedule = study_noise(sealed, home.site), schedule_of(sealed.manifest)
     if sigma == 0:
         say("  privacy      NO differential privacy: the updates can reveal single patients")
         return
@@ -101,7 +107,24 @@ def _print_cost(home: SiteHome, sealed: SealedManifest) -> None:
     say(
         f"  budget here  ε = {spent:.3f} spent, {after:.3f} with all of this study, of {budget.epsilon:g} (δ = {budget.delta:g})"
     )
-    say(f"  meaning      {PRIVACY_WORDS}")
+    if privacy.noise == "shared":
+        _print_adversaries(home, sealed)
+    say(f"  meaning      {privacy_words(sealed.manifest)}")
+
+
+def _print_adversaries(home: SiteHome, sealed: SealedManifest) -> None:
+    """Shared noise has two adversaries, and an ε for each: never one number."""
+    costs, terms = study_costs(sealed, home.site), site_terms(sealed, home.site)
+    pool = terms.noise_multiplier * terms.honest_sites**0.5
+    say(f"  ε against    {coordinator_words(sealed.manifest)}: {costs['coordinator']:.3f}, by the noise of "
+        f"{terms.honest_sites} honest sites, σ = {pool:.4g}")  # fmt: skip
+    say(f"  ε against    {all_others_words()}: {costs['everyone']:.3f}, by this site's own noise, "
+        f"σ = {terms.noise_multiplier:.4g}")  # fmt: skip
+    everything = against_all_others(home.ledger())
+    if everything is not None:
+        spent, held = everything
+        most = load_policy(home.policy_file).max_epsilon_all_others
+        say(f"  if all collude  ε = {spent:.3f} spent, {held:.3f} with all that is reserved, of {most:g} (policy)")
 
 
 def _dataset(home: SiteHome, sealed: SealedManifest) -> datasets.Dataset | None:

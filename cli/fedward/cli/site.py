@@ -318,15 +318,18 @@ def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
 @app.command()
 def ledger(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     """Print what studies have cost this hospital's patients, and what remains. The chain is verified first."""
+    from fedward.client.budgets import against_all_others
     from fedward.client.home import SiteHome
     from fedward.study.terms import PRIVACY_WORDS
 
     book = SiteHome.open(home).ledger()
     entries, budget = book.charges(), book.budget
+    others = against_all_others(book)
     if as_json:
         print_json({
             "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
             "spent": book.spent(),
+            "if_all_others_collude": None if others is None else {"spent": others[0], "held": others[1]},
             "remaining": book.remaining,
             "unprotected": book.unprotected,
             "charges": [{"sequence": e.sequence, "at": e.at, "digest": e.digest} | asdict(e.charge) for e in entries],
@@ -340,6 +343,10 @@ def ledger(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     say(
         f"Spent in all: ε = {book.spent():.3f} of {budget.epsilon:g}; remaining {book.remaining:.3f}; δ = {budget.delta:g}"
     )
+    if others is not None:
+        say(
+            f"If everyone else colludes, where noise is shared: ε = {others[0]:.3f} spent, {others[1]:.3f} with all reserved"
+        )
     trained = sum(e.charge.purpose == "train-without-dp" for e in entries)
     if trained:
         say(f"{trained} attempts trained without differential privacy: for them no ε bounds anything.")

@@ -246,7 +246,7 @@ class SiteNode:
         found = self._find(sealed, request, base)
         if found.update is not None and found.update.dtype != np.float32:
             raise InputError("a sum with shared noise leaves in the ring alone", code="not-masked")
-        update = b"" if found.update is None else messages.floats_to_bytes(found.update)
+        update = b"" if found.update is None else messages.floats_to_bytes(found.update)  # type: ignore[arg-type]
         counts = b"" if found.counts is None else messages.counts_to_bytes(found.counts)
         result = Result(
             site=self._kit.site,

@@ -8,8 +8,9 @@ from typing import Any
 from fedward.server.records import AttemptRow, MetricRow, StandingRow, StatusRow, StudyRow
 from fedward.server.store import Store
 from fedward.study.manifest import Manifest, parse_sealed, parse_stored
+from fedward.study.schedule import study_costs
 from fedward.study.secure import secure_words
-from fedward.study.terms import PRIVACY_WORDS
+from fedward.study.terms import privacy_words
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class StudyView:
     model: str | None
     epsilon: float | None
     delta: float | None
+    epsilon_all_others: float | None
+    """Against everyone else colluding, where noise is shared: `epsilon` is then against the coordinator and the named colluders."""
+    meaning: str
     secure: str | None
     standings: tuple[StandingRow, ...]
     attempts: tuple[AttemptRow, ...]
@@ -54,7 +58,7 @@ class StudyView:
         return max(rows, key=lambda m: m.version) if rows else None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"contributions": self.contributions(), "privacy": PRIVACY_WORDS}
+        return asdict(self) | {"contributions": self.contributions(), "privacy": self.meaning}
 
 
 def _secure(study: StudyRow) -> str | None:
@@ -62,6 +66,15 @@ def _secure(study: StudyRow) -> str | None:
         return None
     sealed = parse_sealed(study.sealed)
     return secure_words(sealed) if sealed.manifest.privacy.secure_aggregation else None
+
+
+def _all_others(study: StudyRow) -> float | None:
+    if study.sealed is None:
+        return None
+    sealed = parse_sealed(study.sealed)
+    if sealed.manifest.privacy.noise != "shared":
+        return None
+    return study_costs(sealed, sealed.roster[0].site)["everyone"]
 
 
 def view(store: Store, study: StudyRow) -> StudyView:
@@ -81,6 +94,8 @@ def view(store: Store, study: StudyRow) -> StudyView:
         model=checkpoint.model if checkpoint else None,
         epsilon=manifest.privacy.epsilon,
         delta=manifest.privacy.delta,
+        epsilon_all_others=_all_others(study),
+        meaning=privacy_words(manifest),
         secure=_secure(study),
         standings=tuple(store.standings(study.key)),
         attempts=tuple(store.attempts(study.key)),

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedward.privacy.accounting import calibrate
-from fedward.privacy.events import DpEvent, Event, History, SharedEvent
+from fedward.privacy.accounting import calibrate, epsilon
+from fedward.privacy.events import DpEvent, Event, History, SharedEvent, View
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.terms import site_terms, study_noise
 
@@ -38,7 +38,7 @@ class Schedule:
     honest_sites: int = 0
 
     def events(self, noise_multiplier: float) -> History:
-        """All of it at a site's σ, or the pool's where noise is shared, for the ledger; nothing at σ = 0: no differential privacy."""
+        """All of it for the ledger, at a site's σ or the pool's where noise is shared; nothing at σ = 0, without any promise."""
         if noise_multiplier == 0 or self.attempts <= 0:
             return ()
         if self.honest_sites:
@@ -61,6 +61,19 @@ def study_events(sealed: SealedManifest, site: str) -> History:
         InputError: the site is not in the roster.
     """
     return schedule_of(sealed.manifest).events(study_noise(sealed, site))
+
+
+def study_costs(sealed: SealedManifest, site: str) -> dict[View, float]:
+    """The study's ε at its δ against each adversary, every planned attempt charged; empty without DP.
+
+    Raises:
+        InputError: the site is not in the roster.
+    """
+    delta, events = sealed.manifest.privacy.delta, study_events(sealed, site)
+    if delta is None or not events:
+        return {}
+    views: tuple[View, ...] = ("coordinator", "everyone")
+    return {view: epsilon(events, delta, view) for view in views}
 
 
 def attempt_events(sealed: SealedManifest, site: str, *, train: bool, evaluate: bool) -> dict[str, Event | None]:

@@ -15,6 +15,29 @@ PRIVACY_WORDS = (
 """What an ε means here. It stands wherever an ε is shown (NIST SP 800-226's elements)."""
 
 
+def privacy_words(manifest: Manifest) -> str:
+    """What a study's ε means: PRIVACY_WORDS, with the adversary of shared noise where noise is shared."""
+    if manifest.privacy.noise != "shared":
+        return PRIVACY_WORDS
+    return PRIVACY_WORDS.replace(f"adversary: {EVERYONE}", f"adversary: {coordinator_words(manifest)}")
+
+
+EVERYONE = "everyone outside that hospital"
+"""The adversary of local noise."""
+
+
+def coordinator_words(manifest: Manifest) -> str:
+    """The adversary that shared noise is sized for."""
+    colluders = manifest.privacy.colluders
+    others = "1 other hospital" if colluders == 1 else f"{colluders} other hospitals"
+    return f"the coordinator and outsiders, with at most {others} colluding"
+
+
+def all_others_words() -> str:
+    """The adversary that one site's part of shared noise is left for."""
+    return f"{EVERYONE} together, all other hospitals colluding"
+
+
 @dataclass(frozen=True)
 class SiteTerms:
     """A site's training of one attempt. `expected_batch` = q·N₀, from the declared cohort: a public constant.
