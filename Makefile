@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+WORKERS ?= 2
 FOLDERS := study privacy client server simulations cli
 export PYTHONDONTWRITEBYTECODE ?=
 export FLWR_TELEMETRY_ENABLED = 0
@@ -40,8 +41,7 @@ lint: $(READY)
 test: lint
 	@echo "== tests =="
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest
-	@$(BIN)/coverage combine --quiet
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --cov --cov-report=
 	@$(BIN)/coverage report --fail-under=90
 
 bench: $(READY)

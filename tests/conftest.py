@@ -25,6 +25,21 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
         federation.end()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may run side by side: a file's tests share what their modules set up, and there is one loopback federation.
+
+    What waits for real processes comes first, so that the others fill the time beside it.
+    """
+    groups = {item: _group(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not groups[item].startswith(("loopback", "tests/e2e/", "tests/faults/")))
+
+
+def _group(item: pytest.Item) -> str:
+    return "loopback" if "loopback" in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
+
+
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Under FEDWARD_REQUIRE_ALL=1 a test that did not run is a test that failed."""
     if os.environ.get("FEDWARD_REQUIRE_ALL") == "1" and report.skipped and not hasattr(report, "wasxfail"):

@@ -14,7 +14,7 @@ from hospital import SITE, Site, code
 
 from fedward.client import approvals, datasets
 from fedward.privacy.canonical import canonical_json, digest
-from fedward.privacy.errors import IntegrityError
+from fedward.privacy.errors import IntegrityError, RefusalError
 from fedward.privacy.ledger import Budget, Ledger
 from fedward.privacy.signing import Identity, to_text
 from fedward.study import messages
@@ -287,11 +287,14 @@ def test_a_study_proposed_again_opens_no_fresh_budget(tmp_path: Path) -> None:
     for again in range(3):
         sealed = swapped(site.sealed, sealed_at=site.sealed.sealed_at + again)
         site.offer(sealed)
-        approvals.decide(site.home, sealed, "approved", "tester", 0)
+        try:
+            approvals.decide(site.home, sealed, "approved", "tester", 0)
+        except RefusalError as error:
+            codes.add(error.code)
         for attempt in range(1, sealed.manifest.planned_attempts + 1):
             reply = site.work(study=sealed.digest, attempt=attempt)
             codes.add(reply.code if isinstance(reply, Refusal) else "trained")
-    assert codes == {"trained", "budget-exhausted"}
+    assert codes == {"trained", "budget-exhausted", "not-approved"}
     with Ledger.open(site.home.ledger_file) as ledger:
         assert ledger.spent() <= 4.0
 

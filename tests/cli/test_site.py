@@ -83,7 +83,7 @@ def test_from_init_to_ledger(fed: Federation, tmp_path: Path) -> None:
     assert good("site", "review", "--home", home) == {"proposals": []}
     status = good("site", "status", "--home", home)
     assert status["node"]["state"] == "never started"
-    assert status["ledger"] == {"spent": 0.0, "budget": 7.0, "delta": 1e-3}
+    assert status["ledger"] == {"spent": 0.0, "committed": 0.0, "budget": 7.0, "delta": 1e-3}
     assert [dataset["patients"] for dataset in status["datasets"]] == [200]
     assert good("site", "ledger", "--home", home)["charges"] == []
 

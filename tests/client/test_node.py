@@ -318,9 +318,9 @@ def test_little_left_means_more_noise_and_the_whole_study_fits(tmp_path: Path) -
 
 def test_too_little_left_ends_at_planning(site: Site) -> None:
     with Ledger.open(site.home.ledger_file) as ledger:
-        before = ledger.head
-        spend(ledger, DpEvent(0.47, 1.0, 1))  # ε = 8.2 of 10, and the approved study holds 3
-        assert before.sequence + 2 == ledger.head.sequence
+        for number, sigma in enumerate((0.49, 1.0, 2.0, 4.0, 8.0, 16.0)):  # until hardly anything is left
+            if ledger.fits([DpEvent(sigma, 1.0, 1)]):
+                spend(ledger, DpEvent(sigma, 1.0, 1), f"{number:064x}")
         after = ledger.head
     assert code(site.declare()) == "budget-exhausted"
     assert ledger.head == after  # a question costs nothing

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 NOT_SENT = {
     # Of the command line, the log and files that a person handles: a node raises none of them while it answers.
     "error", "usage", "no-evidence", "damaged-evidence", "damaged-record", "incident-not-recorded", "thread-failed",
+    "metrics-not-kept",
     # The door's own: it leaves as internal-error.
     "not-allowed-out",
 }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedward.cli import ledger
 from fedward.cli.output import JsonOption, print_json, say, table
 
 app = typer.Typer(
@@ -66,3 +67,6 @@ def transcript(
     table("Secure sums that could be opened", ("round", "attempt", "outcome", "over", "confirmed"), rows)
     if not digest:
         say("The digest was not compared: give --digest with the one that your hospital approved.")
+
+
+app.command("ledger")(ledger.audit)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedward.cli import ledger
 from fedward.cli.output import JsonOption, note, print_json, say, table
+from fedward.cli.site_home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
     from fedward.client.home import SiteHome
     from fedward.client.incidents import Incident
-    from fedward.privacy.events import Event
-    from fedward.privacy.ledger import Entry
     from fedward.study.manifest import SealedManifest
 
 app = typer.Typer(
@@ -27,11 +27,6 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
 )
-Home = Annotated[
-    Path,
-    typer.Option("--home", envvar="FEDWARD_SITE_HOME", help="The site's folder: keys, policy, ledger, log."),
-]
-DEFAULT_HOME = Path.home() / ".fedward" / "site"
 
 
 @app.command()
@@ -297,8 +292,11 @@ def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
         from fedward.client import approvals
 
         data["studies"] = [_line(opened, sealed) for sealed in approvals.proposals(opened)]
-    ledger = opened.ledger()
-    data["ledger"] = {"spent": ledger.spent(), "budget": ledger.budget.epsilon, "delta": ledger.budget.delta}
+    book = opened.ledger()
+    data["ledger"] = {
+        "spent": book.spent(), "committed": book.committed(at=int(time.time())),
+        "budget": book.budget.epsilon, "delta": book.budget.delta,
+    }  # fmt: skip
     if as_json:
         print_json(data)
         return
@@ -311,71 +309,40 @@ def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     for line in data.get("studies", []):
         say(f"Study {line['study']} ({line['digest'][:12]}): {line['state']} here")
     say(
-        f"Privacy spent: ε = {ledger.spent():.3f} of {ledger.budget.epsilon:g} at δ = {ledger.budget.delta:g}, per patient"
+        f"Privacy spent: ε = {data['ledger']['spent']:.3f} of {book.budget.epsilon:g} at δ = {book.budget.delta:g}, per patient; "
+        f"{data['ledger']['committed']:.3f} with all that is reserved"
     )
+
+
+app.command("ledger")(ledger.ledger)
+app.command("ledger-recover")(ledger.recover)
 
 
 @app.command()
-def ledger(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
-    """Print what studies have cost this hospital's patients, and what remains. The chain is verified first."""
-    from fedward.client.budgets import against_all_others
+def metrics(
+    study: Annotated[str, typer.Argument(metavar="DIGEST", help="The study's digest, or its first digits.")],
+    home: Home = DEFAULT_HOME,
+    release: Annotated[
+        Path | None,
+        typer.Option(
+            "--release",
+            metavar="FILE",
+            help="Write what may leave to a new file, if the policy's share_metrics allows; once a study, then the same.",
+        ),
+    ] = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """Show this hospital's own metrics of a study as they may leave: rounded, small counts suppressed. Nothing is sent."""
+    from fedward.cli.site_metrics import release_metrics, show_metrics
+    from fedward.client import approvals
     from fedward.client.home import SiteHome
-    from fedward.study.terms import PRIVACY_WORDS
 
-    book = SiteHome.open(home).ledger()
-    entries, budget = book.charges(), book.budget
-    others = against_all_others(book)
-    if as_json:
-        print_json({
-            "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
-            "spent": book.spent(),
-            "if_all_others_collude": None if others is None else {"spent": others[0], "held": others[1]},
-            "remaining": book.remaining,
-            "unprotected": book.unprotected,
-            "charges": [{"sequence": e.sequence, "at": e.at, "digest": e.digest} | asdict(e.charge) for e in entries],
-            "privacy": PRIVACY_WORDS,
-        })  # fmt: skip
-        return
-    columns = ("no.", "charged at (UTC)", "study", "round", "attempt", "for", "noise σ", "q x steps")
-    table("Privacy ledger", columns, [_charge_row(entry) for entry in entries])
-    for study in book.spent_by_study():
-        say(f"{study.study_id}: ε = {study.epsilon:.3f} by itself, {study.charges} charges")
-    say(
-        f"Spent in all: ε = {book.spent():.3f} of {budget.epsilon:g}; remaining {book.remaining:.3f}; δ = {budget.delta:g}"
-    )
-    if others is not None:
-        say(
-            f"If everyone else colludes, where noise is shared: ε = {others[0]:.3f} spent, {others[1]:.3f} with all reserved"
-        )
-    trained = sum(e.charge.purpose == "train-without-dp" for e in entries)
-    if trained:
-        say(f"{trained} attempts trained without differential privacy: for them no ε bounds anything.")
-    if book.unprotected > trained:
-        say(
-            f"{book.unprotected - trained} times counts of held-out patients left without noise: ε does not cover them."
-        )
-    say(f"What it means: {PRIVACY_WORDS}")
-
-
-def _charge_row(entry: Entry) -> tuple[str, ...]:
-    charge = entry.charge
-    purpose = charge.purpose.removesuffix("-without-dp")
-    sigma, steps = _mechanism(charge.event)
-    at = f"{datetime.fromtimestamp(entry.at, UTC):%Y-%m-%d %H:%M:%S}"
-    return (str(entry.sequence), at, charge.study_id, str(charge.round), str(charge.attempt), purpose, sigma, steps)
-
-
-def _mechanism(event: Event | None) -> tuple[str, str]:
-    """Noise and repetitions of a charge, as the table shows them."""
-    from fedward.privacy.events import DpEvent, SharedEvent
-
-    if event is None:
-        return "none", "-"
-    if isinstance(event, SharedEvent):
-        return f"{event.noise_multiplier:g} of {event.sites} sites", f"1 x {event.steps}"
-    if isinstance(event, DpEvent):
-        return f"{event.noise_multiplier:g}", f"{event.sampling_rate:g} x {event.steps}"
-    return f"{event.deviation:g} a count", f"{event.coordinates} x {event.steps}"
+    opened = SiteHome.open(home)
+    sealed = approvals.proposal(opened, study)
+    if release is not None:
+        release_metrics(opened, sealed, release, as_json=as_json)
+    else:
+        show_metrics(opened, sealed, as_json=as_json)
 
 
 @app.command()

@@ -110,7 +110,7 @@ def reserve(home: SiteHome, sealed: SealedManifest, cohort: str, *, at: int) -> 
         if rest:
             check_all_others(home, ledger, rest, at=at)
             reservation = Reservation(sealed.digest, sealed.manifest.study.id, rest, sealed.expires_at, cohort)
-            ledger.reserve(reservation, at=at)
+            ledger.reserve(reservation, at=at, period=load_policy(home.policy_file).period)
 
 
 def check_all_others(home: SiteHome, ledger: Ledger, events: Sequence[Event], *, at: int) -> None:

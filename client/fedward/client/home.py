@@ -3,7 +3,8 @@
 site.json            the site's name                        keys/       private keys and the patient key (0600)
 policy.toml          what this hospital refuses              federation.json, ca.pem, site.pem   from the kit
 datasets/ID.json     data registered for a study             proposals/DIGEST.json   what a coordinator offered
-approvals/DIGEST.json  what a person here decided            ledger.sqlite, ledger.sqlite.head   privacy spent
+approvals/DIGEST.json  what a person here decided            ledger.sqlite, ledger.sqlite.head   privacy spent and reserved
+ledger.countersigned   the newest head of the ledger that the coordinator has signed
 log/site.log         what happened, for this hospital only
 incidents/           lies that this site was told, with the signed bytes that prove them
 opened/DIGEST.jsonl  which sums of un-noised numbers this site helped to open
@@ -21,8 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedward.client.policy import DEFAULT_POLICY
 from fedward.client.split import KEY_BYTES
+from fedward.privacy.countersign import countersigned
 from fedward.privacy.errors import InputError, IntegrityError, UsageError
-from fedward.privacy.ledger import Budget, Ledger
+from fedward.privacy.ledger import Budget, Head, Ledger
 from fedward.privacy.signing import Identity
 from fedward.study.enrolment import JoinKit
 from fedward.study.files import read_json, read_model, read_secret, write_atomic, write_secret
@@ -50,7 +52,7 @@ class SiteHome:
         write_secret(home.key("patients.key"), os.urandom(KEY_BYTES))
         write_atomic(home.policy_file, DEFAULT_POLICY.encode())
         if not home.ledger_file.exists():
-            Ledger.create(home.ledger_file, budget=budget, lineage=os.urandom(16).hex())
+            Ledger.create(home.ledger_file, budget=budget, lineage=os.urandom(16).hex()).close()
         # Written last: its presence says that everything before it is whole, so a broken init can be run again.
         write_atomic(home.site_file, json.dumps({"format": 1, "site": site}).encode())
         return home
@@ -84,6 +86,10 @@ class SiteHome:
         return self.path / "ledger.sqlite"
 
     @property
+    def countersigned_file(self) -> Path:
+        return self.path / "ledger.countersigned"
+
+    @property
     def kit_file(self) -> Path:
         return self.path / "federation.json"
 
@@ -102,6 +108,10 @@ class SiteHome:
     @property
     def opened_folder(self) -> Path:
         return self.path / "opened"
+
+    @property
+    def metrics_folder(self) -> Path:
+        return self.path / "own-metrics"
 
     @property
     def incidents_folder(self) -> Path:
@@ -133,7 +143,35 @@ class SiteHome:
         return read_model(self.kit_file, JoinKit, "kit")
 
     def ledger(self) -> Ledger:
-        return Ledger.open(self.ledger_file)
+        """The ledger, compared with its head file and with the newest head that the coordinator has countersigned.
+
+        Raises:
+            InputError: there is none, or its format is another version's.
+            IntegrityError: it is broken, cut short or rolled back.
+        """
+        return Ledger.open(self.ledger_file, witness=self.countersigned_head())
+
+    def countersigned_head(self) -> Head | None:
+        """The newest head of the ledger that the coordinator has countersigned; None if it never did.
+
+        Raises:
+            IntegrityError: the file was changed.
+        """
+        if not self.countersigned_file.is_file():
+            return None
+        kit = self.kit()
+        return countersigned(self.countersigned_file.read_bytes(), kit.site, kit.coordinator_key)
+
+    def keep_countersigned(self, data: bytes) -> None:
+        """Keeps a countersigned head, unless an equal or newer one is kept.
+
+        Raises:
+            IntegrityError: it is not the coordinator's, or not of this site.
+        """
+        kit = self.kit()
+        head, kept = countersigned(data, kit.site, kit.coordinator_key), self.countersigned_head()
+        if kept is None or head.sequence > kept.sequence:
+            write_atomic(self.countersigned_file, data, 0o600)
 
 
 def _ec_pem() -> bytes:

@@ -29,6 +29,7 @@ from fedward.client.door import Asked, Released, release
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
 from fedward.client.log import SiteLog
+from fedward.client.own_metrics import OwnMetrics
 from fedward.client.places import Places
 from fedward.client.policy import load_policy, objections
 from fedward.client.split import held_out
@@ -102,6 +103,7 @@ class SiteNode:
         self._ledger = home.ledger()
         self._incidents = Incidents(home.incidents_folder)
         self._places = Places(home.opened_folder)
+        self._own_metrics = OwnMetrics(home.metrics_folder)
         self._cohorts: dict[str, _Cohort] = {}
         self._replies: dict[str, tuple[str, Released]] = {}
 
@@ -339,6 +341,7 @@ class SiteNode:
             scores = models.scores(model, unseen.inputs)
             plan = sealed.manifest.evaluation
             counts = histogram(scores, unseen.outcomes, unseen.membership, plan.bins, plan.temper)
+            self._keep_metrics(sealed, request.round, counts)
         if request.train:
             update = self._train(sealed, request, model, cohort.training)
         self._log.write(
@@ -362,6 +365,12 @@ class SiteNode:
         if noise is not None:
             return unnoised_sum(model, patients, noise.clipping_norm).noised(noise, self._draws)
         return np.asarray(train(model, patients, site_terms(sealed, self._kit.site), self._draws), dtype=np.float32)
+
+    def _keep_metrics(self, sealed: SealedManifest, round_: int, counts: Counts) -> None:
+        try:
+            self._own_metrics.keep(sealed, round_, counts)
+        except (FedwardError, OSError) as error:  # the study goes on; its own people miss a table
+            self._log.error(error, code="metrics-not-kept")
 
     def _approved(self, study: str) -> SealedManifest:
         """The approved study, if the policy, read afresh, has nothing against it."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from fedward.privacy.errors import InputError
+from fedward.privacy.shares import Period
 from fedward.study.manifest import Part, SealedManifest, explain, read_toml
 from fedward.study.schedule import study_costs
 
@@ -25,7 +26,10 @@ max_epsilon_all_others = 10.0  # shared noise: the most that all studies togethe
 max_delta = 1e-3           # δ above this is refused
 min_patients = 50          # refuse to train on fewer patients than this
 min_quorum = 3             # refuse studies that release a sum of fewer sites
+# period_days = 365        # with the next line: what all studies together may cost in so many days
+# max_epsilon_per_period = 5.0
 share_cohort_size = true   # tell the coordinator the registered patients, rounded to tens
+share_metrics = false      # let this hospital's own metrics be given away; no noise, counts under 11 suppressed
 """
 
 
@@ -38,6 +42,22 @@ class Policy(Part):
     min_patients: Annotated[int, Field(ge=1)] = 50
     min_quorum: Annotated[int, Field(ge=1)] = 3
     share_cohort_size: bool = True
+    share_metrics: bool = False
+    period_days: Annotated[int, Field(ge=1, le=36_525)] | None = None
+    max_epsilon_per_period: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.period_days is None) != (self.max_epsilon_per_period is None):
+            raise ValueError("period_days and max_epsilon_per_period belong together: give both or none")
+        return self
+
+    @property
+    def period(self) -> Period | None:
+        """The hospital's sub-limit of its lifetime budget; None if it set none."""
+        if self.period_days is None or self.max_epsilon_per_period is None:
+            return None
+        return Period(self.period_days, self.max_epsilon_per_period)
 
 
 @dataclass(frozen=True)

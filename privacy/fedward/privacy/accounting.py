@@ -44,6 +44,8 @@ _LARGEST_GRID_EPSILON = 60.0
 ORDERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, *map(float, range(5, 64)), 80.0, 128.0, 256.0, 512.0, 1024.0)
 # Where the divergence is a line through the origin every order is known, and a fine choice loses nothing.
 _FINE_ORDERS = tuple(1 + np.geomspace(1e-2, 1e6, 800))
+# Few orders tell well enough whether the grid is worth it; each one more costs milliseconds a mechanism.
+_COARSE_ORDERS = (2.0, 4.0, 8.0, 16.0)
 # Round-off of one step's log-moment, added so that a difference of nearly equal numbers cannot read as "free".
 _MOMENT_ROUND_OFF = 1e-13
 # Range and resolution of proposed noise multipliers.
@@ -194,15 +196,19 @@ def _left(budget: float, spent: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _gate(merged: History, delta: float) -> float:
-    bound = _rdp_epsilon(merged, delta)
     shared = any(isinstance(event, SharedEvent) for event in merged)
-    if shared or delta < _SMALLEST_GRID_DELTA or not bound <= _LARGEST_GRID_EPSILON:
-        return _round_up(bound)
+    if shared or delta < _SMALLEST_GRID_DELTA or not _within_grid(merged, delta):
+        return _round_up(_rdp_epsilon(merged, delta))
     try:
         return _round_up(_pld_epsilon(merged, delta))
     except (ArithmeticError, ValueError, MemoryError) as error:
         _log.warning("PLD accounting failed (%s); the looser RDP bound decides", error)
-        return _round_up(bound)
+        return _round_up(_rdp_epsilon(merged, delta))
+
+
+def _within_grid(merged: History, delta: float) -> bool:
+    coarse = _rdp_at(merged, delta, _COARSE_ORDERS) <= _LARGEST_GRID_EPSILON
+    return coarse or _rdp_epsilon(merged, delta) <= _LARGEST_GRID_EPSILON
 
 
 def _pld_epsilon(merged: History, delta: float) -> float:
@@ -219,7 +225,7 @@ def _pld_epsilon(merged: History, delta: float) -> float:
     return value
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _composed(merged: History) -> Any:
     """The history's PLD. A balanced tree: when one mechanism gains a step, only the nodes above it are computed anew."""
     if len(merged) == 1:
@@ -239,7 +245,7 @@ def _repeated(event: Event) -> Any:
     return _single(event.noise_multiplier, event.sampling_rate).self_compose(event.steps)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _single(sigma: float, q: float) -> Any:
     # 10.5 standard deviations reach dp_accounting's tail bound of e^-50; losses run to about ±(1/2 + 10.5σ)/σ².
     points = 2 * (0.5 + 10.5 * sigma) / sigma**2 / _INTERVAL
@@ -270,44 +276,33 @@ def _single_count(deviation: float, sensitivity: int) -> Any:
 
 
 def _rdp_epsilon(merged: History, delta: float) -> float:
+    if all(concentration(event) is not None for event in merged):
+        return _rdp_at(merged, delta, _FINE_ORDERS)
+    return _rdp_at(merged, delta, ORDERS)
+
+
+def _rdp_at(merged: History, delta: float, orders: tuple[float, ...]) -> float:
+    """ε by the best of the orders."""
     from dp_accounting.rdp import rdp_privacy_accountant  # noqa: PLC0415 - imports scipy.stats, a second
 
-    rhos = [concentration(event) for event in merged]
-    orders, total = ORDERS, np.zeros(len(ORDERS))
-    if None in rhos:
-        for event in merged:
-            total += event.steps * _moments_of(event)
-    else:
-        orders = _FINE_ORDERS
-        total = np.asarray(orders) * sum(event.steps * (rho or 0.0) for event, rho in zip(merged, rhos, strict=True))
+    total = np.zeros(len(orders))
+    for event in merged:
+        total += event.steps * divergences(event, orders)
     value, _ = rdp_privacy_accountant.compute_epsilon(orders, total, delta)
     return float(value) if value >= 0 else math.inf
 
 
-def divergence(event: Event, order: float) -> float:
-    """Rényi divergence of one step of an event at an order above 1, rounded up; `inf` where it is not known."""
-    if order in ORDERS:
-        return float(_moments_of(event)[ORDERS.index(order)])
+def divergences(event: Event, orders: tuple[float, ...]) -> NDArray[np.float64]:
+    """Rényi divergence of one step of an event at orders above 1, rounded up; `inf` where it is not known."""
     rho = concentration(event)
-    if isinstance(event, DpEvent) and rho is None:
-        return float(_at_orders(event.noise_multiplier, event.sampling_rate, (order,))[0])
-    return order * (math.inf if rho is None else rho)
-
-
-def _moments_of(event: Event) -> NDArray[np.float64]:
-    """Rényi divergence of one step at each of `ORDERS`."""
-    rho = concentration(event)
-    if isinstance(event, DpEvent) and rho is None:
-        return _moments(event.noise_multiplier, event.sampling_rate)
-    return np.asarray(ORDERS) * (math.inf if rho is None else rho)
+    if rho is not None:
+        return np.asarray(orders) * rho
+    if isinstance(event, DpEvent):
+        return _at_orders(event.noise_multiplier, event.sampling_rate, orders)
+    return np.full(len(orders), math.inf)
 
 
 @lru_cache(maxsize=1024)
-def _moments(sigma: float, q: float) -> NDArray[np.float64]:
-    """Rényi divergence of one step at each of `ORDERS`, rounded up; `inf` where it is not known."""
-    return _at_orders(sigma, q, ORDERS)
-
-
 def _at_orders(sigma: float, q: float, orders: tuple[float, ...]) -> NDArray[np.float64]:
     import dp_accounting  # noqa: PLC0415 - imports scipy.stats, a second
     from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415

@@ -8,7 +8,7 @@ Numbers go up by one, but for a recovery, which skips those of the entries that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedward.privacy.accounting import epsilon
@@ -23,15 +23,19 @@ from fedward.privacy.entries import (
     Reservation,
     What,
     broken,
+    check_order,
+    check_text,
     entry_of,
     genesis_digest,
     rolled_back,
     sealed_entry,
 )
-from fedward.privacy.errors import RefusalError
+from fedward.privacy.errors import InputError, RefusalError
 from fedward.privacy.shares import Gate, Period, Shares, period_history
 
-__all__ = ["FORMAT", "Budget", "Chain", "Charge", "Entry", "Head", "Recovery", "Release", "Reservation"]
+__all__ = [
+    "FORMAT", "Budget", "Chain", "Charge", "Entry", "Head", "Recovery", "Release", "Reservation", "begun", "genesis_of",
+]  # fmt: skip
 
 
 class Chain:
@@ -128,7 +132,10 @@ class Chain:
         if number > self.tail.sequence:
             raise rolled_back(f"the ledger ends at entry {self.tail.sequence}, but entry {number} {seen}")
         if number == 0:
-            known = genesis_digest(self.budget, self.lineage, self.order)
+            anew = (
+                bool(self.entries) and self.entries[0].sequence > 1
+            )  # a recovery began this file, the first link was lost
+            known = witness.digest if anew else genesis_digest(self.budget, self.lineage, self.order)
         else:
             after = next(entry for entry in self.entries if entry.sequence >= number)
             known = after.digest
@@ -137,6 +144,40 @@ class Chain:
                 known = given_up.digest if given_up is not None and given_up.sequence == number else witness.digest
         if known != witness.digest:
             raise rolled_back(f"entry {number} of the ledger is another than {seen}")
+
+
+def begun(genesis: Mapping[str, Any], where: str) -> Chain:
+    """The empty chain of a first link, with the fields format, lineage, epsilon, delta, order and digest.
+
+    Raises:
+        InputError: the format is another version's.
+        IntegrityError: the fields or their digest do not hold.
+    """
+    version = genesis.get("format")
+    if version != FORMAT:
+        raise InputError(
+            f"{where} has a format of another version",
+            expected=str(FORMAT),
+            got=str(version)[:80],
+            remedy="use the Fedward version that wrote it, or upgrade",
+        )
+    try:
+        budget = Budget(genesis["epsilon"], genesis["delta"])
+        chain = Chain(budget, check_text(genesis["lineage"], "lineage"), check_order(genesis["order"]))
+    except (InputError, KeyError) as error:
+        raise broken("the first link of the ledger is no budget") from error
+    if genesis.get("digest") != chain.tail.digest:
+        raise broken("the ledger's budget or lineage was changed")
+    return chain
+
+
+def genesis_of(chain: Chain) -> dict[str, Any]:
+    """The first link's fields, as `begun` takes them."""
+    first = genesis_digest(chain.budget, chain.lineage, chain.order)
+    return {
+        "format": FORMAT, "lineage": chain.lineage, "epsilon": chain.budget.epsilon, "delta": chain.budget.delta,
+        "order": chain.order, "digest": first,
+    }  # fmt: skip
 
 
 def _chained(tail: Head, rows: Sequence[Any]) -> list[Entry]:

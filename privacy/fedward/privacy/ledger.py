@@ -40,14 +40,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from fedward.privacy.accounting import epsilon
-from fedward.privacy.chain import FORMAT, Budget, Chain, Charge, Entry, Head, Recovery, Release, Reservation
+from fedward.privacy.chain import FORMAT, Budget, Chain, Charge, Entry, Head, Recovery, Release, Reservation, begun
 from fedward.privacy.durable import sync_folder
 from fedward.privacy.entries import (
     Reason,
     What,
     broken,
     check_digest,
-    check_order,
     check_text,
     check_time,
     rolled_back,
@@ -62,7 +61,7 @@ from fedward.privacy.ledgerfile import (
     read_head,
     touch_new,
     unreachable,
-    write_genesis,
+    write_database,
     write_head,
 )
 from fedward.privacy.rdp_filter import filter_order
@@ -159,9 +158,10 @@ class Ledger:
                 # Again, now that no other creation can be running: one may have finished since the first look.
                 if path.exists():
                     raise InputError(f"{path} exists", remedy="open it; a lineage has one ledger for its whole life")
-                genesis = write_genesis(draft, budget, lineage, filter_order(budget))
+                chain = Chain(budget, lineage, filter_order(budget))
+                write_database(draft, chain)
                 # The head first: a ledger without one is never mistaken for a new one.
-                write_head(path, Head(0, genesis))
+                write_head(path, chain.tail)
                 draft.rename(path)  # no second creation is running: it could not have made the draft
                 sync_folder(path.parent)
             except BaseException:
@@ -183,8 +183,12 @@ class Ledger:
                 raise rolled_back(f"{path} is gone, but its head file is there")
             raise InputError(f"there is no ledger at {path}", remedy="create it, or correct the path")
         ledger = cls(path)
-        if witness is not None:
-            ledger._chain.check_witness(witness)
+        try:
+            if witness is not None:
+                ledger._chain.check_witness(witness)
+        except BaseException:
+            ledger.close()
+            raise
         return ledger
 
     def __enter__(self) -> Self:
@@ -208,6 +212,12 @@ class Ledger:
     def lineage(self) -> str:
         """Which patients this ledger is about."""
         return self._chain.lineage
+
+    @property
+    def chain(self) -> Chain:
+        """The chain as it is now, to read only."""
+        self._refresh()
+        return self._chain
 
     @property
     def head(self) -> Head:
@@ -434,27 +444,14 @@ class Ledger:
             yield connection
 
     def _start(self, connection: Connection) -> None:
-        """Reads and checks the genesis, and forgets everything else."""
+        """Checks the file's pages, reads and checks the genesis, and forgets everything else."""
+        # A page that no entry needs today may be missing or damaged; the next charge would find out.
+        if (found := connection.execute(text("PRAGMA integrity_check(1)")).scalar()) != "ok":
+            raise broken(f"{self._path} is damaged: {found}")
         rows = connection.execute(text("SELECT * FROM genesis")).mappings().all()
         if len(rows) != 1:
             raise broken("the first link of the ledger is missing")
-        (genesis,) = rows
-        version = genesis.get("format")
-        if version != FORMAT:
-            raise InputError(
-                f"{self._path} has a format of another version",
-                expected=str(FORMAT),
-                got=str(version),
-                remedy="use the Fedward version that wrote it, or upgrade",
-            )
-        try:
-            budget = Budget(genesis["epsilon"], genesis["delta"])
-            chain = Chain(budget, check_text(genesis["lineage"], "lineage"), check_order(genesis["order"]))
-        except (InputError, KeyError) as error:
-            raise broken("the first link of the ledger is no budget") from error
-        if genesis.get("digest") != chain.tail.digest:
-            raise broken("the ledger's budget or lineage was changed")
-        self._chain = chain
+        self._chain = begun(dict(rows[0]), str(self._path))
 
     def _catch_up(self, connection: Connection) -> None:
         """Verifies and takes in what others appended; the last entry known must still be there."""

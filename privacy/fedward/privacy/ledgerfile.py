@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 from fedward.privacy.canonical import canonical_json
+from fedward.privacy.chain import Chain, begun, genesis_of
 from fedward.privacy.durable import replace_file
-from fedward.privacy.entries import FORMAT, Budget, Head, broken, check_count, check_digest, genesis_digest
+from fedward.privacy.entries import Head, broken, check_count, check_digest, row_of
 from fedward.privacy.errors import InputError, UnreachableError
 
 # How long a charge waits for another process's charge, in seconds.
@@ -42,22 +45,49 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def write_genesis(draft: Path, budget: Budget, lineage: str, order: float) -> str:
-    """Fills the draft and closes it, which folds its write-ahead log into it. Returns the first link's digest."""
-    first = genesis_digest(budget, lineage, order)
+def write_database(draft: Path, chain: Chain) -> None:
+    """Fills the draft with a chain and closes it, which folds its write-ahead log into it."""
     connection = connect(draft)
     try:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA:
             connection.execute(statement)
         connection.execute(
-            "INSERT INTO genesis VALUES (1, ?, ?, ?, ?, ?, ?)",
-            (FORMAT, lineage, budget.epsilon, budget.delta, order, first),
+            "INSERT INTO genesis VALUES (1, :format, :lineage, :epsilon, :delta, :order, :digest)", genesis_of(chain)
+        )
+        connection.executemany(
+            "INSERT INTO entries VALUES (:sequence, :previous, :at, :kind, :body, :digest)", map(row_of, chain.entries)
         )
         connection.execute("COMMIT")
     finally:
         connection.close()
-    return first
+
+
+def read_chain(path: Path) -> Chain:
+    """The chain in a file, verified in itself; whatever its head file says.
+
+    Raises:
+        InputError: there is no file, or it has a format of another version.
+        IntegrityError: the chain does not hold.
+        UnreachableError: the file cannot be read.
+    """
+    if not path.exists():
+        raise InputError(f"there is no ledger at {path}", remedy="give the path of a copy, or use --write-off")
+    try:
+        with closing(connect(path)) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.execute("BEGIN")
+            first = connection.execute("SELECT * FROM genesis").fetchall()
+            if len(first) != 1:
+                raise broken("the first link of the ledger is missing")
+            rows = connection.execute("SELECT * FROM entries ORDER BY sequence").fetchall()
+    except sqlite3.OperationalError as error:
+        raise unreachable(path, str(error)) from error
+    except sqlite3.DatabaseError as error:
+        raise broken(f"{path} is damaged: {error}") from error
+    chain = begun(dict(first[0]), str(path))
+    chain.take_in([SimpleNamespace(**dict(row)) for row in rows])
+    return chain
 
 
 def touch_new(draft: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fedward.privacy.accounting import ORDERS, divergence
+from fedward.privacy.accounting import ORDERS, divergences
 from fedward.privacy.entries import Budget
 from fedward.privacy.events import Event
 from fedward.privacy.populations import histories
@@ -36,5 +36,7 @@ def filter_limit(budget: Budget, order: float) -> float:
 
 def filter_spent(history: Sequence[Event], order: float) -> float:
     """The sum of the events' Rényi divergences at this order for the worst population, rounded up; `inf` where unknown."""
-    totals = [sum(event.steps * divergence(event, order) for event in piece) for piece in histories(history)]
+    totals = [
+        sum(event.steps * float(divergences(event, (order,))[0]) for event in piece) for piece in histories(history)
+    ]
     return max(totals, default=0.0)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import IntegrityError
 
-Purpose = Literal["request", "kit", "manifest", "message", "approval", "secagg"]
+Purpose = Literal["request", "kit", "manifest", "message", "approval", "secagg", "ledger", "countersign"]
 SIGNATURE_BYTES = 64
 KEY_BYTES = 32
 

@@ -15,6 +15,7 @@ Given public data, simulated studies choose between schedules around the rule's.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,8 +23,11 @@ import numpy as np
 
 from fedward.client.datasets import declared
 from fedward.privacy.accounting import calibrate, epsilon
+from fedward.privacy.entries import Budget
 from fedward.privacy.errors import InputError, RefusalError
 from fedward.privacy.events import DpEvent
+from fedward.privacy.rdp_filter import filter_limit, filter_order, filter_spent
+from fedward.privacy.shares import Gate
 from fedward.simulations.baselines import rehearse
 from fedward.simulations.expected import Expected, Trials
 from fedward.study.manifest import ImageFeature, Manifest, SealedManifest, parse
@@ -33,7 +37,7 @@ from fedward.study.terms import site_terms, training_cohort
 ROUNDS = (5, 10, 15, 20, 30, 40)
 """Numbers of rounds to choose from."""
 MOST_NOISE = 1.0
-"""How far the noise alone may move a model; `benchmarks.utility` shows how little it matters within a factor of two."""
+"""How far the noise alone may move a model; `benchmarks.utility` shows what half and twice as much do."""
 NEARLY = 0.9
 """The share of the largest signal for which fewer rounds are preferred: each costs the hospitals time."""
 FACTORS = (0.5, 1.0, 2.0)
@@ -168,7 +172,7 @@ def candidates(
         exact = number == most or training.sampling_rate < 1
         share = math.sqrt(_attempts(manifest, number) / _attempts(manifest, most))
         sigma = _calibrated(manifest, number, target, delta) if exact else largest * share
-        found.append(_at_best_rate(manifest, patients, number, sigma))
+        found.append(at_best_rate(manifest, patients, _schedule(manifest, number, sigma)))
     return tuple(found)
 
 
@@ -194,10 +198,13 @@ def most_rate(manifest: Manifest) -> float:
     return (1 + training.server_momentum) / ((2 + features) / 4)
 
 
-def _at_best_rate(manifest: Manifest, patients: Mapping[str, int], rounds: int, sigma: float) -> Schedule:
-    at_one = _moved(manifest, patients, _schedule(manifest, rounds, sigma, rate=1.0))
+def at_best_rate(
+    manifest: Manifest, patients: Mapping[str, int], schedule: Schedule, most_noise: float = MOST_NOISE
+) -> Schedule:
+    """The schedule at the largest server rate with which its noise moves the model by at most `most_noise`, below the limit."""
+    at_one = _moved(manifest, patients, replace(schedule, learning_rate=1.0))
     # Rounded down to two digits: a person reads the rate in the manifest.
-    rate = _two_digits(min(most_rate(manifest), MOST_NOISE / at_one.noise))
+    rate = _two_digits(min(most_rate(manifest), most_noise / at_one.noise))
     return replace(at_one, learning_rate=rate, signal=rate * at_one.signal, noise=rate * at_one.noise)
 
 
@@ -223,10 +230,9 @@ def _moved(manifest: Manifest, patients: Mapping[str, int], schedule: Schedule) 
     )
 
 
-def _schedule(manifest: Manifest, rounds: int, sigma: float, rate: float | None = None) -> Schedule:
+def _schedule(manifest: Manifest, rounds: int, sigma: float) -> Schedule:
     training = manifest.training
-    chosen = training.server_learning_rate if rate is None else rate
-    return Schedule(rounds, training.local_steps, training.sampling_rate, chosen, sigma)
+    return Schedule(rounds, training.local_steps, training.sampling_rate, training.server_learning_rate, sigma)
 
 
 def _attempts(manifest: Manifest, rounds: int) -> int:
@@ -295,12 +301,18 @@ def plan(
     if trials is not None:
         report(f"ε = {target:g}: simulating studies of {len(patients)} hospitals")
         chosen = by_trials(manifest, patients, found, chosen, trials)
-    chosen = replace(chosen, noise_multiplier=_calibrated(manifest, chosen.rounds, target, delta))
-    if manifest.training.algorithm != "fedadam":
-        chosen = _moved(manifest, patients, chosen)
+    chosen = calibrated(manifest, patients, chosen, target, delta)
     planned = with_schedule(manifest, target, delta, chosen)
     sealed = seal(planned, patients, chosen)
     return _costed(sealed, target, delta, chosen, found, trials, budget, warnings)
+
+
+def calibrated(
+    manifest: Manifest, patients: Mapping[str, int], schedule: Schedule, target: float, delta: float
+) -> Schedule:
+    """The schedule with the smallest σ that keeps ε, by the gate itself; arguments and errors as `plan`."""
+    found = replace(schedule, noise_multiplier=_calibrated(manifest, schedule.rounds, target, delta))
+    return found if manifest.training.algorithm == "fedadam" else _moved(manifest, patients, found)
 
 
 def by_trials(
@@ -376,7 +388,7 @@ def _costed(
 
 
 def left(event: DpEvent, budget: float, delta: float) -> Left:
-    """What a lifetime budget leaves after a study with these releases.
+    """What a lifetime budget leaves after a study with these releases, by the rule with which a ledger admits studies.
 
     Raises:
         RefusalError: the study alone does not fit.
@@ -388,19 +400,27 @@ def left(event: DpEvent, budget: float, delta: float) -> Left:
             remedy="plan a smaller ε",
             code="budget-exhausted",
         )
+    gate = _gate_after(event, Budget(budget, delta))
     try:
-        sigma = calibrate([event], (event.sampling_rate, event.steps), budget, delta)
+        sigma = calibrate([event], (event.sampling_rate, event.steps), budget, delta, also=gate.fits)
         later = epsilon([replace(event, noise_multiplier=sigma)], delta)
     except RefusalError:
         later = 0.0
-    return Left(budget, spent, later, _again(event, budget, delta))
+    return Left(budget, spent, later, _again(event, gate))
 
 
-def _again(event: DpEvent, budget: float, delta: float) -> int:
+def _gate_after(event: DpEvent, budget: Budget) -> Gate:
+    """How the ledger of a hospital that ran this study alone would judge the next one."""
+    order = filter_order(budget)
+    locked = not filter_spent([event], order) <= filter_limit(budget, order)
+    return Gate(budget, order, (event,), locked=locked, unfiltered=Counter(), written_off=False)
+
+
+def _again(event: DpEvent, gate: Gate) -> int:
     """How many more of a study's releases fit after the first, at most `MOST_AGAIN`."""
 
     def fits(more: int) -> bool:
-        return epsilon([replace(event, steps=event.steps * (more + 1))], delta) <= budget
+        return gate.fits([replace(event, steps=event.steps * more)])
 
     low, high = 0, 1
     while high <= MOST_AGAIN and fits(high):

@@ -1,0 +1,318 @@
+"""`fedward site ledger`, `fedward site ledger-recover` and `fedward audit ledger`: what studies cost a hospital's patients."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedward.cli.output import JsonOption, print_json, say, table
+from fedward.cli.site_home import DEFAULT_HOME, Home
+
+if TYPE_CHECKING:
+    from fedward.client.home import SiteHome
+    from fedward.privacy.chain import Chain, Entry, Head
+    from fedward.privacy.events import Event
+    from fedward.privacy.ledger import Ledger
+
+HeadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--head", metavar="SEQUENCE:DIGEST", help="A head that you know from elsewhere; the ledger must hold it."
+    ),
+]
+
+
+def ledger(
+    home: Home = DEFAULT_HOME,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Only check it: every entry, the head file, the countersigned head; exit 5 if not."
+        ),
+    ] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="Write it whole to a file, signed by this site.")
+    ] = None,
+    head: HeadOption = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """Print what studies have cost this hospital's patients, what is reserved, and what remains. The chain is verified first."""
+    from fedward.client.home import SiteHome
+
+    opened = SiteHome.open(home)
+    with opened.ledger() as book:
+        if verify or head is not None:
+            _verify(opened, book, head, as_json=as_json and export is None)
+        if export is not None:
+            _export(opened, export, as_json=as_json)
+        elif not verify and head is None:
+            _show(opened, book, as_json=as_json)
+
+
+def _verify(home: SiteHome, book: Ledger, head: str | None, *, as_json: bool) -> None:
+    from fedward.privacy.ledgerexport import parse_head
+
+    witness = home.countersigned_head()
+    found = book.verify(witness)
+    if head is not None:
+        found = book.verify(parse_head(head))
+    if as_json:
+        print_json(
+            {"holds": True, "entries": len(book.entries()), "head": _head_text(found),
+             "countersigned": None if witness is None else _head_text(witness)}
+        )  # fmt: skip
+        return
+    say(
+        f"The ledger holds: {len(book.entries())} entries, each follows the one before; its head is {_head_text(found)}"
+    )
+    if witness is None:
+        say("No head was countersigned yet: give a head that somebody else has kept with --head SEQUENCE:DIGEST.")
+    else:
+        say(f"It holds the head that the coordinator countersigned, entry {witness.sequence}.")
+
+
+def _export(home: SiteHome, out: Path, *, as_json: bool) -> None:
+    from fedward.client.ledgers import export_ledger
+    from fedward.privacy.signing import fingerprint
+
+    head, key = export_ledger(home, out, int(time.time())), home.identity().public
+    if as_json:
+        print_json({"out": str(out), "head": _head_text(head), "key": key})
+        return
+    say(
+        f"Wrote the whole ledger to {out}, signed by this site (fingerprint {fingerprint(key)}). It holds no patient's data."
+    )
+    say(f"Its head is {_head_text(head)}")
+    say(f"Anybody can check it: fedward audit ledger {out} --key {key}")
+
+
+def _show(home: SiteHome, book: Ledger, *, as_json: bool) -> None:
+    from fedward.client.budgets import against_all_others
+    from fedward.client.policy import load_policy
+    from fedward.privacy.errors import InputError
+    from fedward.study.terms import PRIVACY_WORDS, all_others_words
+
+    now = int(time.time())
+    try:
+        period = load_policy(home.policy_file).period
+    except InputError:  # what was spent does not depend on it
+        period = None
+    data = _summary(book.chain, now) | {"privacy": PRIVACY_WORDS}
+    others = against_all_others(book)
+    if others is not None:
+        data["if_all_others_collude"] = {"spent": others[0], "held": others[1]}
+    if period is not None:
+        data["period"] = asdict(period) | {"spent": book.spent_in(period, at=now)}
+    if as_json:
+        print_json(data)
+        return
+    entries = book.entries()
+    columns = ("no.", "at (UTC)", "what", "study", "round", "attempt", "for", "noise σ", "q x steps")
+    table("Privacy ledger", columns, [_row(entry) for entry in entries])
+    _say_summary(data)
+    if period is not None:
+        say(
+            f"In {period.days} days: ε = {data['period']['spent']:.3f} of {period.epsilon:g}, all that is reserved included; the "
+            "lifetime's budget never resets"
+        )
+    say(f"What it means: {PRIVACY_WORDS}")
+    if others is not None:
+        say(
+            "Where noise is shared, the adversary above is instead the coordinator and outsiders with the colluders that each study "
+            f"names. Against {all_others_words()}: ε = {others[0]:.3f} spent, {others[1]:.3f} with all that is reserved"
+        )
+
+
+def _summary(chain: Chain, at: int) -> dict[str, Any]:
+    """What a chain amounts to, as JSON data."""
+    from fedward.privacy.accounting import epsilon
+    from fedward.privacy.entries import Charge, body_of
+    from fedward.privacy.shares import left
+
+    shares, budget = chain.shares, chain.budget
+    spent, committed = (epsilon(h, budget.delta) for h in (shares.charged(), shares.committed(at)))
+    if shares.written_off:
+        spent, committed = max(spent, budget.epsilon), max(committed, budget.epsilon)
+    charges = [entry for entry in chain.entries if isinstance(entry.what, Charge)]
+    return {
+        "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
+        "spent": spent,
+        "committed": committed,
+        "remaining": left(budget.epsilon, committed),
+        "written_off": shares.written_off,
+        "unprotected": sum(entry.charge.event is None for entry in charges),
+        "studies": [asdict(study) for study in shares.spending(budget.delta)],
+        "reservations": [
+            {"study_id": held.reservation.study_id, "study_digest": held.reservation.study_digest,
+             "expires_at": held.reservation.expires_at, "remaining": [asdict(event) for event in held.remaining]}
+            for held in shares.open(at)
+        ],
+        "charges": [{"sequence": e.sequence, "at": e.at, "digest": e.digest} | asdict(e.charge) for e in charges],
+        "entries": [{"sequence": e.sequence, "at": e.at, "digest": e.digest, "kind": e.what.KIND} | body_of(e.what)
+                    for e in chain.entries],
+        "head": _head_text(chain.tail),
+    }  # fmt: skip
+
+
+def _say_summary(data: dict[str, Any]) -> None:
+    budget = data["budget"]
+    for study in data["studies"]:
+        reserved = f", {study['reserved']:.3f} more by itself is reserved" if study["reserved"] else ""
+        say(f"{study['study_id']}: ε = {study['epsilon']:.3f} by itself, {study['charges']} charges{reserved}")
+    say(
+        f"Spent in all: ε = {data['spent']:.3f} of {budget['epsilon']:g}; with all that is reserved {data['committed']:.3f}; "
+        f"remaining {data['remaining']:.3f}; δ = {budget['delta']:g}"
+    )
+    for entry in data["entries"]:
+        if entry["kind"] == "recovery":
+            say(f"Entry {entry['sequence']}: recovered by {entry['by']}, lost: {entry['lost']} ({entry['reason']})")
+    if data["written_off"]:
+        say("The whole budget was written off in a recovery: no study is admitted any more.")
+    trained = sum(charge["purpose"] == "train-without-dp" for charge in data["charges"])
+    if trained:
+        say(f"{trained} attempts trained without differential privacy: for them no ε bounds anything.")
+    if data["unprotected"] > trained:
+        times = data["unprotected"] - trained
+        say(f"{times} times counts of held-out patients left without noise: ε does not cover them.")
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    from fedward.privacy.entries import Charge, Recovery, Release, Reservation
+
+    what, at = entry.what, f"{datetime.fromtimestamp(entry.at, UTC):%Y-%m-%d %H:%M:%S}"
+    start = (str(entry.sequence), at, what.KIND)
+    if isinstance(what, Charge):
+        purpose = what.purpose.removesuffix("-without-dp")
+        return (*start, what.study_id, str(what.round), str(what.attempt), purpose, *_mechanism(what.event))
+    if isinstance(what, Reservation):
+        noise, steps = zip(*(_mechanism(event) for event in what.events), strict=True)
+        return (*start, what.study_id, "-", "-", "whole study", "; ".join(noise), "; ".join(steps))
+    if isinstance(what, Release):
+        return (*start, what.study_id, "-", "-", what.reason, "-", "-")
+    if isinstance(what, Recovery):
+        return (*start, f"by {what.by}", "-", "-", f"lost: {what.lost}", "-", "-")
+    return (*start, "-", "-", "-", "-", "-", "-")
+
+
+def _mechanism(event: Event | None) -> tuple[str, str]:
+    """Noise and repetitions of an event, as the table shows them."""
+    from fedward.privacy.events import DpEvent, SharedEvent
+
+    if event is None:
+        return "none", "-"
+    if isinstance(event, SharedEvent):
+        return f"{event.noise_multiplier:g} of {event.sites} sites", f"1 x {event.steps}"
+    if isinstance(event, DpEvent):
+        return f"{event.noise_multiplier:g}", f"{event.sampling_rate:g} x {event.steps}"
+    return f"{event.deviation:g} a count", f"{event.coordinates} x {event.steps}"
+
+
+def _head_text(head: Head) -> str:
+    return f"{head.sequence}:{head.digest}"
+
+
+def recover(
+    by: Annotated[str, typer.Option("--by", help="Who decides; stands in the ledger for ever.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; stands in the ledger for ever. No patient's data.")],
+    home: Home = DEFAULT_HOME,
+    copy: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="An export, or a copy of ledger.sqlite; without it, what lies there."
+        ),
+    ] = None,
+    head: HeadOption = None,
+    none_approved: Annotated[
+        bool,
+        typer.Option(
+            "--none-approved",
+            help="You answer for it that no study was approved here since the copy: all that it reserves counts as spent.",
+        ),
+    ] = False,
+    write_off: Annotated[
+        bool,
+        typer.Option("--write-off", help="Nobody knows what was lost: the whole budget counts as spent, for good."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    as_json: bool = JsonOption,
+) -> None:
+    """Put a ledger back that was lost, damaged or rolled back. What may have been lost counts as spent.
+
+    Stop the node first. Where the head file shows that nothing is missing from the copy, nothing more counts; otherwise say which
+    of --none-approved and --write-off is true. What lies there now is kept beside the new file.
+    """
+    from fedward.client.home import SiteHome
+    from fedward.client.ledgers import Statement, recover_ledger
+    from fedward.privacy.errors import UsageError
+    from fedward.privacy.ledgerexport import parse_head
+
+    if none_approved and write_off:
+        raise UsageError(
+            "--none-approved and --write-off exclude each other", remedy="say --write-off if you do not know"
+        )
+    statement: Statement | None = "write-off" if write_off else "none-approved" if none_approved else None
+    if write_off and not yes and not as_json:
+        typer.confirm("Write the whole privacy budget off? No study will ever be admitted here again.", abort=True)
+    done = recover_ledger(
+        SiteHome.open(home), by=by, reason=reason, at=int(time.time()), copy=copy,
+        head=None if head is None else parse_head(head), statement=statement,
+    )  # fmt: skip
+    if as_json:
+        print_json({"recovered": True, "entries": done.entries, "lost": done.lost,
+                    "head": f"{done.entry.sequence}:{done.entry.digest}"})  # fmt: skip
+        return
+    counted = {
+        "nothing": "nothing was missing, and nothing more counts as spent",
+        "charges": "everything that was reserved counts as spent; running studies need a new approval",
+        "anything": "the whole budget counts as spent; no study is admitted any more",
+    }[done.lost]
+    say(f"Recovered with {done.entries} entries: {counted}. Entry {done.entry.sequence} says so, in the name of {by}.")
+    say("See it: fedward site ledger. Export it now, and keep the export elsewhere: fedward site ledger --export FILE")
+
+
+def audit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `fedward site ledger --export`.")],
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="HEX", help="The site's public key, as you know it from the roster.")
+    ] = None,
+    head: HeadOption = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """Check a ledger's export: its signature, every entry of the chain, and the ε that follows. It needs no site.
+
+    It shows that the file is whole and by the site's key, not that the site gave its newest one: compare the head with one that
+    was countersigned.
+    """
+    from fedward.privacy.errors import InputError
+    from fedward.privacy.ledgerexport import parse_head, read_export
+    from fedward.privacy.signing import fingerprint
+    from fedward.study.terms import PRIVACY_WORDS
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}", got=error.strerror or type(error).__name__) from None
+    export = read_export(data, key)
+    if head is not None:
+        export.chain.check_witness(parse_head(head), "was given")
+    summary = _summary(export.chain, export.at)
+    if as_json:
+        print_json({"holds": True, "site": export.site, "key": export.key, "key_compared": key is not None, "at": export.at,
+                    "privacy": PRIVACY_WORDS} | summary)  # fmt: skip
+        return
+    at = f"{datetime.fromtimestamp(export.at, UTC):%Y-%m-%d %H:%M:%S}"
+    say(
+        f'The ledger of site "{export.site}" holds as it was at {at} UTC: {len(export.chain.entries)} entries, '
+        f"head {summary['head']}"
+    )
+    say(
+        f"Signed by the key with the fingerprint {fingerprint(export.key)}"
+        + ("" if key else "; compare it, or give --key")
+    )
+    _say_summary(summary)
+    say(f"What it means: {PRIVACY_WORDS}")

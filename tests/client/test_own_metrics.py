@@ -1,0 +1,150 @@
+"""A hospital's own metrics: kept at every evaluation, shown as they may leave, given away once and only by its policy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from command import fedward, good
+from federation import Federation, heart_manifest
+from hospital import SITE, Site
+
+from fedward.client.own_metrics import PURPOSE, OwnMetrics
+from fedward.client.policy import Policy
+from fedward.privacy.errors import FedwardError, InputError, IntegrityError, RefusalError
+from fedward.privacy.ledger import Budget, Ledger
+from fedward.study.messages import Result
+from fedward.study.metrics import histogram_shape, slice_names
+from fedward.study.site_metrics import site_metrics
+
+MANIFEST = heart_manifest()
+SEALED: Any = SimpleNamespace(digest="5" * 64, manifest=MANIFEST)
+SHARES, KEEPS = Policy(share_metrics=True), Policy()
+
+
+def some_counts(more: int = 0) -> np.ndarray:
+    counts = np.full(histogram_shape(MANIFEST), 2, dtype=np.int64)
+    counts[0] = 4
+    counts[0, 0, 0] += more
+    return counts
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger.create(tmp_path / "ledger.sqlite", budget=Budget(10.0, 1e-3), lineage="patients")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> OwnMetrics:
+    kept = OwnMetrics(tmp_path / "own-metrics")
+    kept.keep(SEALED, 3, some_counts())
+    return kept
+
+
+def test_what_is_shown_is_what_may_leave_of_the_last_evaluation(own: OwnMetrics) -> None:
+    assert own.shown(SEALED) == (3, site_metrics(MANIFEST, some_counts()))
+    own.keep(SEALED, 5, some_counts(1))
+    assert own.shown(SEALED) == (5, site_metrics(MANIFEST, some_counts(1)))
+
+
+def test_the_counts_are_the_hospital_s_alone(own: OwnMetrics, tmp_path: Path) -> None:
+    folder = tmp_path / "own-metrics"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+
+
+def test_without_an_evaluation_there_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        OwnMetrics(tmp_path / "none").shown(SEALED)
+    assert caught.value.code == "no-metrics"
+
+
+def test_damaged_counts_are_refused(own: OwnMetrics, tmp_path: Path) -> None:
+    path = tmp_path / "own-metrics" / f"{SEALED.digest}.json"
+    data = json.loads(path.read_text())
+    for change in ({"counts": [1, 2]}, {"study": "6" * 64}, {"counts": [-1] * len(data["counts"])}, {"round": 0}):
+        path.write_text(json.dumps(data | change))
+        with pytest.raises(FedwardError):
+            own.shown(SEALED)
+    path.write_text(json.dumps(data | {"counts": [1, 2]}))
+    with pytest.raises(IntegrityError):
+        own.shown(SEALED)
+
+
+def test_nothing_is_given_away_without_the_policy(own: OwnMetrics, ledger: Ledger, tmp_path: Path) -> None:
+    assert KEEPS.share_metrics is False
+    with pytest.raises(RefusalError) as caught:
+        own.release(SEALED, KEEPS, ledger, at=1)
+    assert caught.value.code == "policy-metrics"
+    assert ledger.charges() == []
+    assert not list((tmp_path / "own-metrics").glob("*.released.json"))
+
+
+def test_they_leave_once_are_charged_once_and_then_are_the_same_or_refused(own: OwnMetrics, ledger: Ledger) -> None:
+    first = own.release(SEALED, SHARES, ledger, at=1)
+    assert own.release(SEALED, SHARES, ledger, at=2) == first
+    (entry,) = ledger.charges()
+    assert (entry.charge.purpose, entry.charge.event, entry.charge.round) == (PURPOSE, None, 3)
+    assert ledger.unprotected == 1
+    own.keep(SEALED, 3, some_counts(1))  # one patient more
+    with pytest.raises(RefusalError) as caught:
+        own.release(SEALED, SHARES, ledger, at=3)
+    assert caught.value.code == "differencing"
+    own.keep(SEALED, 3, some_counts())
+    assert own.release(SEALED, SHARES, ledger, at=4) == first
+
+
+def test_a_crash_after_the_charge_costs_nothing_more(
+    own: OwnMetrics, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedward.client.own_metrics.write_secret", die)
+        with pytest.raises(KeyboardInterrupt):
+            own.release(SEALED, SHARES, ledger, at=1)
+    assert len(ledger.charges()) == 1
+    own.release(SEALED, SHARES, ledger, at=2)
+    assert len(ledger.charges()) == 1
+
+
+def test_a_node_keeps_them_and_people_see_and_give_them_away(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "all", sites=("cleveland", "hungarian", SITE))
+    federation.ready(heart_manifest(training={"rounds": 3}, evaluation={"every": 2}))
+    site = Site(federation)
+    home, digest = site.home.path, site.sealed.digest
+    missing = fedward("site", "metrics", digest, "--home", home)
+    assert missing.code == 3
+    assert "no metrics" in missing.err
+    assert isinstance(site.work(round=3, evaluate=True), Result)
+
+    shown = good("site", "metrics", digest[:12], "--home", home)
+    assert list(shown["slices"]) == list(slice_names(site.sealed.manifest))
+    assert (shown["round"], shown["share_metrics"]) == (3, False)
+    assert "no ε covers them" in shown["privacy"]
+    female = shown["slices"]["sex=female"]
+    assert female is None  # VA Long Beach's cohort has six women
+    assert shown["slices"]["sex=male"] is None  # and they would be known by subtraction
+    assert shown["slices"]["everybody"]["negatives"] >= 11
+    assert 0 <= shown["slices"]["everybody"]["auroc"] <= 1
+    text = fedward("site", "metrics", digest, "--home", home)
+    assert text.out.count("suppressed") > 4
+    assert "does not allow" in text.out
+
+    out = tmp_path / "given.json"
+    refused = fedward("site", "metrics", digest, "--release", out, "--home", home)
+    assert refused.code == 4
+    assert not out.exists()
+    policy = site.home.policy_file.read_text()
+    site.policy(policy.replace("share_metrics = false", "share_metrics = true"))
+    good("site", "metrics", digest, "--release", out, "--home", home)
+    given = json.loads(out.read_text())
+    assert given["slices"] == shown["slices"]
+    assert site.charges(PURPOSE) == [(3, 1)]
+    again = fedward("site", "metrics", digest, "--release", out, "--home", home)
+    assert again.code == 2  # never overwritten
