@@ -123,7 +123,7 @@ def _show(home: SiteHome, book: Ledger, *, as_json: bool) -> None:
     say(f"What it means: {PRIVACY_WORDS}")
     if others is not None:
         say(
-            "Where noise is shared, the adversary above is instead the coordinator and outsiders with the colluders that each study "
+            "Where noise is shared, that adversary is instead the coordinator and outsiders, with the colluders that each study "
             f"names. Against {all_others_words()}: ε = {others[0]:.3f} spent, {others[1]:.3f} with all that is reserved"
         )
 
