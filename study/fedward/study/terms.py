@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from fedward.privacy.events import DpEvent, SharedEvent
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.manifest import BaseSealed, Manifest, SealedManifest
 
 PRIVACY_WORDS = (
     "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
     "composition: every study in that hospital's ledger; covers training patients only (evaluation counts are not noised yet)"
 )
 """What an ε means here. It stands wherever an ε is shown (NIST SP 800-226's elements)."""
+
+EXPLORE_WORDS = (
+    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
+    "composition: every study in that hospital's ledger; covers all registered patients"
+)
+"""What the ε of an exploration means."""
 
 
 def privacy_words(manifest: Manifest) -> str:
@@ -93,15 +100,19 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
     )
 
 
-def study_noise(sealed: SealedManifest, site: str) -> float:
+def shares_noise(sealed: BaseSealed) -> TypeGuard[SealedManifest]:
+    """Whether a study trains with shared noise."""
+    return isinstance(sealed, SealedManifest) and sealed.manifest.privacy.noise == "shared"
+
+
+def study_noise(sealed: BaseSealed, site: str) -> float:
     """σ that a site's patients get: its own; or, with shared noise, the pool's, which is what the site that needs most asked for.
 
     Raises:
         InputError: the site is not in the roster.
     """
     own = sealed.entry(site).noise_multiplier
-    shared = sealed.manifest.privacy.noise == "shared"
-    return max(entry.noise_multiplier for entry in sealed.roster) if shared else own
+    return max(entry.noise_multiplier for entry in sealed.roster) if shares_noise(sealed) else own
 
 
 def evaluates(manifest: Manifest, round_: int) -> bool:
@@ -110,7 +121,7 @@ def evaluates(manifest: Manifest, round_: int) -> bool:
     return round_ == rounds + 1 or (1 < round_ <= rounds and (round_ - 1) % every == 0)
 
 
-def most_patients(sealed: SealedManifest, site: str) -> int:
+def most_patients(sealed: BaseSealed, site: str) -> int:
     """More patients than a site may show for what it declared: twice as many, as data may be registered again."""
     return 2 * sealed.entry(site).declared_patients + 10
 
