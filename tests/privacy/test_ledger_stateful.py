@@ -58,7 +58,13 @@ class Machine(RuleBasedStateMachine):
         open_ = [share for share in self.shares.values() if share.held is not None and self.now < share.expires_at]
         return [event for share in open_ for event in share.held or []]
 
-    @rule(study=studies, event=events, count=st.integers(1, 14), last=st.sampled_from([1, DAY, 3 * DAY]), limited=st.booleans())
+    @rule(
+        study=studies,
+        event=events,
+        count=st.integers(1, 14),
+        last=st.sampled_from([1, DAY, 3 * DAY]),
+        limited=st.booleans(),
+    )
     def reserve(self, study: str, event: Event, count: int, last: int, limited: bool) -> None:
         share, new = self.shares[study], [event] * count
         wanted = Reservation(study, "s", tuple(new), self.now + last, "d" * 64)
@@ -112,6 +118,10 @@ class Machine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, DAY // 2, DAY]))
     def wait(self, seconds: int) -> None:
         self.now += seconds
+        for study, share in self.shares.items():
+            if share.held and self.now >= share.expires_at:
+                with pytest.raises(RefusalError):
+                    self.book.charge(Charge(study, "s", 31, self.now, share.held[0]), at=self.now)
 
     @rule()
     def reopen(self) -> None:
