@@ -138,10 +138,12 @@ def _summary(chain: Chain, at: int) -> dict[str, Any]:
     spent, committed = (epsilon(h, budget.delta) for h in (shares.charged(), shares.committed(at)))
     if shares.written_off:
         spent, committed = max(spent, budget.epsilon), max(committed, budget.epsilon)
+    alone = epsilon(shares.charged(), budget.delta, "everyone")  # more than `spent` only where noise was shared
     charges = [entry for entry in chain.entries if isinstance(entry.what, Charge)]
     return {
         "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
         "spent": spent,
+        "spent_against_everyone": max(spent, alone),
         "committed": committed,
         "remaining": left(budget.epsilon, committed),
         "written_off": shares.written_off,
@@ -168,6 +170,11 @@ def _say_summary(data: dict[str, Any]) -> None:
         f"Spent in all: ε = {data['spent']:.3f} of {budget['epsilon']:g}; with all that is reserved {data['committed']:.3f}; "
         f"remaining {data['remaining']:.3f}; δ = {budget['delta']:g}"
     )
+    if data["spent_against_everyone"] > data["spent"]:
+        say(
+            f"Some noise was shared: against the coordinator with all other hospitals together, spent are "
+            f"ε = {data['spent_against_everyone']:.3f}"
+        )
     for entry in data["entries"]:
         if entry["kind"] == "recovery":
             say(f"Entry {entry['sequence']}: recovered by {entry['by']}, lost: {entry['lost']} ({entry['reason']})")
