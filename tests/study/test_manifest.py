@@ -325,7 +325,7 @@ GOLDEN_STUDY = json.dumps(
         "gates": {"min_auroc": 0.7},
     }
 )
-GOLDEN_DIGEST = "45a76de0c3bcf95e642152da580533a7440b403a1c55e2743f94c0fb9ce6fc51"
+GOLDEN_DIGEST = "0737703a8e959c41946b4c436eb47d8e1835842e8dbe5180989661ed6d959750"
 
 
 def test_equal_studies_have_equal_bytes_whatever_order_they_were_written_in() -> None:
