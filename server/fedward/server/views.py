@@ -12,8 +12,9 @@ from fedward.server.store import Store
 from fedward.study.answers import Answer, answers_of
 from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import parse_sealed, parse_stored
+from fedward.study.schedule import study_costs
 from fedward.study.secure import secure_words
-from fedward.study.terms import EXPLORE_WORDS, privacy_words
+from fedward.study.terms import EXPLORE_WORDS, privacy_words, shares_noise
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class StudyView:
     """A study as it stands. `version` is the number of committed rounds; `model` the digest of the newest model.
 
     An exploration is one round; `answers` are what its sum says, None before that and for a study that trains.
-    `privacy` says what the study's ε means and whom it covers. `secure` says in words what secure aggregation promises and asks
+    `meaning` says what the study's ε means and whom it covers. `secure` says in words what secure aggregation promises and asks
     for; None where the coordinator sees each update.
     """
 
@@ -37,7 +38,9 @@ class StudyView:
     model: str | None
     epsilon: float | None
     delta: float | None
-    privacy: str
+    epsilon_all_others: float | None
+    """Against everyone else colluding, where noise is shared: `epsilon` is then against the coordinator and the named colluders."""
+    meaning: str
     secure: str | None
     standings: tuple[StandingRow, ...]
     attempts: tuple[AttemptRow, ...]
@@ -68,7 +71,7 @@ class StudyView:
         return tuple(metric for metric in self.metrics if metric.version == newest)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"contributions": self.contributions()}
+        return asdict(self) | {"contributions": self.contributions(), "privacy": self.meaning}
 
 
 def _secure(study: StudyRow) -> str | None:
@@ -76,6 +79,15 @@ def _secure(study: StudyRow) -> str | None:
         return None
     sealed = parse_sealed(study.sealed)
     return secure_words(sealed) if sealed.manifest.privacy.secure_aggregation else None
+
+
+def _all_others(study: StudyRow) -> float | None:
+    if study.sealed is None:
+        return None
+    sealed = parse_sealed(study.sealed)
+    if not shares_noise(sealed):
+        return None
+    return study_costs(sealed, sealed.roster[0].site)["everyone"]
 
 
 def _answers(store: Store, study: StudyRow) -> tuple[Answer, ...] | None:
@@ -104,7 +116,8 @@ def view(store: Store, study: StudyRow) -> StudyView:
         model=checkpoint.model if checkpoint else None,
         epsilon=manifest.privacy.epsilon,
         delta=manifest.privacy.delta,
-        privacy=EXPLORE_WORDS if isinstance(manifest, Exploration) else privacy_words(manifest),
+        epsilon_all_others=_all_others(study),
+        meaning=EXPLORE_WORDS if isinstance(manifest, Exploration) else privacy_words(manifest),
         secure=_secure(study),
         standings=tuple(store.standings(study.key)),
         attempts=tuple(store.attempts(study.key)),

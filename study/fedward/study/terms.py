@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
-from fedward.privacy.events import EVERYBODY, DpEvent, Share
+from fedward.privacy.events import EVERYBODY, DpEvent, Share, SharedEvent
 from fedward.study.evaluation import training_share
 from fedward.study.manifest import BaseSealed, Manifest, SealedManifest
 
@@ -14,11 +15,6 @@ PRIVACY_WORDS = (
     "composition: every study in that hospital's ledger"
 )
 """What any ε means here (NIST SP 800-226's elements)."""
-
-
-def privacy_words(manifest: Manifest) -> str:
-    """What a study's ε means and whom it covers. It stands wherever that ε is shown."""
-    return f"{PRIVACY_WORDS}; covers {covered(manifest)}"
 
 
 def covered(manifest: Manifest) -> str:
@@ -35,9 +31,38 @@ EXPLORE_WORDS = (
 """What the ε of an exploration means."""
 
 
+def privacy_words(manifest: Manifest) -> str:
+    """What a study's ε means and whom it covers, with the adversary of shared noise where noise is shared. It stands wherever
+    that ε is shown."""
+    words = f"{PRIVACY_WORDS}; covers {covered(manifest)}"
+    if manifest.privacy.noise != "shared":
+        return words
+    return words.replace(f"adversary: {EVERYONE}", f"adversary: {coordinator_words(manifest)}")
+
+
+EVERYONE = "everyone outside that hospital"
+"""The adversary of local noise."""
+
+
+def coordinator_words(manifest: Manifest) -> str:
+    """The adversary that shared noise is sized for."""
+    colluders = manifest.privacy.colluders
+    others = "1 other hospital" if colluders == 1 else f"{colluders} other hospitals"
+    return f"the coordinator and outsiders, with at most {others} colluding"
+
+
+def all_others_words() -> str:
+    """The adversary that one site's part of shared noise is left for."""
+    return f"{EVERYONE} together, all other hospitals colluding"
+
+
 @dataclass(frozen=True)
 class SiteTerms:
-    """A site's training of one attempt. `expected_batch` = q·N₀, from the declared cohort: a public constant."""
+    """A site's training of one attempt. `expected_batch` = q·N₀, from the declared cohort: a public constant.
+
+    `noise_multiplier` is σ over C where the site's noise stands alone. With shared noise it is σ_own over the sensitivity, a
+    part of what `honest_sites` make up together; these are 0 else.
+    """
 
     steps: int
     learning_rate: float
@@ -48,16 +73,19 @@ class SiteTerms:
     proximal: float
     share: Share = EVERYBODY
     """The hash positions of the patients who train."""
+    honest_sites: int = 0
 
     @property
     def private(self) -> bool:
         return self.noise_multiplier > 0
 
     @property
-    def event(self) -> DpEvent | None:
+    def event(self) -> DpEvent | SharedEvent | None:
         """What the ledger is charged for one attempt; None when nothing is promised."""
         if not self.private:
             return None
+        if self.honest_sites:
+            return SharedEvent(self.noise_multiplier, self.honest_sites, self.steps, share=self.share)
         return DpEvent(self.noise_multiplier, self.sampling_rate, self.steps, share=self.share)
 
 
@@ -67,7 +95,11 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
     Raises:
         InputError: the site is not in the roster.
     """
-    training = sealed.manifest.training
+    training, honest = sealed.manifest.training, 0
+    noise_multiplier = study_noise(sealed, site)
+    if sealed.manifest.privacy.noise == "shared":
+        honest = sealed.manifest.honest_sites
+        noise_multiplier /= math.sqrt(honest)
     return SiteTerms(
         steps=training.local_steps,
         # FedSGD's single step at rate 1 makes the update the negative gradient itself; the server scales it.
@@ -75,10 +107,26 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
         sampling_rate=training.sampling_rate,
         expected_batch=training.sampling_rate * training_cohort(sealed, site),
         clipping_norm=sealed.manifest.privacy.clipping_norm,
-        noise_multiplier=sealed.entry(site).noise_multiplier,
+        noise_multiplier=noise_multiplier,
         proximal=training.proximal,
         share=training_share(sealed.manifest),
+        honest_sites=honest,
     )
+
+
+def shares_noise(sealed: BaseSealed) -> TypeGuard[SealedManifest]:
+    """Whether a study trains with shared noise."""
+    return isinstance(sealed, SealedManifest) and sealed.manifest.privacy.noise == "shared"
+
+
+def study_noise(sealed: BaseSealed, site: str) -> float:
+    """σ that a site's patients get: its own; or, with shared noise, the pool's, which is what the site that needs most asked for.
+
+    Raises:
+        InputError: the site is not in the roster.
+    """
+    own = sealed.entry(site).noise_multiplier
+    return max(entry.noise_multiplier for entry in sealed.roster) if shares_noise(sealed) else own
 
 
 def evaluates(manifest: Manifest, round_: int) -> bool:
