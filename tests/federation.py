@@ -16,6 +16,7 @@ from fedward.client.node import SiteNode
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.ledger import Budget
 from fedward.server.coordinator import LocalCoordinator
+from fedward.server.heads import WitnessTransport
 from fedward.server.home import CoordinatorHome
 from fedward.server.proposal import propose
 from fedward.server.running import StudyRun
@@ -143,7 +144,7 @@ class Federation:
         )
         sealed = propose(
             self.store,
-            self.transport,
+            WitnessTransport(self.transport, self.store, self.clock),
             self.clock,
             self.store.study(self.key),
             self.home.identity(),
@@ -158,7 +159,8 @@ class Federation:
             approvals.decide(self.sites[site], sealed, "approved", "tester", self.clock.unix())
 
     def run(self) -> None:
-        StudyRun(self.home, self.store, self.transport, self.clock, self.said.append).run(self.key)
+        transport = WitnessTransport(self.transport, self.store, self.clock)
+        StudyRun(self.home, self.store, transport, self.clock, self.said.append).run(self.key)
 
     def ready(self, manifest: Manifest) -> SealedManifest:
         """Registered, proposed and approved by everyone."""
