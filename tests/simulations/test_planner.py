@@ -237,7 +237,9 @@ def test_other_models_are_simulated_by_the_node_code(public: dict[str, Encoded])
     sealed = rehearse(manifest, HEART, noise_multiplier=1.0)
     assert layers_of(build(manifest)) is not None
     assert not trials.fast(sealed)
-    assert 0 < trials.run([sealed])[0, 0] < 1
+    told: list[str] = []
+    assert 0 < trials.run([sealed], told.append)[0, 0] < 1
+    assert told == ["simulated study 1 of 1, 1 rounds"]
 
 
 def test_planned_hospitals_of_other_sizes_are_drawn_from_the_public_ones(public: dict[str, Encoded]) -> None:
@@ -273,7 +275,7 @@ def test_trials_choose_the_fewest_rounds_that_are_not_worse(
     trials = Trials(public, HEART, 0.33, range(4))
 
     def choice(*areas: list[float]) -> int:
-        monkeypatch.setattr(Trials, "run", lambda _self, _settings: np.array(areas))
+        monkeypatch.setattr(Trials, "run", lambda _self, _settings, *_report: np.array(areas))
         return by_trials(MANIFEST, HEART, tried, tried[0], trials).rounds
 
     assert choice([0.8, 0.7, 0.8, 0.7], [0.9, 0.8, 0.9, 0.8], [0.9, 0.8, 0.91, 0.8]) == 10
@@ -287,9 +289,9 @@ def test_trials_choose_on_other_seeds_than_they_report(
     used: list[list[int]] = []
     real = Trials.run
 
-    def run(self: Trials, settings: list[object]) -> object:
+    def run(self: Trials, settings: list[object], *report: object) -> object:
         used.append(list(self.seeds))
-        return real(self, settings)  # type: ignore[arg-type]
+        return real(self, settings, *report)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trials, "run", run)
     found = plan(MANIFEST, HEART, 3.0, DELTA, rounds=[2], trials=Trials(public, HEART, 0.33, range(2)))

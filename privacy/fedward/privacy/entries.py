@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from fedward.privacy.canonical import canonical_json, digest_of
@@ -226,7 +227,11 @@ def genesis_digest(budget: Budget, lineage: str, order: float) -> str:
 
 def sealed_entry(sequence: int, previous: str, at: int, what: What) -> Entry:
     """The entry with its digest."""
-    link = {"sequence": sequence, "previous": previous, "at": at, "kind": what.KIND, "body": body_of(what)}
+    return _linked(sequence, previous, at, what, _text_of(what))
+
+
+def _linked(sequence: int, previous: str, at: int, what: What, text: str) -> Entry:
+    link = {"sequence": sequence, "previous": previous, "at": at, "kind": what.KIND, "body": text}
     return Entry(sequence, previous, at, what, digest_of(link))
 
 
@@ -237,7 +242,7 @@ def row_of(entry: Entry) -> dict[str, str | int]:
         "previous": entry.previous,
         "at": entry.at,
         "kind": entry.what.KIND,
-        "body": canonical_json(body_of(entry.what)).decode(),
+        "body": _text_of(entry.what),
         "digest": entry.digest,
     }
 
@@ -252,7 +257,7 @@ def entry_of(row: Any) -> Entry:
         check_count(row.sequence, "sequence", _LARGEST_TIME)
         check_digest(row.previous, "previous")
         check_count(row.at, "at", _LARGEST_TIME)
-        entry = sealed_entry(row.sequence, row.previous, row.at, _what_of(row.kind, row.body))
+        entry = _linked(row.sequence, row.previous, row.at, _what_of(row.kind, row.body), row.body)
     except InputError as error:
         raise broken(f"entry {row.sequence} of the ledger was changed") from error
     if entry.digest != row.digest:
@@ -269,10 +274,20 @@ def body_of(what: What) -> dict[str, Any]:
     if isinstance(what, Release):
         return body | {"reason": what.reason}
     if isinstance(what, Reservation):
-        events = [to_record(event) for event in what.events]
+        events = [_record(event) for event in what.events]
         return body | {"events": events, "expires_at": what.expires_at, "cohort": what.cohort}
-    event = None if what.event is None else to_record(what.event)
+    event = None if what.event is None else _record(what.event)
     return body | {"round": what.round, "attempt": what.attempt, "purpose": what.purpose, "event": event}
+
+
+@lru_cache(maxsize=4096)
+def _record(event: Event) -> Mapping[str, Any]:
+    """To read only: a study's charges are all alike."""
+    return to_record(event)
+
+
+def _text_of(what: What) -> str:
+    return canonical_json(body_of(what)).decode()
 
 
 def _what_of(kind: object, text: object) -> What:
@@ -284,7 +299,7 @@ def _what_of(kind: object, text: object) -> What:
         raise InputError("the entry's body is no JSON object")
     what = _read(kind, body)
     # Also refuses another spelling of the same values, fields too many, and events that are not merged.
-    if canonical_json(body_of(what)).decode() != text:
+    if _text_of(what) != text:
         raise InputError("the entry's body is not canonical JSON")
     return what
 

@@ -85,18 +85,17 @@ class Receipt:
 
     sequence: int
     entry_digest: str
-    commitments: History
-    budget: Budget
+    _gate: Callable[[], Gate]
 
     @property
     def committed(self) -> float:
-        """ε of everything charged and reserved, rounded up to 1e-4."""
-        return epsilon(self.commitments, self.budget.delta)
+        """ε of everything charged and reserved, rounded up to 1e-4; computed when it is asked for."""
+        return self._gate().cost(())
 
     @property
     def remaining(self) -> float:
         """Budgeted ε that nobody holds, rounded down to 1e-4."""
-        return left(self.budget.epsilon, self.committed)
+        return left(self._gate().budget.epsilon, self.committed)
 
 
 class Ledger:
@@ -399,7 +398,8 @@ class Ledger:
     def _receipt(self, entry: Entry | None, at: int) -> Receipt:
         if entry is None:
             raise UsageError("nothing was entered in the ledger")
-        return Receipt(entry.sequence, entry.digest, self._chain.shares.committed(at), self._chain.budget)
+        shares, chain = self._chain.shares, self._chain  # what is taken in later makes other shares
+        return Receipt(entry.sequence, entry.digest, lambda: shares.gate(chain.budget, chain.order, at))
 
     def _append(self, decide: Callable[[], What | None], at: int) -> Entry | None:
         """One transaction: what `decide` says on the newest state becomes the next entry; then the head follows."""

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_FLOOR, Decimal
+from functools import lru_cache
 
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.entries import Budget, Charge, Entry, Recovery, Release, Reservation
@@ -84,11 +85,13 @@ class _Study:
     plan: Counter[Event] = field(default_factory=Counter)
     rest: Counter[Event] = field(default_factory=Counter)
     reservation: Reservation | None = None
-    charges: int = 0
+    keys: set[tuple[str, int, int, str]] = field(default_factory=set)
     unprotected: int = 0
 
     def copy(self) -> _Study:
-        return replace(self, charged=self.charged.copy(), plan=self.plan.copy(), rest=self.rest.copy())
+        return replace(
+            self, charged=self.charged.copy(), plan=self.plan.copy(), rest=self.rest.copy(), keys=self.keys.copy()
+        )
 
     def planned_with(self, events: Sequence[Event]) -> Counter[Event]:
         """The schedule once `events` are reserved too: what was planned from the start, if that covers them."""
@@ -160,15 +163,14 @@ class Shares:
         self.studies: dict[str, _Study] = {}
         self.written_off = False
         self.recovered: list[tuple[int, History]] = []
-        self._keys: set[tuple[str, int, int, str]] = set()
+        self._own: set[str] = set()
 
     def copy(self) -> Shares:
-        """An independent copy."""
+        """A copy that can take entries in and leaves this one as it is; it shares studies until it changes them."""
         twin = Shares()
-        twin.studies = {digest: study.copy() for digest, study in self.studies.items()}
+        twin.studies = dict(self.studies)
         twin.written_off = self.written_off
         twin.recovered = list(self.recovered)
-        twin._keys = set(self._keys)
         return twin
 
     def check(self, what: object, at: int) -> None:
@@ -190,7 +192,8 @@ class Shares:
             raise _not_reserved(what.study_id)
 
     def _check_charge(self, charge: Charge, at: int) -> None:
-        if charge.key in self._keys:
+        study = self.studies.get(charge.study_digest, _Study(charge.study_id))
+        if charge.key in study.keys:
             raise RefusalError(
                 f"round {charge.round}, attempt {charge.attempt} of {charge.study_id} was charged for {charge.purpose} before",
                 remedy="make a new attempt; a release is never repeated under an old charge",
@@ -209,7 +212,6 @@ class Shares:
                 remedy="approve a new proposal of the study, or end it here",
                 code="reservation-expired",
             )
-        study = self.studies[charge.study_digest]
         if not steps_of([charge.event]) <= study.rest:
             raise RefusalError(
                 f"the reservation of {charge.study_id} does not hold this charge any more",
@@ -224,10 +226,9 @@ class Shares:
         if isinstance(what, Recovery):
             self._recover(what, entry.at)
             return
-        study = self.studies.setdefault(what.study_digest, _Study(what.study_id))
+        study = self._changeable(what.study_digest, what.study_id)
         if isinstance(what, Charge):
-            self._keys.add(what.key)
-            study.charges += 1
+            study.keys.add(what.key)
             if what.event is None:
                 study.unprotected += 1
             else:
@@ -240,11 +241,20 @@ class Shares:
         else:
             study.reservation, study.rest = None, Counter()
 
+    def _changeable(self, study_digest: str, study_id: str) -> _Study:
+        """The study, of this object alone."""
+        if study_digest not in self._own:
+            self._own.add(study_digest)
+            found = self.studies.get(study_digest)
+            self.studies[study_digest] = _Study(study_id) if found is None else found.copy()
+        return self.studies[study_digest]
+
     def _recover(self, what: Recovery, at: int) -> None:
         if what.lost == "nothing":
             return
         self.written_off |= what.lost == "anything"
-        for study in self.studies.values():
+        for digest in list(self.studies):
+            study = self._changeable(digest, "")
             self.recovered.append((at, history_of([study.rest])))
             study.charged += study.rest
             study.reservation, study.rest = None, Counter()
@@ -288,7 +298,7 @@ class Shares:
             StudySpending(
                 study_digest=digest,
                 study_id=study.study_id,
-                charges=study.charges,
+                charges=len(study.keys),
                 unprotected=study.unprotected,
                 epsilon=epsilon(history_of([study.charged]), delta),
                 reserved=epsilon(history_of([study.rest]), delta),
@@ -316,8 +326,13 @@ def steps_of(events: Iterable[Event]) -> Counter[Event]:
     """Steps by mechanism."""
     steps: Counter[Event] = Counter()
     for event in events:
-        steps[replace(event, steps=1)] += event.steps
+        steps[_mechanism(event)] += event.steps
     return steps
+
+
+@lru_cache(maxsize=4096)
+def _mechanism(event: Event) -> Event:
+    return replace(event, steps=1)
 
 
 def history_of(parts: Iterable[Counter[Event]]) -> History:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -109,8 +109,12 @@ class Trials:
             found[site] = data
         return found
 
-    def run(self, settings: Sequence[SealedManifest]) -> NDArray[np.float64]:
+    def run(
+        self, settings: Sequence[SealedManifest], report: Callable[[str], None] = lambda _line: None
+    ) -> NDArray[np.float64]:
         """AUROC of every setting in every study, shape (settings, seeds); NaN where training did not stay finite.
+
+        `report` is told of each study where one takes seconds.
 
         Raises:
             InputError: the settings' roster is not the planned hospitals, or held-out patients have one outcome only.
@@ -125,6 +129,7 @@ class Trials:
             return found
         for setting, sealed in enumerate(settings):
             for study, seed in enumerate(self.seeds):
+                report(f"simulated study {study + 1} of {len(self.seeds)}, {sealed.manifest.training.rounds} rounds")
                 try:
                     vector = federate(sealed, self.training[study], UnsafeSeededDraws(seed))
                 except InputError:
@@ -135,9 +140,9 @@ class Trials:
                 found[setting, study] = area(predict(sealed.manifest, vector, unseen), unseen)
         return found
 
-    def expected(self, sealed: SealedManifest) -> Expected:
+    def expected(self, sealed: SealedManifest, report: Callable[[str], None] = lambda _line: None) -> Expected:
         """AUROC of one setting; errors as `run` and `summarise`."""
-        return summarise(self.run([sealed])[0])
+        return summarise(self.run([sealed], report)[0])
 
 
 def split_key(seed: int, site: str) -> bytes:

@@ -304,7 +304,7 @@ def plan(
     chosen = calibrated(manifest, patients, chosen, target, delta)
     planned = with_schedule(manifest, target, delta, chosen)
     sealed = seal(planned, patients, chosen)
-    return _costed(sealed, target, delta, chosen, found, trials, budget, warnings)
+    return _costed(sealed, target, delta, chosen, found, trials, budget, warnings, report)
 
 
 def calibrated(
@@ -354,6 +354,7 @@ def _costed(
     trials: Trials | None,
     budget: float | None,
     warnings: tuple[str, ...],
+    report: Report,
 ) -> Plan:
     attempts = sealed.manifest.planned_attempts
     steps = schedule.local_steps * attempts
@@ -381,7 +382,7 @@ def _costed(
         whole=epsilon([event], delta),
         sampled=sampled,
         candidates=found,
-        expected=None if trials is None else trials.expected(sealed),
+        expected=None if trials is None else trials.expected(sealed, report),
         left=None if budget is None else left(event, budget, delta),
         warnings=warnings,
     )
