@@ -17,9 +17,9 @@ from fedward.privacy.ledger import Ledger
 from fedward.privacy.signing import Identity, to_text
 from fedward.server.heads import WitnessTransport, note_head, witnessed
 from fedward.study.messages import Offer, Reply, Result, Standing
-from fedward.study.witness import Witnessed, countersign, sign_head
+from fedward.study.witness import Witnessed, sign_head, witness
 
-FILES = ("ledger.sqlite", "ledger.sqlite.head", "ledger.sqlite-wal", "ledger.sqlite-shm", "witness.json")
+FILES = ("ledger.sqlite", "ledger.sqlite.head", "ledger.sqlite-wal", "ledger.sqlite-shm", "ledger.countersigned")
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def offer(site: Site, brought: Witnessed | None) -> Reply:
 def test_an_older_file_with_its_head_is_refused_by_the_kept_witness(federation: Federation, tmp_path: Path) -> None:
     save(federation.sites[SITE].path, tmp_path / "backup")
     federation.run()
-    spent = federation.sites[SITE].ledger().spent()
+    spent = Ledger.open(federation.sites[SITE].ledger_file).spent()
     assert spent > 0
-    restore(federation, tmp_path / "backup", "witness.json")
-    assert federation.sites[SITE].ledger().spent() == 0  # the file itself looks whole
+    restore(federation, tmp_path / "backup", "ledger.countersigned")
+    assert Ledger.open(federation.sites[SITE].ledger_file).spent() == 0  # the file itself looks whole
     site = Site(federation)
     assert code(site.work(attempt=90)) == "ledger-rolled-back"
     assert code(site.declare()) == "ledger-rolled-back"
@@ -77,7 +77,7 @@ def test_an_older_witness_too_is_refused_by_what_the_coordinator_brings(federati
     federation.run()
     restore(federation, tmp_path / "backup")
     site = Site(federation)
-    brought = witnessed(federation.store, site.coordinator, SITE)
+    brought = witnessed(federation.store, site.coordinator, SITE, 1)
     assert brought is not None
     assert code(offer(site, brought)) == "ledger-rolled-back"
     federation.restart(SITE)  # and it stays so
@@ -91,9 +91,9 @@ def test_a_head_that_goes_back_raises_an_alarm_and_the_site_is_not_asked(
     save(federation.sites[SITE].path, tmp_path / "backup")
     federation.run()
     restore(federation, tmp_path / "backup")
-    (federation.sites[SITE].path / "witness.json").unlink(missing_ok=True)
+    (federation.sites[SITE].path / "ledger.countersigned").unlink(missing_ok=True)
     # A site that does not hold the countersigned head against its ledger, and tells its old head.
-    old = sign_head(SITE, federation.sites[SITE].ledger().head, federation.sites[SITE].identity())
+    old = sign_head(SITE, Ledger.open(federation.sites[SITE].ledger_file).head, federation.sites[SITE].identity())
 
     assert "went back" in note_head(federation.store, old, 1)
     (alarm,) = federation.store.alarms()
@@ -114,15 +114,15 @@ def test_a_forged_or_foreign_witness_is_a_lie_that_is_kept(federation: Federatio
     home, other = federation.sites[SITE], federation.sites["cleveland"]
     with Ledger.open(home.ledger_file) as ledger:
         head = ledger.head
-    true = countersign(sign_head(SITE, head, home.identity()), site.coordinator)
+    true = witness(sign_head(SITE, head, home.identity()), site.coordinator, 1)
     stranger = Identity.generate()
     ahead = Head(head.sequence + 5, "a" * 64)
     for false in (
-        countersign(sign_head(SITE, head, home.identity()), stranger),  # nobody's countersignature
-        countersign(sign_head(SITE, ahead, site.coordinator), site.coordinator),  # a head that the site never said
-        countersign(sign_head("cleveland", head, other.identity()), site.coordinator),  # another site's
+        witness(sign_head(SITE, head, home.identity()), stranger, 1),  # nobody's countersignature
+        witness(sign_head(SITE, ahead, site.coordinator), site.coordinator, 1),  # a head that the site never said
+        witness(sign_head("cleveland", head, other.identity()), site.coordinator, 1),  # another site's
         true.model_copy(update={"head": true.head.model_copy(update={"sequence": head.sequence + 1})}),
-        true.model_copy(update={"countersignature": ""}),
+        true.model_copy(update={"countersigned": ""}),
     ):
         assert code(offer(site, false)) in {"malformed", "bad-input"}
         kept = Incidents(home.incidents_folder).list()[-1]
@@ -133,26 +133,26 @@ def test_a_forged_or_foreign_witness_is_a_lie_that_is_kept(federation: Federatio
 
 def test_an_older_witness_replayed_changes_nothing(federation: Federation) -> None:
     site = Site(federation)
-    old = countersign(sign_head(SITE, site.home.ledger().head, site.home.identity()), site.coordinator)
+    old = witness(sign_head(SITE, site.home.ledger().head, site.home.identity()), site.coordinator, 1)
     assert isinstance(site.work(), Result)
-    new = countersign(sign_head(SITE, site.home.ledger().head, site.home.identity()), site.coordinator)
+    new = witness(sign_head(SITE, site.home.ledger().head, site.home.identity()), site.coordinator, 1)
     assert new.head.sequence > old.head.sequence
     for brought in (new, old):
         assert isinstance(offer(site, brought), Standing)
-    kept = json.loads((site.home.path / "witness.json").read_text())
-    assert kept["head"]["sequence"] == new.head.sequence
+    kept = json.loads((site.home.path / "ledger.countersigned").read_text())
+    assert kept["sequence"] == new.head.sequence
 
 
 def test_a_changed_witness_file_stops_the_node(federation: Federation) -> None:
     site = Site(federation)
-    brought = countersign(sign_head(SITE, site.home.ledger().head, site.home.identity()), site.coordinator)
+    brought = witness(sign_head(SITE, site.home.ledger().head, site.home.identity()), site.coordinator, 1)
     assert isinstance(offer(site, brought), Standing)
-    path = site.home.path / "witness.json"
+    path = site.home.path / "ledger.countersigned"
     data = json.loads(path.read_text())
-    data["head"]["sequence"] -= 1
+    data["sequence"] -= 1
     path.write_text(json.dumps(data))
     federation.restart(SITE)
-    assert code(site.work()) == "ledger-rolled-back"
+    assert code(site.work()) == "bad-signature"
 
 
 def test_every_answer_carries_the_head_as_it_stands(federation: Federation) -> None:

@@ -37,7 +37,7 @@ from fedward.privacy.canonical import digest
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.privacy.events import Event
-from fedward.privacy.ledger import Charge
+from fedward.privacy.ledger import Charge, Ledger
 from fedward.privacy.secagg.contexts import RoundContext
 from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
 from fedward.privacy.secagg.site import SiteParty
@@ -96,7 +96,7 @@ class SiteNode:
         self._clock = clock
         self._identity = home.identity()
         self._kit = home.kit()
-        self._ledger = home.ledger()
+        self._ledger = Ledger.open(home.ledger_file)  # held against the countersigned head at each request
         self._witness = Witness(home, self._ledger)
         self._incidents = Incidents(home.incidents_folder)
         self._places = Places(home.opened_folder)

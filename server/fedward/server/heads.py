@@ -14,13 +14,13 @@ from fedward.privacy.signing import Identity
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Delivery, Transport
 from fedward.study import messages
-from fedward.study.witness import SignedHead, Witnessed, countersign
+from fedward.study.witness import SignedHead, Witnessed, witness
 
 
-def witnessed(store: Store, identity: Identity, site: str) -> Witnessed | None:
+def witnessed(store: Store, identity: Identity, site: str, at: int) -> Witnessed | None:
     """The newest head of a site, countersigned; None before it said one."""
     head = store.head(site)
-    return None if head is None else countersign(head, identity)
+    return None if head is None else witness(head, identity, at)
 
 
 def note_head(store: Store, head: SignedHead, at: int) -> str:

@@ -154,7 +154,7 @@ def _declared(
             Declare(
                 study_id=manifest.study.id,
                 nonce=secrets.token_hex(32),
-                witnessed=witnessed(store, identity, site),
+                witnessed=witnessed(store, identity, site, clock.unix()),
             ),
             manifest.canonical,
             identity,
@@ -207,7 +207,7 @@ def collect_standings(
                 study=sealed.digest,
                 nonce=secrets.token_hex(32),
                 signature=to_text(study.signature),
-                witnessed=witnessed(store, identity, site),
+                witnessed=witnessed(store, identity, site, clock.unix()),
             ),
             study.sealed,
             identity,

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedward.privacy.canonical import canonical_json
+from fedward.privacy.countersign import countersign, countersigned
 from fedward.privacy.entries import Head
 from fedward.privacy.errors import IntegrityError
 from fedward.privacy.signing import Identity, from_text, to_text, verify
@@ -46,22 +47,21 @@ class SignedHead(Part):
 
 
 class Witnessed(Part):
-    """A site's head with the coordinator's countersignature: proof that the ledger had come so far."""
+    """A site's head, and the same countersigned by the coordinator: proof that the ledger had come so far."""
 
     head: SignedHead
-    countersignature: Signature = ""
-
-    def signed_bytes(self) -> bytes:
-        return canonical_json(self.head.model_dump(mode="json"))
+    countersigned: Annotated[str, Field(max_length=1000)]
+    """As the site keeps it: `privacy.countersign`."""
 
     def check(self, site: str, key: str, coordinator: str) -> None:
         """That this site said it and this coordinator saw it.
 
         Raises:
-            IntegrityError: a signature is not theirs, or another site is named.
+            IntegrityError: a signature is not theirs, or another site or another head is named.
         """
         self.head.check(site, key)
-        verify(coordinator, "countersign", self.signed_bytes(), _raw(self.countersignature), "the countersigned head")
+        if countersigned(self.countersigned.encode(), site, coordinator) != self.head.head:
+            raise IntegrityError("another ledger head is countersigned than the site said", code="bad-signature")
 
 
 def sign_head(site: str, head: Head, identity: Identity) -> SignedHead:
@@ -70,10 +70,9 @@ def sign_head(site: str, head: Head, identity: Identity) -> SignedHead:
     return bare.model_copy(update={"signature": to_text(identity.sign("ledger", bare.signed_bytes()))})
 
 
-def countersign(head: SignedHead, coordinator: Identity) -> Witnessed:
-    """A head countersigned by the coordinator."""
-    bare = Witnessed(head=head)
-    return bare.model_copy(update={"countersignature": to_text(coordinator.sign("countersign", bare.signed_bytes()))})
+def witness(head: SignedHead, coordinator: Identity, at: int) -> Witnessed:
+    """A head countersigned by the coordinator; `at` is now, in Unix seconds."""
+    return Witnessed(head=head, countersigned=countersign(head.head, head.site, at, coordinator).decode())
 
 
 def _raw(signature: str) -> bytes:
