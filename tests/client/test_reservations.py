@@ -164,6 +164,14 @@ def test_a_lifetime_delta_of_one_in_n_or_more_is_refused(federation: Federation,
         assert caught.value.code == "policy-delta"
 
 
+def test_a_delta_above_a_tenth_of_one_in_n_is_warned_about(federation: Federation) -> None:
+    with federation.sites[SITE].ledger() as ledger:
+        assert budgets.warnings(ledger, federation.sealed(), 100) == []
+        said = budgets.warnings(ledger, federation.sealed(), 101)
+    assert len(said) == 2  # the study's and the lifetime's
+    assert all("1/(10 N)" in line for line in said)
+
+
 def test_other_patients_need_another_review(federation: Federation, tmp_path: Path) -> None:
     home, sealed = federation.sites[SITE], federation.sealed()
     federation.approve(sealed)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedward.cli.output import say
 from fedward.client import approvals, datasets
-from fedward.client.budgets import cost
+from fedward.client.budgets import cost, warnings
 from fedward.client.home import SiteHome
 from fedward.client.policy import load_policy, objections
 from fedward.privacy.errors import InputError
@@ -30,6 +30,7 @@ def as_data(home: SiteHome, sealed: SealedManifest) -> dict[str, Any]:
         "roster": [entry.model_dump() for entry in sealed.roster],
         "noise_multiplier": sealed.entry(home.site).noise_multiplier,
         "data": dataset.model_dump() if dataset else None,
+        "warnings": warnings(home.ledger(), sealed, dataset.patients) if dataset else [],
         "objections": [{"code": o.code, "text": o.text} for o in found],
         "privacy": {"spent": spent, "after": after, "budget": home.ledger().budget.epsilon, "meaning": PRIVACY_WORDS},
     }
@@ -80,7 +81,10 @@ def _print_data(home: SiteHome, sealed: SealedManifest) -> None:
     if dataset is None:
         say("  data here    none is registered: run `fedward site register` first")
         return
-    say(f"  data here    {dataset.patients} patients in {dataset.csv}")
+    say(f"  data here    {dataset.patients} patients in {dataset.csv}; cohort {dataset.cohort[:12]}")
+    if sealed.manifest.privacy.mechanism != "none":
+        for warning in warnings(home.ledger(), sealed, dataset.patients):
+            say(f"  WARNING      {warning}")
     found = objections(load_policy(home.policy_file), sealed, dataset.patients)
     for objection in found:
         say(f"  POLICY       refuses: {objection.text}")
