@@ -16,14 +16,15 @@ from fedward.client.node import SiteNode
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.ledger import Budget
 from fedward.server.coordinator import LocalCoordinator
+from fedward.server.exploring import run_study
 from fedward.server.heads import WitnessTransport
 from fedward.server.home import CoordinatorHome
 from fedward.server.proposal import propose
-from fedward.server.running import StudyRun
 from fedward.server.store import Store
 from fedward.server.transport import Delivery
 from fedward.study.heart import SITES, heart_folder
-from fedward.study.manifest import Manifest, SealedManifest, load, parse, parse_sealed
+from fedward.study.kinds import AnyManifest, AnySealed, parse_sealed
+from fedward.study.manifest import Manifest, load, parse
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -115,7 +116,7 @@ class Federation:
         twin.key = self.key
         return twin
 
-    def sealed(self) -> SealedManifest:
+    def sealed(self) -> AnySealed:
         """The study as it was proposed."""
         sealed = self.store.study(self.key).sealed
         assert sealed is not None
@@ -129,7 +130,7 @@ class Federation:
         """The node's process died and came back: memory is gone, files stay."""
         self.transport.nodes[site] = self.node(site)
 
-    def register(self, manifest: Manifest) -> None:
+    def register(self, manifest: AnyManifest) -> None:
         for site, home in self.sites.items():
             if not manifest.privacy.secure_aggregation:
                 allow_plain(home)
@@ -138,7 +139,7 @@ class Federation:
                 home, manifest, folder / f"{site}.csv", folder / f"{site}.mapping.toml", self.clock.unix()
             )
 
-    def propose(self, manifest: Manifest) -> SealedManifest:
+    def propose(self, manifest: AnyManifest) -> AnySealed:
         self.key = self.store.create_study(
             manifest.study.id, manifest.model_dump_json(), tuple(self.sites), self.clock.unix()
         )
@@ -154,15 +155,15 @@ class Federation:
         self.store.set_state(self.key, "proposed", "", self.clock.unix())
         return sealed
 
-    def approve(self, sealed: SealedManifest, sites: tuple[str, ...] | None = None) -> None:
+    def approve(self, sealed: AnySealed, sites: tuple[str, ...] | None = None) -> None:
         for site in sites if sites is not None else tuple(self.sites):
             approvals.decide(self.sites[site], sealed, "approved", "tester", self.clock.unix())
 
     def run(self) -> None:
         transport = WitnessTransport(self.transport, self.store, self.clock)
-        StudyRun(self.home, self.store, transport, self.clock, self.said.append).run(self.key)
+        run_study(self.home, self.store, transport, self.clock, self.said.append, self.key)
 
-    def ready(self, manifest: Manifest) -> SealedManifest:
+    def ready(self, manifest: AnyManifest) -> AnySealed:
         """Registered, proposed and approved by everyone."""
         self.register(manifest)
         sealed = self.propose(manifest)

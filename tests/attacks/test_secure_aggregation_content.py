@@ -30,7 +30,8 @@ from fedward.server.proposal import propose
 from fedward.server.store import Store
 from fedward.study import messages
 from fedward.study.heart import SITES
-from fedward.study.manifest import MAX_DECLARED_PATIENTS, parse_draft, parse_sealed
+from fedward.study.kinds import parse_draft
+from fedward.study.manifest import MAX_DECLARED_PATIENTS, parse_sealed
 from fedward.study.messages import Declare, Declared, Offer, Standing
 from fedward.study.schedule import least_noise
 

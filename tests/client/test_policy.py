@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from exploring import heart_exploration
 from federation import heart_manifest
 
 from fedward.client.policy import DEFAULT_POLICY, Policy, load_policy, objections
 from fedward.privacy.errors import InputError
+from fedward.study.exploration import SealedExploration
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest
 
 LAX = Policy(require_dp=False, max_epsilon=100.0, max_delta=0.5, min_patients=1, min_quorum=1)
@@ -122,3 +125,57 @@ def test_a_setting_left_out_has_its_strict_default(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text("[policy]\nmin_quorum = 1")
     assert load_policy(path) == Policy(min_quorum=1)
+
+
+# --- explorations -----------------------------------------------------------------------------------------------------
+
+
+def seal_exploration(**changes: Any) -> SealedExploration:
+    return SealedExploration(
+        manifest=heart_exploration(**changes),
+        federation_id="0" * 32,
+        coordinator_key="0" * 64,
+        roster=seal(heart_manifest(secure=True)).roster,
+        sealed_at=0,
+        expires_at=1,
+    )
+
+
+def exploring(policy: Policy, origin: Callable[[str], str] = str, **changes: Any) -> list[str]:
+    return [o.code for o in objections(policy, seal_exploration(**changes), 200, origin)]
+
+
+def test_a_hospital_answers_explorations_only_where_it_says_so() -> None:
+    assert exploring(Policy()) == ["policy-explore"]
+    assert exploring(Policy(allow_explore=True)) == []
+
+
+def test_an_exploration_has_a_ceiling_of_its_own_below_that_of_studies() -> None:
+    assert exploring(Policy(allow_explore=True), privacy={"epsilon": 0.501}) == ["policy-explore-epsilon"]
+    assert exploring(Policy(allow_explore=True, max_explore_epsilon=1.0), privacy={"epsilon": 1.0}) == []
+    lax = Policy(allow_explore=True, max_explore_epsilon=100.0)
+    assert exploring(lax, privacy={"epsilon": 6.0}) == ["policy-epsilon"]
+
+
+def test_denied_columns_are_known_by_either_name() -> None:
+    def denying(*columns: str) -> Policy:
+        return Policy(allow_explore=True, explore_denied_columns=columns)
+
+    assert exploring(denying("age")) == ["policy-explore-column"]
+    assert exploring(denying("sex")) == ["policy-explore-column"]  # in a condition alone
+    assert exploring(denying("thal", "hiv")) == []  # in the schema, but nothing asks about it
+    assert exploring(denying("SEX_CD"), {"sex": "SEX_CD"}.get) == ["policy-explore-column"]  # type: ignore[arg-type]
+
+
+def test_all_other_rules_hold_for_explorations_too() -> None:
+    allowing = Policy(allow_explore=True)
+    assert exploring(allowing, secure=False) == ["policy-requires-secure-aggregation"]
+    assert exploring(allowing, federation={"quorum": 2}) == ["policy-quorum"]
+    assert exploring(allowing, privacy={"delta": 0.004}) == ["policy-delta"]
+    assert exploring(Policy(allow_explore=True, min_patients=201)) == ["policy-patients"]
+
+
+def test_a_list_of_columns_is_read_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(DEFAULT_POLICY.replace("explore_denied_columns = []", 'explore_denied_columns = ["hiv", "age"]'))
+    assert load_policy(path).explore_denied_columns == ("hiv", "age")

@@ -60,7 +60,11 @@ def test_every_flipped_bit_of_a_signature_is_refused() -> None:
             verify(ALICE.public, "message", b"data", bytes(changed), "it")
 
 
-@pytest.mark.parametrize("public", ["", "zz" * 32, "00" * 31, "00" * 33, ALICE.public.upper() + "0", "ff" * 32])
+@pytest.mark.parametrize(
+    "public",
+    ["", "zz" * 32, "00" * 31, "00" * 33, ALICE.public.upper() + "0", "ff" * 32],
+    ids=["empty", "no hex", "short", "zeros and one more", "a key and one more", "no point"],
+)
 def test_what_is_no_key_verifies_nothing(public: str) -> None:
     with pytest.raises(IntegrityError):
         verify(public, "message", b"data", ALICE.sign("message", b"data"), "it")
@@ -91,7 +95,11 @@ def elliptic() -> bytes:
     )
 
 
-@pytest.mark.parametrize("pem", [b"", b"no key", ALICE.pem()[:60], encrypted(), elliptic()])
+@pytest.mark.parametrize(
+    "pem",
+    [b"", b"no key", ALICE.pem()[:60], encrypted(), elliptic()],
+    ids=["empty", "no key", "cut", "encrypted", "elliptic"],
+)
 def test_a_file_that_is_no_identity_is_refused(pem: bytes) -> None:
     with pytest.raises(IntegrityError, match="identity key"):
         Identity.from_pem(pem)

@@ -173,7 +173,7 @@ def test_the_noise_that_is_charged_is_the_noise_that_is_added() -> None:
 
 def test_rounding_to_the_grid_keeps_the_mean() -> None:
     asked, draws = exploration([{"kind": "mean", "name": "m", "column": "age"}]), UnsafeSeededDraws(3)
-    one = table([("ann", 59 + 41 * 0.0037, None, None, 0)])  # 0.37 of a step
+    one = table([("ann", 59 + 41 * 0.37 / GRID, None, None, 0)])  # 0.37 of a step
     sums = np.array([tally(one, asked, draws)[1] for _ in range(1000)])
     assert set(sums.tolist()) == {0, 1}
     assert sums.mean() == pytest.approx(0.37, abs=4 * 0.5 / math.sqrt(1000))

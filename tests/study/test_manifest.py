@@ -16,7 +16,8 @@ from fedward.privacy.errors import FedwardError, InputError, IntegrityError
 from fedward.study import manifest as module
 from fedward.study import models
 from fedward.study.heart import heart_folder
-from fedward.study.manifest import Manifest, SealedManifest, load, parse, parse_sealed, parse_stored, seconds
+from fedward.study.kinds import parse_stored
+from fedward.study.manifest import Manifest, SealedManifest, load, parse, parse_sealed, seconds
 
 MINIMAL = """
 [study]

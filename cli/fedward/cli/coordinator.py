@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedward.cli.exploring import say_answers
 from fedward.cli.output import JsonOption, note, print_json, say, table
 
 if TYPE_CHECKING:
     from fedward.server.coordinator import Coordinator
     from fedward.server.views import StudyView
+    from fedward.study.kinds import AnyManifest
 
 app = typer.Typer(
     help=(
@@ -132,14 +134,9 @@ def propose(
     as_json: bool = JsonOption,
 ) -> None:
     """Seal a study with the sites that take part, sign it, and offer it to them for approval."""
-    from fedward.study.manifest import load
+    from fedward.study.kinds import load
 
-    coordinator = _coordinator(home)
-    chosen = tuple(site.strip() for site in only.split(",") if site.strip())
-    draft = coordinator.propose(load(study_file), chosen)
-    if not as_json:
-        note("asking the sites for their cohorts, calibrating the noise, sealing …")
-    view = _wait_sealed(coordinator, draft.key)
+    view = _proposed(_coordinator(home), load(study_file), only, as_json=as_json)
     if as_json:
         print_json(view.as_json())
         return
@@ -148,6 +145,66 @@ def propose(
     if view.secure is not None:
         say(view.secure)
     say(f"Next, when enough hospitals have approved: fedward coordinator launch {view.study_id}")
+
+
+@app.command()
+def explore(
+    study_file: Annotated[Path, typer.Argument(metavar="EXPLORE.toml", help="The exploration's manifest.")],
+    only: Annotated[str, typer.Option("--sites", help="Comma-separated sites; all enrolled ones by default.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until it is answered, and show the answers.")] = False,
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Ask hospitals for statistics before a study: counts, histograms, means and quantiles, noised and summed.
+
+    It is proposed and launched at once, and answered when enough hospitals have approved it. See `answers`.
+    """
+    from fedward.privacy.errors import RefusalError
+    from fedward.study.exploration import load_exploration
+
+    coordinator = _coordinator(home)
+    proposed = _proposed(coordinator, load_exploration(study_file), only, as_json=as_json)
+    view = coordinator.launch(proposed.digest or proposed.study_id)
+    if not as_json:
+        say(f'Proposed and launched "{view.title}": digest {view.digest}')
+        _say_standings(view)
+    if follow:
+        view = _follow(coordinator, view)
+    if as_json:
+        print_json(view.as_json())
+    elif follow:
+        say_answers(view)
+    else:
+        say(f"Each hospital decides: fedward site review {(view.digest or '')[:12]}, then approve or reject.")
+        say(f"When enough have approved it is answered: fedward coordinator answers {view.study_id}")
+    if follow and view.answers is None:
+        raise RefusalError(
+            "the exploration was not answered", got=f"{view.state} {view.reason}".strip(), code="not-answered"
+        )
+
+
+@app.command()
+def answers(study: Reference, home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
+    """Show the answers to an exploration, each number with its 95% interval."""
+    from fedward.privacy.errors import InputError
+
+    view = _coordinator(home).status(study)
+    if view.kind != "explore":
+        raise InputError(f'study "{view.study_id}" is no exploration', remedy="see `fedward coordinator status`")
+    if as_json:
+        print_json(view.as_json())
+        return
+    say(f'"{view.title}" ({view.study_id}, {(view.digest or "not sealed")[:12]}): {view.state}')
+    say_answers(view)
+
+
+def _proposed(coordinator: Coordinator, manifest: AnyManifest, only: str, *, as_json: bool) -> StudyView:
+    """The study once it is sealed and offered to these sites."""
+    chosen = tuple(site.strip() for site in only.split(",") if site.strip())
+    draft = coordinator.propose(manifest, chosen)
+    if not as_json:
+        note("asking the sites for their cohorts, calibrating the noise, sealing …")
+    return _wait_sealed(coordinator, draft.key)
 
 
 def _wait_sealed(coordinator: Coordinator, key: int) -> StudyView:
@@ -328,6 +385,9 @@ def _say_study(view: StudyView) -> None:
     table("Rounds", ("round", "attempt", "outcome", "took", "contributed", "others"), rows)
     if view.secure is not None:
         say(view.secure)
+    if view.kind == "explore":
+        say_answers(view)
+        return
     newest = view.auroc()
     if newest is not None and newest.value is not None:
         say(f"AUROC on held-out patients after round {newest.version}: {newest.value:.3f} "

@@ -18,7 +18,7 @@ from fedward.cli.site_home import DEFAULT_HOME, Home
 if TYPE_CHECKING:
     from fedward.client.home import SiteHome
     from fedward.client.incidents import Incident
-    from fedward.study.manifest import SealedManifest
+    from fedward.study.kinds import AnySealed
 
 app = typer.Typer(
     help=(
@@ -140,7 +140,7 @@ def register(
     """Check this hospital's data against a study and register it. Nothing leaves but a rounded count."""
     from fedward.client import datasets
     from fedward.client.home import SiteHome
-    from fedward.study.manifest import load
+    from fedward.study.kinds import load
 
     done = datasets.register(SiteHome.open(home), load(study), csv, mapping, int(time.time()))
     if as_json:
@@ -182,7 +182,7 @@ def review(
         say("See one whole: fedward site review DIGEST")
 
 
-def _line(home: SiteHome, sealed: SealedManifest) -> dict[str, str]:
+def _line(home: SiteHome, sealed: AnySealed) -> dict[str, str]:
     from fedward.client import approvals
 
     decision = approvals.decision_on(home, sealed.digest)
@@ -210,13 +210,12 @@ def approve(
     from fedward.client import approvals, datasets
     from fedward.client.budgets import cost
     from fedward.client.home import SiteHome
-    from fedward.client.policy import load_policy, objections
     from fedward.privacy.errors import RefusalError
 
     opened = SiteHome.open(home)
     sealed = approvals.proposal(opened, study)
     dataset = datasets.find(opened, sealed.manifest.study.id)
-    found = objections(load_policy(opened.policy_file), sealed, dataset.patients)
+    found = approvals.objections_here(opened, sealed, dataset)
     if found:
         raise RefusalError("this hospital's policy refuses the study", got="; ".join(o.text for o in found),
                            remedy=f"reject it, or change {opened.policy_file}", code=found[0].code)  # fmt: skip
@@ -336,9 +335,13 @@ def metrics(
     from fedward.cli.site_metrics import release_metrics, show_metrics
     from fedward.client import approvals
     from fedward.client.home import SiteHome
+    from fedward.privacy.errors import InputError
+    from fedward.study.manifest import SealedManifest
 
     opened = SiteHome.open(home)
     sealed = approvals.proposal(opened, study)
+    if not isinstance(sealed, SealedManifest):
+        raise InputError("an exploration trains no model, so it has no metrics", code="no-metrics")
     if release is not None:
         release_metrics(opened, sealed, release, as_json=as_json)
     else:

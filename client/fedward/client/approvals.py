@@ -7,17 +7,23 @@ key. A decision binds one digest: another manifest, however alike, needs another
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from fedward.client import budgets, datasets
+from fedward.client.datasets import Dataset
 from fedward.client.home import SiteHome
+from fedward.client.mapping import load_mapping
+from fedward.client.policy import Objection, load_policy, objections
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError, IntegrityError, RefusalError
 from fedward.privacy.signing import from_text, to_text, verify
+from fedward.study.exploration import SealedExploration
 from fedward.study.files import read_json, read_model, write_atomic
-from fedward.study.manifest import HEX_KEY, Part, SealedManifest, parse_sealed
+from fedward.study.kinds import AnySealed, parse_sealed
+from fedward.study.manifest import HEX_KEY, Part
 
 State = Literal["pending", "approved", "rejected"]
 
@@ -38,7 +44,7 @@ class Decision(Part):
         return canonical_json(self.model_dump(mode="json", exclude={"signature"}))
 
 
-def receive(home: SiteHome, sealed_bytes: bytes, signature: bytes) -> SealedManifest:
+def receive(home: SiteHome, sealed_bytes: bytes, signature: bytes) -> AnySealed:
     """Check a proposal and keep it for review; receiving it twice changes nothing.
 
     Raises:
@@ -59,14 +65,14 @@ def receive(home: SiteHome, sealed_bytes: bytes, signature: bytes) -> SealedMani
     return sealed
 
 
-def proposals(home: SiteHome) -> list[SealedManifest]:
+def proposals(home: SiteHome) -> list[AnySealed]:
     """Every proposal received, oldest seal first."""
     folder = home.path / "proposals"
     found = [proposal(home, path.stem) for path in folder.glob("*.json")] if folder.is_dir() else []
     return sorted(found, key=lambda sealed: (sealed.sealed_at, sealed.digest))
 
 
-def proposal(home: SiteHome, prefix: str) -> SealedManifest:
+def proposal(home: SiteHome, prefix: str) -> AnySealed:
     """The proposal whose digest begins so, its signature checked again.
 
     Raises:
@@ -99,9 +105,19 @@ def proposal(home: SiteHome, prefix: str) -> SealedManifest:
     return sealed
 
 
-def decide(
-    home: SiteHome, sealed: SealedManifest, state: Literal["approved", "rejected"], by: str, at: int
-) -> Decision:
+def objections_here(home: SiteHome, sealed: AnySealed, dataset: Dataset) -> list[Objection]:
+    """Why this hospital's policy, read afresh, refuses a study on its registered data; empty when it does not.
+
+    Raises:
+        InputError: the policy, or the mapping that an exploration's columns are looked up in, cannot be read.
+    """
+    policy = load_policy(home.policy_file)
+    if isinstance(sealed, SealedExploration):
+        return objections(policy, sealed, dataset.patients, load_mapping(Path(dataset.mapping)).origin)
+    return objections(policy, sealed, dataset.patients)
+
+
+def decide(home: SiteHome, sealed: AnySealed, state: Literal["approved", "rejected"], by: str, at: int) -> Decision:
     """Record and sign a decision. An approval can be withdrawn by rejecting; a rejected study can be approved later.
 
     An approval reserves what the study may cost before it is written; a rejection gives free what was not charged.
@@ -114,7 +130,7 @@ def decide(
     if state == "approved":
         dataset = datasets.find(home, sealed.manifest.study.id)
         data = dataset.digest
-        if sealed.manifest.privacy.mechanism != "none":
+        if sealed.manifest.privacy.epsilon is not None:
             with home.ledger() as ledger:
                 budgets.check_delta(ledger, dataset.patients)
             budgets.reserve(home, sealed, dataset.cohort, at=at)
@@ -146,7 +162,7 @@ def decision_on(home: SiteHome, study: str) -> Decision | None:
     return decision
 
 
-def require_approved(home: SiteHome, study: str) -> SealedManifest:
+def require_approved(home: SiteHome, study: str) -> AnySealed:
     """The approved manifest.
 
     Raises:

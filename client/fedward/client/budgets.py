@@ -17,14 +17,14 @@ from fedward.privacy.errors import RefusalError
 from fedward.privacy.events import Event, History
 from fedward.privacy.ledger import Charge, Ledger, Release, Reservation
 from fedward.privacy.shares import history_of, steps_of
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.kinds import AnyManifest, AnySealed
 from fedward.study.schedule import least_noise, noise_steps, schedule_of, study_events
 
 if TYPE_CHECKING:
     from fedward.client.home import SiteHome
 
 
-def calibrated(ledger: Ledger, manifest: Manifest, *, at: int) -> float:
+def calibrated(ledger: Ledger, manifest: AnyManifest, *, at: int) -> float:
     """The smallest step of noise at which a study keeps its own ε and the ledger its lifetime budget; 0 without DP.
 
     Raises:
@@ -52,7 +52,7 @@ def calibrated(ledger: Ledger, manifest: Manifest, *, at: int) -> float:
     return steps[low]
 
 
-def check_promise(sealed: SealedManifest, site: str) -> None:
+def check_promise(sealed: AnySealed, site: str) -> None:
     """That this site's σ keeps the ε that the study promises: a coordinator may have sealed another than was declared.
 
     Raises:
@@ -89,7 +89,7 @@ def check_delta(ledger: Ledger, patients: int) -> None:
         )
 
 
-def warnings(ledger: Ledger, sealed: SealedManifest, patients: int) -> list[str]:
+def warnings(ledger: Ledger, sealed: AnySealed, patients: int) -> list[str]:
     """What a person should know of δ before they approve: above 1/(10 N) it says little."""
     found = []
     for whose, delta in (("the study's", sealed.manifest.privacy.delta), ("the lifetime", ledger.budget.delta)):
@@ -100,7 +100,7 @@ def warnings(ledger: Ledger, sealed: SealedManifest, patients: int) -> list[str]
     return found
 
 
-def reserve(home: SiteHome, sealed: SealedManifest, cohort: str, *, at: int) -> None:
+def reserve(home: SiteHome, sealed: AnySealed, cohort: str, *, at: int) -> None:
     """Hold for a study what it may still charge here; one that is held already stays held.
 
     Args:
@@ -139,7 +139,7 @@ def _of(what: object, study: str) -> bool:
     return getattr(what, "study_digest", None) == study
 
 
-def cost(home: SiteHome, sealed: SealedManifest) -> tuple[float, float]:
+def cost(home: SiteHome, sealed: AnySealed) -> tuple[float, float]:
     """(ε spent at this hospital so far, ε once all that is reserved and all of this study is charged), at the ledger's δ."""
     ledger = home.ledger()
     if any(held.reservation.study_digest == sealed.digest for held in ledger.reservations()):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 from pydantic import Field
 
 from fedward.client.cohort import fingerprint
@@ -23,7 +24,8 @@ from fedward.privacy.canonical import digest_of
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.study.encoding import Encoded, encode
 from fedward.study.files import read_model, write_atomic
-from fedward.study.manifest import HEX_KEY, NAME, Manifest, Part
+from fedward.study.kinds import AnyManifest
+from fedward.study.manifest import HEX_KEY, NAME, BaseManifest, Manifest, Part
 
 ROUNDING = 10
 
@@ -62,7 +64,7 @@ class Registration:
     report: QualityReport
 
 
-def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: int) -> Registration:
+def register(home: SiteHome, manifest: AnyManifest, csv: Path, mapping: Path, at: int) -> Registration:
     """Check a CSV against a study through a mapping, and record it for that study.
 
     Raises:
@@ -73,7 +75,8 @@ def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: i
     # Digests first: a file that changes while it is checked is then refused when it is loaded.
     csv_sha256, mapping_sha256 = file_digest(csv), file_digest(mapping)
     table = read_site_table(csv, load_mapping(mapping), manifest, report_to=report_file)
-    encoded = encode(table.frame, manifest)
+    if isinstance(manifest, Manifest):
+        encode(table.frame, manifest)
     dataset = Dataset(
         study_id=manifest.study.id,
         csv=str(csv.resolve()),
@@ -81,7 +84,7 @@ def register(home: SiteHome, manifest: Manifest, csv: Path, mapping: Path, at: i
         csv_sha256=csv_sha256,
         mapping_sha256=mapping_sha256,
         patients=table.report.patients,
-        cohort=fingerprint(encoded.patients, home.patient_key()),
+        cohort=fingerprint([str(patient) for patient in table.frame.index], home.patient_key()),
         registered_at=at,
     )
     write_atomic(_file(home, manifest.study.id), json.dumps(dataset.model_dump(), indent=1).encode(), 0o600)
@@ -104,7 +107,12 @@ def find(home: SiteHome, study_id: str) -> Dataset:
 
 
 def load(dataset: Dataset, manifest: Manifest) -> Encoded:
-    """The registered data as matrices.
+    """The registered data as matrices; errors as `read`."""
+    return encode(read(dataset, manifest), manifest)
+
+
+def read(dataset: Dataset, manifest: BaseManifest) -> pd.DataFrame:
+    """The registered data as a checked table, a row a patient or an encounter (`sources.SiteTable`).
 
     Raises:
         IntegrityError: the file or the mapping is not the registered one any more.
@@ -118,7 +126,7 @@ def load(dataset: Dataset, manifest: Manifest) -> Encoded:
                 remedy="register it again, so that a person has seen what will train",
                 code="data-changed",
             )
-    return encode(read_site_table(csv, load_mapping(mapping), manifest).frame, manifest)
+    return read_site_table(csv, load_mapping(mapping), manifest).frame
 
 
 def file_digest(path: Path) -> str:

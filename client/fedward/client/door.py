@@ -27,9 +27,10 @@ from fedward.privacy.secagg.contexts import Batch
 from fedward.privacy.secagg.faults import COORDINATOR
 from fedward.privacy.signing import SIGNATURE_BYTES, Identity, from_text
 from fedward.study import codes, messages
-from fedward.study.manifest import MAX_DECLARED_PATIENTS, SealedManifest
+from fedward.study.kinds import AnySealed
+from fedward.study.manifest import MAX_DECLARED_PATIENTS
 from fedward.study.messages import Advertise, Declare, Ended, Masked, Offer, Request, Step, Task, Work
-from fedward.study.metrics import histogram_shape
+from fedward.study.sums import counts_shape
 from fedward.study.witness import SignedHead
 
 Released = NewType("Released", bytes)
@@ -54,7 +55,7 @@ class Asked:
     site: str
     name: str
     request: Request | None
-    study: Callable[[str], SealedManifest]
+    study: Callable[[str], AnySealed]
     batch: Callable[[str, str], Batch]
 
 
@@ -231,7 +232,7 @@ class Body:
 
 
 def _counts_of(task: Task, asked: Asked) -> int:
-    return math.prod(histogram_shape(asked.study(task.study).manifest)) if task.evaluate else 0
+    return math.prod(counts_shape(asked.study(task.study))) if task.evaluate else 0
 
 
 def _empty(body: bytes, _asked: Asked) -> bool:

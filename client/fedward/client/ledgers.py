@@ -16,8 +16,8 @@ from fedward.privacy.ledgerexport import read_export, write_export
 from fedward.privacy.ledgerfile import read_chain
 from fedward.privacy.recovery import Loss, assess, recover
 from fedward.study.files import write_atomic
+from fedward.study.kinds import AnySealed
 from fedward.study.lock import hold
-from fedward.study.manifest import SealedManifest
 
 _LOCK_S = 1.0
 
@@ -120,7 +120,7 @@ def _lost(home: SiteHome, loss: Loss, statement: Statement | None) -> Lost:
     return "charges"
 
 
-def _proposals(home: SiteHome) -> list[SealedManifest]:
+def _proposals(home: SiteHome) -> list[AnySealed]:
     return approvals.proposals(home) if home.kit_file.is_file() else []
 
 

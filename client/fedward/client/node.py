@@ -17,20 +17,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedward.client import approvals, budgets, datasets
 from fedward.client.door import Asked, Released, release
+from fedward.client.exploring import answer, check_request
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
 from fedward.client.log import SiteLog
+from fedward.client.mapping import load_mapping
 from fedward.client.own_metrics import OwnMetrics
 from fedward.client.places import Places
-from fedward.client.policy import load_policy, objections
+from fedward.client.policy import Objection, exploring_objections, load_policy
 from fedward.client.split import held_out
 from fedward.client.witness import Witness
 from fedward.privacy.canonical import digest
@@ -45,7 +48,9 @@ from fedward.privacy.signing import from_text
 from fedward.study import messages
 from fedward.study.codes import INTERNAL_ERROR, leaving
 from fedward.study.encoding import Encoded
-from fedward.study.manifest import Manifest, SealedManifest, parse_draft
+from fedward.study.exploration import Exploration, SealedExploration
+from fedward.study.kinds import AnyManifest, AnySealed, parse_draft
+from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import (
     Advertise,
     Declare,
@@ -64,7 +69,8 @@ from fedward.study.messages import (
 )
 from fedward.study.metrics import Counts, histogram
 from fedward.study.schedule import attempt_events, most_charges
-from fedward.study.secure import batch_of, secure_terms
+from fedward.study.secure import batch_of
+from fedward.study.sums import sum_terms
 from fedward.study.terms import evaluates, site_terms
 from fedward.study.witness import sign_head
 
@@ -196,10 +202,13 @@ class SiteNode:
         return Secured(site=self._kit.site, request=name, study=request.study, batch=request.batch), message
 
     def _declare(self, request: Declare, body: bytes, name: str) -> Declared:
-        if not load_policy(self._home.policy_file).share_cohort_size:
+        policy = load_policy(self._home.policy_file)
+        if not policy.share_cohort_size:
             raise RefusalError("the policy does not share the cohort's size", code="policy-cohort-size")
         manifest = self._draft(request, body)
         dataset = datasets.find(self._home, request.study_id)
+        if isinstance(manifest, Exploration):
+            _refuse_for(exploring_objections(policy, manifest, load_mapping(Path(dataset.mapping)).origin))
         delta = manifest.privacy.delta
         if delta is not None and not delta * dataset.declared_patients < 1:  # the rounded count: it tells no more of N
             raise RefusalError("the study's δ is not below 1/N", got=f"{delta:g}", code="policy-delta")
@@ -214,7 +223,7 @@ class SiteNode:
         )
 
     @staticmethod
-    def _draft(request: Declare, body: bytes) -> Manifest:
+    def _draft(request: Declare, body: bytes) -> AnyManifest:
         try:
             manifest = parse_draft(body)
         except InputError as error:
@@ -284,7 +293,7 @@ class SiteNode:
         sealed = self._admit(request)
         place = self._places.find(request.study, request.batch)
         base = self._base(sealed, request, body)
-        terms = secure_terms(
+        terms = sum_terms(
             sealed,
             place.party.batch.size,
             dimension=request.dimension,
@@ -299,8 +308,8 @@ class SiteNode:
             base=bytes.fromhex(request.base),
             terms=terms.ring.digest,
         )
-        private = site_terms(sealed, self._kit.site).private
-        place.take(context, unnoised=request.evaluate or not private)
+        asked = attempt_events(sealed, self._kit.site, train=request.train, evaluate=request.evaluate)
+        place.take(context, unnoised=None in asked.values())
         self._charge(sealed, request)
         found = self._find(sealed, request, base)
         vector, clipped = terms.encode(self._kit.site, found.update, found.counts, os.urandom)
@@ -313,7 +322,14 @@ class SiteNode:
         made = [entry.charge for entry in self._ledger.charges() if entry.charge.study_digest == study]
         return max(((charge.round, charge.attempt) for charge in made), default=(0, 0))
 
-    def _base(self, sealed: SealedManifest, request: Task, body: bytes) -> NDArray[np.float32]:
+    def _base(self, sealed: AnySealed, request: Task, body: bytes) -> NDArray[np.float32]:
+        """The base model, shape (d,); an exploration has none."""
+        if isinstance(sealed, SealedExploration):
+            try:
+                check_request(sealed, request, body)
+            except InputError as error:
+                raise _no_honest_request(error.what, error.code) from None
+            return np.zeros(0, dtype=np.float32)
         # torch and Opacus take seconds to import; a site that only reviews a study need not wait for them.
         from fedward.study import models  # noqa: PLC0415
 
@@ -327,8 +343,14 @@ class SiteNode:
             raise _no_honest_request("the base model is not the one that the request names", "wrong-base")
         return base
 
-    def _find(self, sealed: SealedManifest, request: Task, base: NDArray[np.float32]) -> _Findings:
-        """Evaluate the base model and train from it, as asked. The ledger has been charged."""
+    def _find(self, sealed: AnySealed, request: Task, base: NDArray[np.float32]) -> _Findings:
+        """Answer the queries, or evaluate the base model and train from it, as asked. The ledger has been charged."""
+        if isinstance(sealed, SealedExploration):
+            answers = answer(self._home, sealed, self._draws)
+            self._log.write(
+                "answered", study=request.study, attempt=request.attempt, queries=len(sealed.manifest.queries)
+            )
+            return _Findings(None, answers)
         from fedward.client.training import train  # noqa: PLC0415
         from fedward.study import models  # noqa: PLC0415
 
@@ -363,22 +385,21 @@ class SiteNode:
         except (FedwardError, OSError) as error:  # the study goes on; its own people miss a table
             self._log.error(error, code="metrics-not-kept")
 
-    def _approved(self, study: str) -> SealedManifest:
+    def _approved(self, study: str) -> AnySealed:
         """The approved study, if the policy, read afresh, has nothing against it."""
         sealed = approvals.require_approved(self._home, study)
         if self._clock() >= sealed.expires_at:
             raise RefusalError("the study has expired", remedy="ask for a new proposal", code="expired")
         dataset = datasets.find(self._home, sealed.manifest.study.id)
-        if sealed.manifest.privacy.mechanism != "none":
+        if sealed.manifest.privacy.epsilon is not None:
             budgets.check_delta(self._ledger, dataset.patients)
-        found = objections(load_policy(self._home.policy_file), sealed, dataset.patients)
-        if found:
-            raise RefusalError("; ".join(o.text for o in found), code=found[0].code)
+        _refuse_for(approvals.objections_here(self._home, sealed, dataset))
         return sealed
 
-    def _admit(self, request: Work | Masked) -> SealedManifest:
+    def _admit(self, request: Work | Masked) -> AnySealed:
         sealed = self._approved(request.study)
-        self._planned(sealed.manifest, request)
+        if isinstance(sealed, SealedManifest):
+            self._planned(sealed.manifest, request)
         if sealed.manifest.privacy.secure_aggregation and isinstance(request, Work):
             raise _no_honest_request("the coordinator asks for an update that is not masked", "not-masked")
         return sealed
@@ -393,18 +414,18 @@ class SiteNode:
         if request.train != trains or (request.evaluate and not evaluates(manifest, request.round)):
             raise _no_honest_request(f"the study plans no such work in round {request.round}", "unplanned-work")
 
-    def _charge(self, sealed: SealedManifest, request: Task) -> None:
+    def _charge(self, sealed: AnySealed, request: Task) -> None:
         """Charge what the request would release, each purpose once for an attempt and within the plan. What carries no noise
         is covered by no ε: it is entered as unprotected."""
         events = attempt_events(sealed, self._kit.site, train=request.train, evaluate=request.evaluate)
         for purpose, event in events.items():
             self._enter(sealed, request, purpose, event)
 
-    def _enter(self, sealed: SealedManifest, request: Task, purpose: str, event: Event | None) -> None:
+    def _enter(self, sealed: AnySealed, request: Task, purpose: str, event: Event | None) -> None:
         most = most_charges(sealed.manifest, purpose)
         made = [e.charge for e in self._ledger.charges() if e.charge.study_digest == sealed.digest]
         if sum(charge.purpose == purpose for charge in made) >= most:
-            code = "attempts-used-up" if purpose.startswith("train") else "evaluations-used-up"
+            code = "evaluations-used-up" if purpose.startswith("evaluate") else "attempts-used-up"
             raise RefusalError(f"the study's plan of {most} is used up", got=purpose, code=code)
         charge = Charge(
             study_digest=sealed.digest,
@@ -427,6 +448,11 @@ class SiteNode:
         cohort = _Cohort(dataset, data.select(~mask), data.select(mask))
         self._cohorts[sealed.digest] = cohort
         return cohort
+
+
+def _refuse_for(found: Sequence[Objection]) -> None:
+    if found:
+        raise RefusalError("; ".join(objection.text for objection in found), code=found[0].code)
 
 
 def _no_honest_request(what: str, code: str) -> ProtocolError:

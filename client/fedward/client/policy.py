@@ -5,14 +5,18 @@ The policy is a file that the hospital edits. It is read again for every request
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError
 from fedward.privacy.shares import Period
+from fedward.study.exploration import Exploration, SealedExploration
+from fedward.study.kinds import AnySealed
 from fedward.study.manifest import Part, SealedManifest, explain, read_toml
 
 DEFAULT_POLICY = """\
@@ -27,6 +31,9 @@ min_quorum = 3             # refuse studies that release a sum of fewer sites
 # period_days = 365        # with the next line: what all studies together may cost in so many days
 # max_epsilon_per_period = 5.0
 share_cohort_size = true   # tell the coordinator the registered patients, rounded to tens
+allow_explore = false      # answer explorations: noised counts, histograms, means and quantiles, asked before a study
+max_explore_epsilon = 0.5  # the most that one exploration may cost a patient here
+explore_denied_columns = []  # columns that no exploration may touch, not even in a condition
 share_metrics = false      # let this hospital's own metrics be given away; no noise, counts under 11 suppressed
 """
 
@@ -39,6 +46,9 @@ class Policy(Part):
     min_patients: Annotated[int, Field(ge=1)] = 50
     min_quorum: Annotated[int, Field(ge=1)] = 3
     share_cohort_size: bool = True
+    allow_explore: bool = False
+    max_explore_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    explore_denied_columns: tuple[Annotated[str, Field(max_length=64)], ...] = ()
     share_metrics: bool = False
     period_days: Annotated[int, Field(ge=1, le=36_525)] | None = None
     max_epsilon_per_period: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -74,16 +84,21 @@ def load_policy(path: Path) -> Policy:
         data = read_toml(path, "policy")
         if set(data) != {"policy"}:
             raise InputError(f"{path.name} is no policy", expected="one table [policy]", got=", ".join(sorted(data)))
-        return Policy.model_validate(data["policy"])
+        # TOML arrays are lists, which strict tuples refuse; pydantic's own JSON mode knows the difference.
+        return Policy.model_validate_json(canonical_json(data["policy"]))
     except ValidationError as error:
         raise InputError(f"{path.name} is no policy", got=explain(error), remedy="correct the named settings") from None
 
 
-def objections(policy: Policy, sealed: SealedManifest, patients: int) -> list[Objection]:
-    """Every reason for which the policy refuses a study on `patients` registered patients; empty when none."""
+def objections(policy: Policy, sealed: AnySealed, patients: int, origin: Callable[[str], str] = str) -> list[Objection]:
+    """Every reason for which the policy refuses a study on `patients` registered patients; empty when none.
+
+    Args:
+        origin: the hospital's own name of a study's column: a denied one stays denied under any name.
+    """
     privacy = sealed.manifest.privacy
-    found: list[Objection] = []
-    if policy.require_dp and privacy.mechanism == "none":
+    found = exploring_objections(policy, sealed.manifest, origin) if isinstance(sealed, SealedExploration) else []
+    if isinstance(sealed, SealedManifest) and policy.require_dp and sealed.manifest.privacy.mechanism == "none":
         found.append(Objection("policy-requires-dp", "the study trains without differential privacy"))
     if privacy.epsilon is not None and not privacy.epsilon <= policy.max_epsilon:
         found.append(
@@ -107,4 +122,24 @@ def objections(policy: Policy, sealed: SealedManifest, patients: int) -> list[Ob
         found.append(
             Objection("policy-requires-secure-aggregation", "the coordinator would see this hospital's own update")
         )
+    return found
+
+
+def exploring_objections(policy: Policy, exploration: Exploration, origin: Callable[[str], str]) -> list[Objection]:
+    """Every reason for which the policy refuses such questions, whoever takes part; arguments as `objections`."""
+    if not policy.allow_explore:
+        return [Objection("policy-explore", "this hospital answers no explorations (allow_explore)")]
+    found: list[Objection] = []
+    if not exploration.privacy.epsilon <= policy.max_explore_epsilon:
+        found.append(
+            Objection(
+                "policy-explore-epsilon",
+                f"the exploration costs ε = {exploration.privacy.epsilon:g}; "
+                f"at most {policy.max_explore_epsilon:g} is allowed for one",
+            )
+        )
+    names = set(policy.explore_denied_columns)
+    denied = [column for column in exploration.columns if column in names or origin(column) in names]
+    if denied:
+        found.append(Objection("policy-explore-column", f"it asks about {', '.join(denied)}, which is denied here"))
     return found

@@ -79,6 +79,30 @@ def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: st
     return Admitted(update, counts)
 
 
+def admit_answers(data: bytes, *, site: str, key: str, request: Work, request_digest: str, most: Counts) -> Admitted:
+    """Check a site's noised answers to an exploration; `most`, shape (m,), is what a coordinate can honestly hold.
+
+    Raises:
+        RefusalError: the site refused; the code is the site's.
+        FedwardError: malformed, stale, of another site, wrongly signed, of the wrong size, or out of bounds.
+    """
+    reply, body = open_answer(data, site=site, key=key, request_digest=request_digest)
+    if not isinstance(reply, Result):
+        raise InputError("a reply is of the wrong kind", expected="result", got=reply.kind, code="wrong-kind")
+    _same_attempt(reply, request)
+    if (reply.update_values, reply.histogram_values) != (0, len(most)) or len(body) != 8 * len(most):
+        raise InputError(
+            "a reply has the wrong size",
+            expected=f"{len(most)} answers",
+            got=f"{reply.update_values} parameters and {reply.histogram_values} answers",
+            code="wrong-shape",
+        )
+    answers = np.frombuffer(body, dtype="<i8").astype(np.int64)
+    if (answers > most).any() or (answers < -most).any():
+        raise InputError("an answer is beyond what the site's patients and noise can make it", code="out-of-bounds")
+    return Admitted(None, answers)
+
+
 def _plausible_update(update: Vector, limits: Limits) -> None:
     norm = float(np.linalg.norm(update.astype(np.float64)))
     if not norm <= limits.norm:

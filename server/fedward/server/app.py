@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from fedward.privacy.errors import FedwardError, UnreachableError
+from fedward.server.exploring import run_study
 from fedward.server.flower import server_app
 from fedward.server.heads import WitnessTransport
 from fedward.server.home import CoordinatorHome
 from fedward.server.proposal import propose
-from fedward.server.running import StudyRun
 from fedward.server.sites import SiteTransport
 from fedward.server.store import Store
 from fedward.server.transport import Transport
@@ -58,7 +58,7 @@ def _serve(home: CoordinatorHome, store: Store, transport: Transport, key: int, 
     study, clock = store.study(key), SystemClock()
     if study.wish in {"run", "stop"}:
         with contextlib.suppress(FedwardError):  # its reason stands in the store and the log
-            StudyRun(home, store, transport, clock, log.write).run(key)
+            run_study(home, store, transport, clock, log.write, key)
         return
     if study.wish == "propose":
         try:

@@ -22,7 +22,8 @@ from fedward.server.driving import Driver, StopWishedError
 from fedward.server.exchanges import SetupExchange
 from fedward.server.round import Outcome, Plan, Round, SiteState, Stage, Status
 from fedward.server.transport import Clock
-from fedward.study.manifest import SealedManifest, seconds
+from fedward.study.kinds import AnySealed
+from fedward.study.manifest import seconds
 from fedward.study.secure import batch_of
 
 SETUP_S = 60.0
@@ -42,7 +43,7 @@ class Batches:
 
     def __init__(
         self,
-        sealed: SealedManifest,
+        sealed: AnySealed,
         identity: Identity,
         driver: Driver,
         clock: Clock,

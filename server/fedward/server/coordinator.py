@@ -18,6 +18,7 @@ from fedward.server.store import Store
 from fedward.server.transcripts import transcript_of
 from fedward.server.views import StudyView, view
 from fedward.study.enrolment import JoinKit, JoinRequest, check_request, sign
+from fedward.study.kinds import AnyManifest
 from fedward.study.manifest import Manifest
 from fedward.study.transcript import Transcript
 
@@ -31,7 +32,7 @@ class Coordinator(Protocol):
     def sites(self) -> list[SiteRow]:
         """Every enrolled site."""
 
-    def propose(self, manifest: Manifest, sites: tuple[str, ...]) -> StudyView:
+    def propose(self, manifest: AnyManifest, sites: tuple[str, ...]) -> StudyView:
         """Draft a study for these sites (all when empty); the service seals and offers it."""
 
     def launch(self, reference: str) -> StudyView:
@@ -96,19 +97,20 @@ class LocalCoordinator:
     def sites(self) -> list[SiteRow]:
         return self._store.sites()
 
-    def propose(self, manifest: Manifest, sites: tuple[str, ...]) -> StudyView:
+    def propose(self, manifest: AnyManifest, sites: tuple[str, ...]) -> StudyView:
         """
         Raises:
             InputError: a named site is not enrolled, the model is unknown, or ε is out of reach.
             UsageError: fewer sites than the quorum, or a study of that id is under way.
             UnreachableError: the service does not run.
         """
-        # torch takes seconds to import; commands that need no model must not wait for it.
-        from fedward.study.models import build  # noqa: PLC0415
         from fedward.study.schedule import least_noise  # noqa: PLC0415
 
         self._require_service()
-        build(manifest)
+        if isinstance(manifest, Manifest):
+            from fedward.study.models import build  # noqa: PLC0415 - torch takes seconds, and only a model needs it
+
+            build(manifest)
         least_noise(manifest)
         known = [site.site for site in self._store.sites()]
         unknown = sorted(set(sites) - set(known))

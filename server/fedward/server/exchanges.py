@@ -18,14 +18,17 @@ from fedward.privacy.errors import InputError, IntegrityError, RefusalError
 from fedward.privacy.secagg.contexts import Batch, RoundContext
 from fedward.privacy.secagg.coordinator import BatchSetup, OpenBatch, SlotSum
 from fedward.privacy.signing import Identity
-from fedward.server.admission import Admitted, Limits, admit, open_answer
+from fedward.server.admission import Admitted, Limits, admit, admit_answers, open_answer
 from fedward.server.aggregation import weighted_mean
 from fedward.study import messages
+from fedward.study.exploration import SealedExploration
+from fedward.study.kinds import AnySealed
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import Advertise, Masked, Secured, Step, Work
-from fedward.study.metrics import Counts, histogram_shape
+from fedward.study.metrics import Counts
 from fedward.study.models import Vector
-from fedward.study.secure import SecureTerms, secure_terms
+from fedward.study.secure import SecureTerms
+from fedward.study.sums import AnswerTerms, answer_terms, counts_shape, most_each, sum_terms
 from fedward.study.terms import most_patients, most_update, training_cohort
 
 
@@ -40,7 +43,7 @@ class Gathered:
 class PlainExchange:
     """One stage, `work`: every site's update and counts come as they are, and are admitted one by one."""
 
-    def __init__(self, sealed: SealedManifest, request: Work, base: Vector, identity: Identity) -> None:
+    def __init__(self, sealed: AnySealed, request: Work, base: Vector, identity: Identity) -> None:
         self._sealed = sealed
         self.request = request
         self._payload = messages.pack(request, messages.floats_to_bytes(base), identity)
@@ -51,15 +54,21 @@ class PlainExchange:
         return dict.fromkeys(sites, self._payload)
 
     def admit(self, site: str, stage: str, data: bytes) -> None:  # noqa: ARG002
-        sealed = self._sealed
+        sealed, key = self._sealed, self._sealed.entry(site).identity_key
+        if isinstance(sealed, SealedExploration):
+            self._admitted[site] = admit_answers(
+                data, site=site, key=key, request=self.request, request_digest=self._digest,
+                most=most_each(answer_terms(sealed, 1).ring),
+            )  # fmt: skip
+            return
         self._admitted[site] = admit(
             data,
             site=site,
-            key=sealed.entry(site).identity_key,
+            key=key,
             request=self.request,
             request_digest=self._digest,
             limits=Limits(
-                histogram_shape(sealed.manifest),
+                counts_shape(sealed),
                 most_patients(sealed, site),
                 most_update(sealed, site, self.request.dimension),
             ),
@@ -69,7 +78,7 @@ class PlainExchange:
         """Sum in the order given, roster order, so that a rerun gives equal bits."""
         admitted = [self._admitted[site] for site in sites]
         delta = None
-        if self.request.train:
+        if isinstance(self._sealed, SealedManifest) and self.request.train:
             weights = [training_cohort(self._sealed, site) for site in sites]
             delta = weighted_mean([one.update for one in admitted if one.update is not None], weights)
         counts = [one.counts for one in admitted if one.counts is not None]
@@ -79,7 +88,7 @@ class PlainExchange:
 class _Conversation:
     """Requests of a batch, each remembered by its digest, so that a late answer is told from a true one."""
 
-    def __init__(self, sealed: SealedManifest, batch: str, identity: Identity) -> None:
+    def __init__(self, sealed: AnySealed, batch: str, identity: Identity) -> None:
         self.sealed = sealed
         self.batch = batch
         self._identity = identity
@@ -121,7 +130,7 @@ class SetupExchange:
 
     STAGES = ("advertise", "share", "open")
 
-    def __init__(self, sealed: SealedManifest, batch: Batch, identity: Identity) -> None:
+    def __init__(self, sealed: AnySealed, batch: Batch, identity: Identity) -> None:
         self.left: set[str] = set()
         self._batch = batch
         self._setup = BatchSetup(batch)
@@ -164,14 +173,12 @@ class SecureExchange:
 
     STAGES = ("masked", "confirm", "unmask")
 
-    def __init__(
-        self, sealed: SealedManifest, opened: OpenBatch, request: Masked, base: Vector, identity: Identity
-    ) -> None:
+    def __init__(self, sealed: AnySealed, opened: OpenBatch, request: Masked, base: Vector, identity: Identity) -> None:
         self.left: set[str] = set()
         self.request = request
         self._base = base
-        self._terms: SecureTerms = secure_terms(
-            sealed, opened.batch.size, dimension=len(base), train=request.train, evaluate=request.evaluate
+        self._terms: SecureTerms | AnswerTerms = sum_terms(
+            sealed, opened.batch.size, dimension=request.dimension, train=request.train, evaluate=request.evaluate
         )
         self.context = RoundContext(
             setup=opened.setup,

@@ -18,7 +18,7 @@ from fedward.server.records import StudyRow
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Transport
 from fedward.study import messages
-from fedward.study.manifest import parse_sealed
+from fedward.study.kinds import parse_sealed
 from fedward.study.messages import Ended, Standing
 
 NOTICE_S = 5.0

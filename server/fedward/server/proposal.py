@@ -17,18 +17,14 @@ from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Transport
 from fedward.study import messages
-from fedward.study.manifest import (
-    MAX_DECLARED_PATIENTS,
-    Manifest,
-    RosterEntry,
-    SealedManifest,
-    parse_sealed,
-    parse_stored,
-)
+from fedward.study.exploration import Exploration, SealedExploration
+from fedward.study.kinds import AnyManifest, AnySealed, parse_sealed, parse_stored
+from fedward.study.manifest import MAX_DECLARED_PATIENTS, BaseManifest, RosterEntry, SealedManifest
 from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Standing
 from fedward.study.models import build, dimension
 from fedward.study.schedule import fits_plan, least_noise
 from fedward.study.secure import check_plan
+from fedward.study.sums import answer_terms
 
 DECLARE_S = 30.0
 OFFER_S = 10.0
@@ -95,7 +91,7 @@ def propose(
     identity: Identity,
     federation_id: str,
     report: Callable[[str], None],
-) -> SealedManifest:
+) -> AnySealed:
     """Seal a draft with the sites that declare a cohort, and offer it to them.
 
     Raises:
@@ -118,22 +114,38 @@ def propose(
             code="quorum-missed",
         )
     now = clock.unix()
-    sealed = SealedManifest(
-        manifest=manifest,
-        federation_id=federation_id,
-        coordinator_key=identity.public,
-        roster=tuple(roster),
-        sealed_at=now,
-        expires_at=now + VALID_DAYS * 86_400,
-    )
-    check_plan(sealed, dimension(build(manifest)))
+    sealed = _seal(manifest, federation_id, identity, tuple(roster), now)
     store.seal(study.key, sealed.canonical, identity.sign("manifest", sealed.canonical), sealed.digest, now)
     report(f"sealed {sealed.digest[:12]} with {', '.join(entry.site for entry in roster)}")
     collect_standings(store, transport, clock, store.study(study.key), identity)
     return sealed
 
 
-def _expected(manifest: Manifest) -> str:
+def _seal(
+    manifest: AnyManifest, federation_id: str, identity: Identity, roster: tuple[RosterEntry, ...], now: int
+) -> AnySealed:
+    """
+    Raises:
+        InputError: no round could do it: a secure sum of the whole roster would not fit the ring.
+    """
+    common = {
+        "federation_id": federation_id,
+        "coordinator_key": identity.public,
+        "roster": roster,
+        "sealed_at": now,
+        "expires_at": now + VALID_DAYS * 86_400,
+    }
+    if isinstance(manifest, Exploration):
+        exploration = SealedExploration.model_validate({"manifest": manifest, **common})
+        if manifest.privacy.secure_aggregation:
+            answer_terms(exploration, len(roster))
+        return exploration
+    sealed = SealedManifest.model_validate({"manifest": manifest, **common})
+    check_plan(sealed, dimension(build(manifest)))
+    return sealed
+
+
+def _expected(manifest: BaseManifest) -> str:
     quorum, least = manifest.federation.quorum, manifest.least_sites
     return f"at least the quorum of {quorum}" if least == quorum else f"at least {least}, as a secure sum needs"
 
@@ -144,7 +156,7 @@ def _declared(
     clock: Clock,
     study: StudyRow,
     identity: Identity,
-    manifest: Manifest,
+    manifest: AnyManifest,
     invited: list[SiteRow],
 ) -> list[RosterEntry]:
     least = least_noise(manifest)
@@ -178,7 +190,7 @@ def _declared(
     return roster
 
 
-def _unfit(reply: Reply | None, manifest: Manifest, least_noise: float) -> str:
+def _unfit(reply: Reply | None, manifest: BaseManifest, least_noise: float) -> str:
     """Why a site cannot take part by what it declared; empty when it can."""
     if not isinstance(reply, Declared) or reply.study_id != manifest.study.id:
         return "no usable answer"

@@ -94,6 +94,10 @@ class Evaluation:
     metrics: tuple[MetricRow, ...]
 
 
+ANSWERS = 0
+"""The version under which the one sum of an exploration's answers is stored."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The last committed model of a study, and the server optimiser's state beside it."""

@@ -495,6 +495,12 @@ class Store:
                 )
             )
 
+    def evaluation(self, study: int, version: int) -> Evaluation | None:
+        """The stored sum of a model version's counts, or of an exploration's answers; metrics are read by `metrics`."""
+        query = sa.select(_EVALUATIONS).where(_EVALUATIONS.c.study == study, _EVALUATIONS.c.version == version)
+        rows = self._rows(query)
+        return Evaluation(version, rows[0].counts, tuple(json.loads(rows[0].sites)), ()) if rows else None
+
     def checkpoint(self, study: int) -> Checkpoint | None:
         """The last committed model; None before the study started."""
         rows = self._rows(sa.select(_OPTIMISERS).where(_OPTIMISERS.c.study == study))

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedward.server.records import AttemptRow, MetricRow, StandingRow, StatusRow, StudyRow
+import numpy as np
+
+from fedward.server.records import ANSWERS, AttemptRow, MetricRow, StandingRow, StatusRow, StudyRow
 from fedward.server.store import Store
-from fedward.study.manifest import Manifest, parse_sealed, parse_stored
+from fedward.study.answers import Answer, answers_of
+from fedward.study.exploration import Exploration, SealedExploration
+from fedward.study.kinds import parse_sealed, parse_stored
 from fedward.study.secure import secure_words
-from fedward.study.terms import PRIVACY_WORDS
+from fedward.study.terms import EXPLORE_WORDS, PRIVACY_WORDS
 
 
 @dataclass(frozen=True)
 class StudyView:
     """A study as it stands. `version` is the number of committed rounds; `model` the digest of the newest model.
 
+    An exploration is one round; `answers` are what its sum says, None before that and for a study that trains.
     `secure` says in words what secure aggregation promises and asks for; None where the coordinator sees each update.
     """
 
@@ -36,6 +41,8 @@ class StudyView:
     attempts: tuple[AttemptRow, ...]
     statuses: tuple[StatusRow, ...]
     metrics: tuple[MetricRow, ...]
+    kind: str = "train"
+    answers: tuple[Answer, ...] | None = None
 
     def contributions(self) -> dict[str, int]:
         """Committed training rounds that each site contributed to."""
@@ -54,7 +61,12 @@ class StudyView:
         return max(rows, key=lambda m: m.version) if rows else None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"contributions": self.contributions(), "privacy": PRIVACY_WORDS}
+        return asdict(self) | {"contributions": self.contributions(), "privacy": self.privacy}
+
+    @property
+    def privacy(self) -> str:
+        """What ε means in this study."""
+        return EXPLORE_WORDS if self.kind == "explore" else PRIVACY_WORDS
 
 
 def _secure(study: StudyRow) -> str | None:
@@ -64,10 +76,19 @@ def _secure(study: StudyRow) -> str | None:
     return secure_words(sealed) if sealed.manifest.privacy.secure_aggregation else None
 
 
+def _answers(store: Store, study: StudyRow) -> tuple[Answer, ...] | None:
+    found = store.evaluation(study.key, ANSWERS)
+    sealed = parse_sealed(study.sealed) if study.sealed is not None and found is not None else None
+    if found is None or not isinstance(sealed, SealedExploration):
+        return None
+    total = np.frombuffer(found.counts, dtype="<i8").astype(np.int64)
+    return answers_of(sealed.manifest, total, [sealed.entry(site).noise_multiplier for site in found.sites])
+
+
 def view(store: Store, study: StudyRow) -> StudyView:
     """The study's present state, read from the store."""
-    manifest: Manifest = parse_stored(study.manifest)
-    checkpoint = store.checkpoint(study.key)
+    manifest = parse_stored(study.manifest)
+    checkpoint, answers = store.checkpoint(study.key), _answers(store, study)
     return StudyView(
         key=study.key,
         study_id=study.study_id,
@@ -76,8 +97,8 @@ def view(store: Store, study: StudyRow) -> StudyView:
         state=study.state,
         reason=study.reason,
         wish=study.wish,
-        rounds=manifest.training.rounds,
-        version=checkpoint.version if checkpoint else 0,
+        rounds=manifest.planned_rounds,
+        version=checkpoint.version if checkpoint else int(answers is not None),
         model=checkpoint.model if checkpoint else None,
         epsilon=manifest.privacy.epsilon,
         delta=manifest.privacy.delta,
@@ -86,4 +107,6 @@ def view(store: Store, study: StudyRow) -> StudyView:
         attempts=tuple(store.attempts(study.key)),
         statuses=tuple(store.statuses(study.key)),
         metrics=tuple(store.metrics(study.key)),
+        kind="explore" if isinstance(manifest, Exploration) else "train",
+        answers=answers,
     )

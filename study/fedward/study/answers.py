@@ -37,8 +37,8 @@ from fedward.study.exploration import (
 )
 from fedward.study.metrics import SMALL, Z95, Counts
 
-GRID = 100
-"""A mean's sum counts in hundredths of half the range."""
+GRID = 50
+"""A mean's sum counts in hundredths of the range."""
 COUNTS, SUMS = "explore-counts", "explore-sums"
 """The purposes that an attempt's two events are charged for."""
 
@@ -257,9 +257,8 @@ def _count(label: str, noisy: int, sigma: float) -> Estimate:
     """A count with its noise's interval. Noise can make one negative: it is then under 11 like other small ones."""
     if noisy < SMALL:
         return Estimate(label, None, None, None, FEW)
-    return Estimate(
-        label, float(noisy), max(0.0, math.floor(noisy - Z95 * sigma)), float(math.ceil(noisy + Z95 * sigma))
-    )
+    low, high = max(0, math.floor(noisy - Z95 * sigma)), math.ceil(noisy + Z95 * sigma)
+    return Estimate(label, float(noisy), float(low), float(high))
 
 
 def _mean(exploration: Exploration, query: MeanQuery, total: int, noisy: int, sigma: float) -> tuple[Estimate, ...]:

@@ -41,6 +41,9 @@ _DECISIONS: Final = {
     "policy-delta": "the study's δ is above what the site's policy allows",
     "policy-patients": "the site has fewer patients than its policy or the study requires",
     "policy-quorum": "the study's quorum is below what the site's policy requires",
+    "policy-explore": "the site's policy answers no explorations",
+    "policy-explore-epsilon": "the exploration's ε is above what the site's policy allows",
+    "policy-explore-column": "the exploration touches a column that the site's policy denies",
     "policy-cohort-size": "the site's policy does not share the cohort's size",
     "policy-metrics": "the site's policy does not share metrics of its own",
 }

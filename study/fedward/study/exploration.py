@@ -22,6 +22,7 @@ from fedward.study.manifest import (
     NAME,
     Ascending,
     BaseManifest,
+    BaseSealed,
     CategoricalFeature,
     Finite,
     Level,
@@ -247,10 +248,20 @@ class Exploration(BaseManifest):
         """Every column that the queries touch, each once, in order."""
         return tuple(dict.fromkeys(column for query in self.queries for column in query.columns))
 
-    @property
-    def planned_attempts(self) -> int:
-        """Charged attempts that the noise is calibrated for: one, and the spare ones."""
-        return 1 + self.privacy.spare_attempts
+
+class SealedExploration(BaseSealed):
+    """An exploration, sealed: each site's noise multiplier is the noise of all its answers together."""
+
+    kind: Literal["explore"] = "explore"
+    manifest: Exploration
+
+    @model_validator(mode="after")
+    def _noise_coherent(self) -> SealedExploration:
+        if any(not entry.noise_multiplier > 0 for entry in self.roster):
+            raise ValueError(
+                "every site's noise_multiplier must be above 0: an exploration is answered with noise alone"
+            )
+        return self
 
 
 def parse_exploration(data: dict[str, Any], source: str = "manifest") -> Exploration:

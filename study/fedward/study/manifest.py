@@ -12,9 +12,18 @@ import itertools
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import InputError, IntegrityError
@@ -291,6 +300,16 @@ class BaseManifest(Part):
         """Whether a feature's value may be missing."""
         return True
 
+    @property
+    def planned_rounds(self) -> int:
+        """Rounds that are charged for."""
+        return 1
+
+    @property
+    def planned_attempts(self) -> int:
+        """Charged attempts that the noise is calibrated for: every round once, and the spare ones."""
+        return self.planned_rounds + self.privacy.spare_attempts
+
 
 class Manifest(BaseManifest):
     """What the author of a study that trains writes."""
@@ -306,9 +325,8 @@ class Manifest(BaseManifest):
         return self.training.missing != "refuse"
 
     @property
-    def planned_attempts(self) -> int:
-        """Charged attempts that σ is calibrated for: every round once, and the spare ones."""
-        return self.training.rounds + self.privacy.spare_attempts
+    def planned_rounds(self) -> int:
+        return self.training.rounds
 
     @property
     def planned_evaluations(self) -> int:
@@ -326,12 +344,12 @@ class RosterEntry(Part):
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class SealedManifest(Part):
-    """What the coordinator signs and each hospital approves."""
+class BaseSealed(Part):
+    """What the coordinator signs and each hospital approves, whatever the kind of study: see its subclasses."""
 
     format: Literal[1] = 1
-    kind: Literal["train"] = "train"
-    manifest: Manifest
+    kind: str
+    manifest: BaseManifest
     federation_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     coordinator_key: Annotated[str, Field(pattern=HEX_KEY)]
     roster: Annotated[tuple[RosterEntry, ...], Field(min_length=1, max_length=1000)]
@@ -339,7 +357,7 @@ class SealedManifest(Part):
     expires_at: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _coherent(self) -> SealedManifest:
+    def _roster_coherent(self) -> Self:
         sites = [entry.site for entry in self.roster]
         if sites != sorted(set(sites)):
             raise ValueError("the roster must name each site once, in alphabetical order")
@@ -356,9 +374,6 @@ class SealedManifest(Part):
         colluders = self.manifest.privacy.colluders
         if self.manifest.privacy.secure_aggregation and least_threshold(len(sites), colluders) > len(sites):
             raise ValueError(f"{len(sites)} sites cannot withstand {colluders} that collude: lower privacy.colluders")
-        private = self.manifest.privacy.mechanism == "dp-sgd"
-        if any((entry.noise_multiplier > 0) != private for entry in self.roster):
-            raise ValueError("every site's noise_multiplier must be above 0 with dp-sgd, and 0 without")
         if self.expires_at <= self.sealed_at:
             raise ValueError("expires_at must lie after sealed_at")
         return self
@@ -385,6 +400,23 @@ class SealedManifest(Part):
             f'site "{site}" is not in the roster of study "{self.manifest.study.id}"',
             expected=", ".join(e.site for e in self.roster),
         )
+
+
+S = TypeVar("S", bound=BaseSealed)
+
+
+class SealedManifest(BaseSealed):
+    """A study that trains, sealed."""
+
+    kind: Literal["train"] = "train"
+    manifest: Manifest
+
+    @model_validator(mode="after")
+    def _noise_coherent(self) -> Self:
+        private = self.manifest.privacy.mechanism == "dp-sgd"
+        if any((entry.noise_multiplier > 0) != private for entry in self.roster):
+            raise ValueError("every site's noise_multiplier must be above 0 with dp-sgd, and 0 without")
+        return self
 
 
 def explain(error: ValidationError) -> str:
@@ -415,31 +447,12 @@ def parse(data: dict[str, Any], source: str = "manifest") -> Manifest:
         raise InputError(f"{source} is not a valid study", got="values nested too deep, or no text") from None
 
 
-def parse_stored(text: str) -> Manifest:
-    """A manifest from the JSON of `model_dump_json`.
-
-    Raises:
-        InputError: it is no valid manifest.
-    """
-    try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
-        raise InputError("not a valid study", got=explain(error)) from None
-
-
-def parse_draft(data: bytes) -> Manifest:
-    """A manifest from its canonical bytes, before it is sealed.
-
-    Raises:
-        InputError: it is no valid manifest, or not in canonical form.
-    """
-    manifest = parse_stored(data.decode(errors="replace"))
-    if manifest.canonical != data:
-        raise InputError("the drafted study is not in canonical form")
-    return manifest
-
-
 def parse_sealed(data: bytes) -> SealedManifest:
+    """A sealed study that trains, from its canonical bytes; errors as `parse_canonical`."""
+    return parse_canonical(TypeAdapter(SealedManifest), data)
+
+
+def parse_canonical(kind: TypeAdapter[S], data: bytes) -> S:
     """A sealed manifest from its canonical bytes.
 
     Raises:
@@ -448,7 +461,7 @@ def parse_sealed(data: bytes) -> SealedManifest:
     """
     try:
         # JSON arrays come as lists, which strict tuples refuse; pydantic's own JSON mode knows the difference.
-        sealed = SealedManifest.model_validate_json(data)
+        sealed = kind.validate_json(data)
     except ValidationError as error:
         raise InputError("not a sealed manifest", got=explain(error)) from None
     if sealed.canonical != data:

@@ -8,11 +8,14 @@ and the hospital keeps its lifetime budget.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fedward.privacy.accounting import calibrate
 from fedward.privacy.events import DpEvent, Event, History
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study import answers
+from fedward.study.exploration import Exploration, SealedExploration
+from fedward.study.kinds import AnyManifest, AnySealed
 from fedward.study.terms import site_terms
 
 NOISE_RATIO = 1.25
@@ -42,13 +45,32 @@ class Schedule:
         return (DpEvent(noise_multiplier, self.sampling_rate, self.steps * self.attempts),)
 
 
-def schedule_of(manifest: Manifest) -> Schedule:
+@dataclass(frozen=True)
+class ExplorationSchedule:
+    """All answers that an exploration may ask of a site, spare attempts included."""
+
+    exploration: Exploration
+    attempts: int
+    steps: ClassVar[int] = 1
+    """Noised vectors of one attempt."""
+
+    def events(self, noise_multiplier: float) -> History:
+        """All of it at a site's noise multiplier, for the ledger."""
+        if self.attempts <= 0:
+            return ()
+        once = answers.attempt_events(self.exploration, noise_multiplier)
+        return tuple(replace(event, steps=self.attempts) for event in once.values())
+
+
+def schedule_of(manifest: AnyManifest) -> Schedule | ExplorationSchedule:
     """The schedule that a manifest plans."""
+    if isinstance(manifest, Exploration):
+        return ExplorationSchedule(manifest, manifest.planned_attempts)
     training = manifest.training
     return Schedule(training.sampling_rate, training.local_steps, manifest.planned_attempts)
 
 
-def study_events(sealed: SealedManifest, site: str) -> History:
+def study_events(sealed: AnySealed, site: str) -> History:
     """All that a study may charge a site.
 
     Raises:
@@ -57,7 +79,7 @@ def study_events(sealed: SealedManifest, site: str) -> History:
     return schedule_of(sealed.manifest).events(sealed.entry(site).noise_multiplier)
 
 
-def attempt_events(sealed: SealedManifest, site: str, *, train: bool, evaluate: bool) -> dict[str, Event | None]:
+def attempt_events(sealed: AnySealed, site: str, *, train: bool, evaluate: bool) -> dict[str, Event | None]:
     """What one attempt charges a site, by purpose; None is a release without noise, which no ε covers.
 
     Counts of held-out patients carry no noise yet.
@@ -66,6 +88,9 @@ def attempt_events(sealed: SealedManifest, site: str, *, train: bool, evaluate: 
         InputError: the site is not in the roster.
     """
     made: dict[str, Event | None] = {}
+    if isinstance(sealed, SealedExploration):
+        made.update(answers.attempt_events(sealed.manifest, sealed.entry(site).noise_multiplier))
+        return made
     if train:
         event = site_terms(sealed, site).event
         made["train" if event is not None else "train-without-dp"] = event
@@ -74,12 +99,14 @@ def attempt_events(sealed: SealedManifest, site: str, *, train: bool, evaluate: 
     return made
 
 
-def most_charges(manifest: Manifest, purpose: str) -> int:
+def most_charges(manifest: AnyManifest, purpose: str) -> int:
     """How often a study may charge a site for a purpose, spare attempts included."""
+    if isinstance(manifest, Exploration):
+        return manifest.planned_attempts
     return manifest.planned_attempts if purpose.startswith("train") else manifest.planned_evaluations
 
 
-def least_noise(manifest: Manifest) -> float:
+def least_noise(manifest: AnyManifest) -> float:
     """The smallest σ with which the whole schedule alone costs at most the study's ε at its δ; 0 without DP.
 
     Raises:

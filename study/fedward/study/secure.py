@@ -23,7 +23,7 @@ from fedward.privacy.secagg.faults import ProtocolError
 from fedward.privacy.secagg.masks import Ring
 from fedward.privacy.secagg.ring import Block, RingTerms, encode, encode_counts, most_per_member
 from fedward.privacy.secagg.shamir import Entropy
-from fedward.study.manifest import SealedManifest
+from fedward.study.manifest import BaseSealed, SealedManifest
 from fedward.study.metrics import Counts, histogram_shape
 from fedward.study.terms import most_patients, most_update, training_cohort
 
@@ -145,7 +145,7 @@ def update_bound(sealed: SealedManifest, site: str, dimension: int) -> float:
     return reachable if math.isfinite(reachable) else DEFAULT_BOUND
 
 
-def batch_of(sealed: SealedManifest, name: str, cohort: Sequence[str], threshold: int, slots: int) -> Batch:
+def batch_of(sealed: BaseSealed, name: str, cohort: Sequence[str], threshold: int, slots: int) -> Batch:
     """A batch over sites of the roster, with the keys and the quorum that the hospital approved.
 
     Raises:
@@ -171,7 +171,7 @@ def batch_of(sealed: SealedManifest, name: str, cohort: Sequence[str], threshold
     )
 
 
-def secure_words(sealed: SealedManifest) -> str:
+def secure_words(sealed: BaseSealed) -> str:
     """What secure aggregation promises in this study, and what it asks for, in one paragraph for people."""
     sites, colluders = len(sealed.roster), sealed.manifest.privacy.colluders
     floor = max(least_threshold(sites, colluders), sealed.manifest.federation.quorum)

@@ -6,13 +6,19 @@ import math
 from dataclasses import dataclass
 
 from fedward.privacy.events import DpEvent
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.manifest import BaseSealed, Manifest, SealedManifest
 
 PRIVACY_WORDS = (
     "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
     "composition: every study in that hospital's ledger; covers training patients only (evaluation counts are not noised yet)"
 )
 """What an ε means here. It stands wherever an ε is shown (NIST SP 800-226's elements)."""
+
+EXPLORE_WORDS = (
+    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
+    "composition: every study in that hospital's ledger; covers all registered patients"
+)
+"""What the ε of an exploration means."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def evaluates(manifest: Manifest, round_: int) -> bool:
     return round_ == rounds + 1 or (1 < round_ <= rounds and (round_ - 1) % every == 0)
 
 
-def most_patients(sealed: SealedManifest, site: str) -> int:
+def most_patients(sealed: BaseSealed, site: str) -> int:
     """More patients than a site may show for what it declared: twice as many, as data may be registered again."""
     return 2 * sealed.entry(site).declared_patients + 10
 

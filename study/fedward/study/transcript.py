@@ -17,7 +17,8 @@ from fedward.privacy.errors import InputError, IntegrityError
 from fedward.privacy.secagg.contexts import RoundContext
 from fedward.privacy.secagg.transcript import BatchRecord, SumRecord, check_batch, check_sums
 from fedward.privacy.signing import from_text, verify
-from fedward.study.manifest import Part, SealedManifest, explain, parse_sealed
+from fedward.study.kinds import AnySealed, parse_sealed
+from fedward.study.manifest import Part, explain
 from fedward.study.secure import batch_of
 
 MAX_TRANSCRIPT_BYTES = 1_000_000_000
@@ -70,7 +71,7 @@ class Checked:
 class Report:
     """What the transcript proves."""
 
-    sealed: SealedManifest
+    sealed: AnySealed
     sums: tuple[Checked, ...]
 
 
@@ -108,7 +109,7 @@ def check_transcript(transcript: Transcript) -> Report:
     return Report(sealed, tuple(found))
 
 
-def _check_batch(sealed: SealedManifest, part: BatchPart) -> list[Checked]:
+def _check_batch(sealed: AnySealed, part: BatchPart) -> list[Checked]:
     batch = batch_of(sealed, part.batch, part.cohort, part.threshold, part.slots)
     record = BatchRecord(batch, _raw(part.adverts), _raw(part.roots), _raw(part.opened))
     setup = check_batch(record)
