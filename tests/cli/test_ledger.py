@@ -12,7 +12,7 @@ from fedward.client.home import SiteHome
 from fedward.client.policy import load_policy
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.errors import InputError
-from fedward.privacy.events import DpEvent
+from fedward.privacy.events import DpEvent, SharedEvent
 from fedward.privacy.ledger import Budget, Charge, Head, Ledger, Reservation
 from fedward.study.terms import PRIVACY_WORDS
 
@@ -59,7 +59,7 @@ def lose(home: SiteHome) -> None:
 
 def test_spent_reserved_and_left_are_shown(home: SiteHome) -> None:
     data = good(*ledger(home))
-    assert data["spent"] == epsilon([STEP], 1e-5)
+    assert data["spent"] == data["spent_against_everyone"] == epsilon([STEP], 1e-5)
     assert data["committed"] == epsilon([STEP] * 3, 1e-5)
     assert data["remaining"] == pytest.approx(3.0 - data["committed"], abs=1e-4)
     assert [entry["kind"] for entry in data["entries"]] == ["reservation", "charge"]
@@ -68,6 +68,20 @@ def test_spent_reserved_and_left_are_shown(home: SiteHome) -> None:
     assert f"{data['spent']:.3f} of 3" in said
     assert f"all that is reserved {data['committed']:.3f}" in said
     assert PRIVACY_WORDS in said
+
+
+def test_shared_noise_is_shown_against_both(tmp_path: Path) -> None:
+    home = SiteHome.create(tmp_path / "va", "va", Budget(3.0, 1e-5))
+    event = SharedEvent(6.0, 3, 1)
+    with home.ledger() as book:
+        book.reserve(Reservation(A, "heart", (event,), LATER, "cd" * 32), at=NOW)
+        book.charge(Charge(A, "heart", 1, 1, event), at=NOW)
+        both = book.spent(), book.spent("everyone")
+        assert book.committed(view="everyone") == both[1] == epsilon([event], 1e-5, "everyone")
+    data = good(*ledger(home))
+    assert (data["spent"], data["spent_against_everyone"]) == both
+    assert both[0] < both[1]
+    assert f"{both[1]:.3f}" in fedward(*ledger(home)).out
 
 
 def test_a_period_of_the_policy_is_shown(home: SiteHome) -> None:

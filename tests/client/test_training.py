@@ -7,6 +7,7 @@ draws, and each rejects a right mechanism with probability about 1e-6.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,9 +20,10 @@ from torch import nn
 
 from fedward.client import training
 from fedward.client.closed_form import Batch, layers_of
-from fedward.client.training import train
+from fedward.client.training import train, unnoised_sum
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.errors import FedwardError
+from fedward.privacy.shared_noise import SharedNoise
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.manifest import Manifest, parse
 from fedward.study.models import BUILT_IN, build, dimension, load_vector, to_vector
@@ -73,6 +75,14 @@ class Noise:
 
     def discrete_gaussian(self, n: int, deviation: float) -> NDArray[np.int64]:
         raise AssertionError("local training draws no integers")
+
+
+class Unnoised(Noise):
+    """Discrete noise that is none, so that an integer sum can be seen."""
+
+    def discrete_gaussian(self, n: int, deviation: float) -> NDArray[np.int64]:
+        self.asked.append(((n,), deviation))
+        return np.zeros(n, dtype=np.int64)
 
 
 def terms(**changes: float) -> SiteTerms:
@@ -237,6 +247,42 @@ class TestEveryModel:
         assert max(moved) <= norm * (1 + 1e-5)
         assert max(moved) > 0.9 * norm  # the bound is reached, so the test sees something
 
+    @pytest.mark.parametrize("owners", [None, OWNERS], ids=["rows", "encounters"])
+    @pytest.mark.parametrize("quantile", [0.0, 0.5, 1.0], ids=["all-clipped", "half-clipped", "none-clipped"])
+    def test_the_sum_for_shared_noise_is_the_clipped_sum_on_a_grid(
+        self, name: str, owners: list[int] | None, quantile: float
+    ) -> None:
+        manifest = STUDIES[name]
+        model, data = started(manifest), patients(manifest, 12)
+        data = data if owners is None else encounters(data, owners)
+        exact = gradients(model, data)
+        sizes = np.linalg.norm(exact, axis=1, keepdims=True)
+        norm = float(np.quantile(sizes, quantile)) * (0.5 if quantile == 0 else 1.0001)
+        noise = SharedNoise(norm, norm * 2.0**-24, exact.shape[1], 2, 1.0)
+        found = unnoised_sum(model, data, norm).noised(noise, Unnoised())
+        wanted = (exact * np.minimum(1, norm / (sizes + 1e-6))).sum(axis=0)
+        np.testing.assert_allclose(found * noise.step, wanted, atol=noise.step)
+
+    def test_one_patient_more_or_less_moves_the_integers_by_at_most_their_sensitivity(self, name: str) -> None:
+        """The neighbour test of shared noise: C and the rounding, on the coarsest grid that is allowed."""
+        manifest, norm = STUDIES[name], 0.2
+        data = patients(manifest, 8, spread=30.0)
+        size = dimension(started(manifest))
+        noise = SharedNoise(norm, 0.01 * norm / math.sqrt(size) * (1 - 1e-12), size, 2, 1.0)
+        whole = unnoised_sum(started(manifest), data, norm).noised(noise, Unnoised())
+        moved = []
+        for i in range(len(data)):
+            without = unnoised_sum(started(manifest), data.select(np.arange(len(data)) != i), norm)
+            moved.append(float(np.linalg.norm((whole - without.noised(noise, Unnoised())).astype(float))))
+        assert max(moved) <= noise.sensitivity
+        assert max(moved) > 0.9 * norm / noise.step
+
+    def test_nobody_sums_to_nothing(self, name: str) -> None:
+        model = started(STUDIES[name])
+        noise = SharedNoise(1.0, 2.0**-20, dimension(model), 2, 1.0)
+        found = unnoised_sum(model, patients(STUDIES[name], 0), 1.0).noised(noise, Unnoised())
+        assert not found.any()
+
     def test_several_sampled_steps_follow_the_algorithm(self, name: str) -> None:
         manifest = STUDIES[name]
         data, rate, batch, norm = patients(manifest, 6), 0.4, 2.5, 0.3
@@ -313,6 +359,13 @@ class TestEveryModel:
         update = train(model, data, terms(noise_multiplier=0.0, expected_batch=0.5), noise)
         assert relative(-update, exact / 0.5) < 1e-5
         assert noise.asked == []
+
+
+def test_a_study_with_shared_noise_trains_no_update_of_a_site_s_own() -> None:
+    manifest = STUDIES["logistic-regression"]
+    with pytest.raises(FedwardError) as caught:
+        train(started(manifest), patients(manifest, 3), terms(honest_sites=2), Noise())
+    assert caught.value.code == "noise-is-shared"
 
 
 def test_the_update_is_the_difference_that_was_trained() -> None:

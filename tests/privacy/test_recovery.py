@@ -224,6 +224,20 @@ def test_a_rolled_back_file_goes_on_from_where_it_is(path: Path, tmp_path: Path)
     assert kept == ["ledger.replaced-5", "ledger.replaced-5.head"]
 
 
+def test_an_old_log_is_not_replayed_into_the_new_file(path: Path) -> None:
+    """A process that was killed leaves SQLite's log; the database itself is lost."""
+    copy, log = read_export(exported(path)).chain, path.with_name("ledger-wal")
+    with Ledger.open(path) as book:
+        book.charge(charge(3), at=4)
+        left_over = log.read_bytes()
+    path.unlink()
+    log.write_bytes(left_over)
+    put_back(path, copy, "charges")
+    with Ledger.open(path) as book:
+        assert book.spent() == epsilon([WHOLE], BUDGET.delta)
+        assert [entry.sequence for entry in book.entries()] == [1, 2, 3, 5]
+
+
 def test_a_copy_of_another_history_is_none(path: Path, tmp_path: Path) -> None:
     """Somebody made a new history after rolling back; the countersigned head tells, and that file is no copy."""
     old = shutil.copy(path, tmp_path / "old")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import FedwardError, InputError, IntegrityError
+from fedward.privacy.secagg.contexts import least_threshold
 from fedward.study import manifest as module
 from fedward.study import models
 from fedward.study.heart import heart_folder
@@ -98,7 +99,7 @@ def test_a_minimal_study_loads_with_its_defaults(tmp_path: Path) -> None:
         (("privacy", "epsilon"), None, ("needs epsilon and delta",)),
         (("privacy", "delta"), 1, ("privacy.delta", "less than 1")),
         (("privacy", "clipping_norm"), 0.0, ("privacy.clipping_norm", "greater than 0")),
-        (("privacy", "noise"), "shared", ("privacy.noise", "local")),
+        (("privacy", "noise"), "split", ("privacy.noise", "local")),
         (("privacy", "spare_attempts"), -1, ("privacy.spare_attempts",)),
         (("training", "algorithm"), "fedmagic", ("training.algorithm", "fedsgd")),
         (("training", "server_momentum"), 1, ("training.server_momentum", "less than 1")),
@@ -324,7 +325,7 @@ GOLDEN_STUDY = json.dumps(
         "gates": {"min_auroc": 0.7},
     }
 )
-GOLDEN_DIGEST = "45a76de0c3bcf95e642152da580533a7440b403a1c55e2743f94c0fb9ce6fc51"
+GOLDEN_DIGEST = "0737703a8e959c41946b4c436eb47d8e1835842e8dbe5180989661ed6d959750"
 
 
 def test_equal_studies_have_equal_bytes_whatever_order_they_were_written_in() -> None:
@@ -366,3 +367,42 @@ def test_a_manifest_cannot_be_changed_once_made() -> None:
     study: Manifest = heart_manifest()
     with pytest.raises(ValueError, match="frozen"):
         study.privacy.epsilon = 100.0  # type: ignore[misc]
+
+
+# --- shared noise -------------------------------------------------------------------------------------------------------
+
+SHARED = {"noise": "shared", "secure_aggregation": True}
+
+
+def test_a_study_may_choose_shared_noise() -> None:
+    manifest = heart_manifest(privacy=SHARED)
+    assert manifest.honest_sites == 2
+    assert heart_manifest(privacy=SHARED | {"colluders": 2}, federation={"quorum": 5}).honest_sites == 3
+    stepwise = {"algorithm": "fedavg", "local_steps": 1, "sampling_rate": 1.0}
+    assert heart_manifest(privacy=SHARED, training=stepwise).privacy.noise == "shared"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"privacy": SHARED | {"secure_aggregation": False}}, "needs secure_aggregation"),
+        ({"privacy": SHARED | {"mechanism": "none", "epsilon": None, "delta": None}}, "mechanism"),
+        ({"privacy": SHARED | {"update_bound": 3.0}}, "update_bound"),
+        ({"privacy": SHARED, "training": {"algorithm": "fedavg", "local_steps": 2}}, "one clipped sum a round"),
+        ({"privacy": SHARED, "training": {"algorithm": "fedavg", "sampling_rate": 0.5}}, "one clipped sum a round"),
+        ({"privacy": SHARED, "training": {"algorithm": "fedprox", "proximal": 0.1}}, "one clipped sum a round"),
+    ],
+)
+def test_shared_noise_is_refused_where_it_has_no_meaning(changes: dict[str, dict[str, object]], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        heart_manifest(**changes)
+
+
+@given(st.integers(3, 200), st.integers(1, 60), st.integers(1, 200))
+def test_every_sum_that_can_be_opened_has_the_honest_sites_that_noise_is_sized_for(
+    members: int, colluders: int, quorum: int
+) -> None:
+    manifest = heart_manifest(privacy=SHARED | {"colluders": colluders}, federation={"quorum": quorum})
+    threshold = least_threshold(members, colluders)
+    if threshold <= members and quorum <= members:
+        assert max(threshold, quorum) - colluders >= manifest.honest_sites >= 2

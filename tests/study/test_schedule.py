@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.errors import InputError, RefusalError
-from fedward.privacy.events import DpEvent, merge
+from fedward.privacy.events import DpEvent, SharedEvent, merge
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest
 from fedward.study.schedule import (
     NOISE_RATIO,
@@ -23,8 +23,10 @@ from fedward.study.schedule import (
     most_charges,
     noise_steps,
     schedule_of,
+    study_costs,
     study_events,
 )
+from fedward.study.shared import shared_noise
 
 WITHOUT = {"mechanism": "none", "epsilon": None, "delta": None}
 SAMPLED = {"algorithm": "fedavg", "rounds": 4, "local_steps": 3, "sampling_rate": 0.2}
@@ -112,3 +114,30 @@ def test_a_declared_noise_is_one_that_an_honest_site_gives() -> None:
         assert not fits_plan(2.0, sigma), sigma
     assert fits_plan(0.0, 0.0)
     assert not fits_plan(0.0, 1.0)
+
+
+def test_shared_noise_is_the_largest_that_a_site_asks_for_and_each_adds_its_part() -> None:
+    manifest = heart_manifest(secure=True, privacy={"noise": "shared", "spare_attempts": 2})
+    sealed = seal(manifest, 2.0, 3.5, 2.0)
+    attempts = manifest.training.rounds + 2
+    for site in ("s0", "s1", "s2"):
+        (event,) = study_events(sealed, site)
+        assert isinstance(event, SharedEvent)
+        assert (event.sites, event.steps, event.pool_noise) == (2, attempts, pytest.approx(3.5))
+        made = [
+            one for _ in range(attempts) for one in attempt_events(sealed, site, train=True, evaluate=False).values()
+        ]
+        assert merge([one for one in made if one is not None]) == (event,)
+        terms = shared_noise(sealed, 20)
+        assert terms is not None
+        # What runs is never less noise than what is charged.
+        assert terms.event(1).noise_multiplier >= event.noise_multiplier
+        costs = study_costs(sealed, site)
+        assert costs["coordinator"] == epsilon([event], 1e-3) < costs["everyone"]
+
+
+def test_shared_noise_is_calibrated_against_the_coordinator() -> None:
+    manifest = heart_manifest(secure=True, privacy={"noise": "shared", "epsilon": 0.5, "delta": 1e-3})
+    least = least_noise(manifest)
+    assert epsilon(schedule_of(manifest).events(least), 1e-3) <= 0.5
+    assert epsilon(schedule_of(manifest).events(least - 1e-3), 1e-3) > 0.5

@@ -441,3 +441,57 @@ def test_the_floors_of_the_approved_study_hold(cohort: int, threshold: int, code
     with pytest.raises(ProtocolError) as caught:
         batch_of(sealed, "b" * 32, names(sealed)[:cohort], threshold, 4)
     assert (caught.value.code, caught.value.lie) == (code, True)
+
+
+# --- shared noise -----------------------------------------------------------------------------------------------------------
+
+
+def shared(cohorts: Sequence[int] = COHORTS, **privacy: Any) -> SealedManifest:
+    return seal(cohorts, privacy={"noise": "shared"} | privacy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(50, 5000), min_size=3, max_size=9), st.integers(1, 30), st.integers(0, 2**32))
+def test_integers_with_shared_noise_sum_to_the_step_over_the_declared_total(
+    cohorts: list[int], dimension: int, seed: int
+) -> None:
+    sealed, generator = shared(cohorts), np.random.default_rng(seed)
+    terms = both(sealed, dimension)
+    assert terms.noise is not None
+    values = [generator.integers(-(2**20), 2**20, dimension) for _ in cohorts]
+    counts = nobody(sealed)
+    vectors = [terms.encode(site, z, counts, os.urandom) for site, z in zip(names(sealed), values, strict=True)]
+    assert not any(clipped for _, clipped in vectors)
+    delta, _ = terms.decode(added(terms, [vector for vector, _ in vectors]), names(sealed))
+    total = sum(entry.declared_patients * (1 - sealed.manifest.training.holdout) for entry in sealed.roster)
+    np.testing.assert_allclose(delta, -terms.noise.step * np.sum(values, axis=0) / total, rtol=1e-12)
+
+
+def test_no_value_with_shared_noise_is_clamped_not_even_beyond_the_ring() -> None:
+    terms = secure_terms(shared(), 4, dimension=2, train=True, evaluate=False)
+    vector, _ = terms.encode("s00", np.array([2**33 + 5, -7], dtype=np.int64), None, os.urandom)
+    assert vector.tolist() == [5, 2**32 - 7]
+
+
+def test_reals_are_no_sum_with_shared_noise_and_integers_no_update() -> None:
+    reals, integers = np.zeros(2, dtype=np.float32), np.zeros(2, dtype=np.int64)
+    with pytest.raises(InputError):
+        secure_terms(shared(), 4, dimension=2, train=True, evaluate=False).encode("s00", reals, None, os.urandom)
+    with pytest.raises(InputError):
+        secure_terms(seal(), 4, dimension=2, train=True, evaluate=False).encode("s00", integers, None, os.urandom)
+
+
+def test_the_grid_of_shared_noise_is_one_for_every_cohort() -> None:
+    sealed = shared()
+    one, two = (secure_terms(sealed, n, dimension=20, train=True, evaluate=False) for n in (3, 4))
+    assert one.noise == two.noise
+    assert one.ring.digest != two.ring.digest
+    assert one.ring.digest != secure_terms(seal(), 3, dimension=20, train=True, evaluate=False).ring.digest
+
+
+def test_a_sum_with_shared_noise_beyond_what_its_sites_could_make_is_refused() -> None:
+    terms = secure_terms(shared(), 4, dimension=2, train=True, evaluate=False)
+    assert terms.noise is not None
+    far = round(3000 / terms.noise.step)
+    with pytest.raises(ProtocolError):
+        terms.decode([np.array([far, 0], dtype=np.int64)], names(shared()))

@@ -365,7 +365,7 @@ def _say_standings(view: StudyView) -> None:
 
 
 def _say_study(view: StudyView) -> None:
-    from fedward.study.terms import PRIVACY_WORDS
+    from fedward.study.terms import all_others_words
 
     name = f"{view.study_id}, {(view.digest or 'not sealed')[:12]}"
     say(f'"{view.title}" ({name}): {view.state}, round {view.version} of {view.rounds}')
@@ -393,6 +393,10 @@ def _say_study(view: StudyView) -> None:
         say(f"AUROC on held-out patients after round {newest.version}: {newest.value:.3f} "
             f"(95% {newest.low:.3f} to {newest.high:.3f}; {newest.positives + newest.negatives} patients)")  # fmt: skip
     if view.epsilon is not None:
-        say(f"Privacy: ε at most {view.epsilon:g} at δ = {view.delta:g}, every planned attempt used; {PRIVACY_WORDS}")
+        say(f"Privacy: ε at most {view.epsilon:g} at δ = {view.delta:g}, every planned attempt used; {view.meaning}")
+        if view.epsilon_all_others is not None:
+            say(
+                f"Privacy against {all_others_words()}: ε at most {view.epsilon_all_others:g} at δ = {view.delta:g}, per patient"
+            )
     else:
         say("Privacy: this study trains WITHOUT differential privacy")

@@ -17,7 +17,7 @@ from fedward.study.encoding import Encoded, group_names
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import Auroc, exact_auroc, suppress_small
 from fedward.study.models import Vector, build, load_vector, scores
-from fedward.study.terms import PRIVACY_WORDS
+from fedward.study.terms import privacy_words
 
 
 def gather(federation: DemoFederation, view: StudyView) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _privacy(federation: DemoFederation, manifest: Manifest) -> dict[str, Any]:
     ledgers = {site: federation.home(site).ledger() for site in federation.names}
     return {
         "mechanism": manifest.privacy.mechanism,
-        "meaning": PRIVACY_WORDS,
+        "meaning": privacy_words(manifest),
         "delta": manifest.privacy.delta,
         "study_epsilon": manifest.privacy.epsilon,
         "relaxed_policies": sorted(set(federation.relaxed)),

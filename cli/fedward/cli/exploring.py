@@ -23,7 +23,7 @@ def say_answers(view: StudyView) -> None:
             "and bins: it is for the value among the patients who were counted, not for others like them. "
             "Noise can make a count too small, or negative: what comes out under 11 is not shown.")  # fmt: skip
     say(f"Privacy: ε at most {view.epsilon:g} at δ = {view.delta:g} for all answers together, every planned attempt used; "
-        f"{view.privacy}")  # fmt: skip
+        f"{view.meaning}")  # fmt: skip
 
 
 def _say_answer(answer: Answer) -> None:

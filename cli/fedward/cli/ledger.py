@@ -92,9 +92,10 @@ def _export(home: SiteHome, out: Path, *, as_json: bool) -> None:
 
 
 def _show(home: SiteHome, book: Ledger, *, as_json: bool) -> None:
+    from fedward.client.budgets import against_all_others
     from fedward.client.policy import load_policy
     from fedward.privacy.errors import InputError
-    from fedward.study.terms import PRIVACY_WORDS
+    from fedward.study.terms import PRIVACY_WORDS, all_others_words
 
     now = int(time.time())
     try:
@@ -102,6 +103,9 @@ def _show(home: SiteHome, book: Ledger, *, as_json: bool) -> None:
     except InputError:  # what was spent does not depend on it
         period = None
     data = _summary(book.chain, now) | {"privacy": PRIVACY_WORDS}
+    others = against_all_others(book)
+    if others is not None:
+        data["if_all_others_collude"] = {"spent": others[0], "held": others[1]}
     if period is not None:
         data["period"] = asdict(period) | {"spent": book.spent_in(period, at=now)}
     if as_json:
@@ -117,6 +121,11 @@ def _show(home: SiteHome, book: Ledger, *, as_json: bool) -> None:
             "lifetime's budget never resets"
         )
     say(f"What it means: {PRIVACY_WORDS}")
+    if others is not None:
+        say(
+            "Where noise is shared, that adversary is instead the coordinator and outsiders, with the colluders that each study "
+            f"names. Against {all_others_words()}: ε = {others[0]:.3f} spent, {others[1]:.3f} with all that is reserved"
+        )
 
 
 def _summary(chain: Chain, at: int) -> dict[str, Any]:
@@ -129,10 +138,12 @@ def _summary(chain: Chain, at: int) -> dict[str, Any]:
     spent, committed = (epsilon(h, budget.delta) for h in (shares.charged(), shares.committed(at)))
     if shares.written_off:
         spent, committed = max(spent, budget.epsilon), max(committed, budget.epsilon)
+    alone = epsilon(shares.charged(), budget.delta, "everyone")  # more than `spent` only where noise was shared
     charges = [entry for entry in chain.entries if isinstance(entry.what, Charge)]
     return {
         "budget": {"epsilon": budget.epsilon, "delta": budget.delta},
         "spent": spent,
+        "spent_against_everyone": max(spent, alone),
         "committed": committed,
         "remaining": left(budget.epsilon, committed),
         "written_off": shares.written_off,
@@ -160,6 +171,11 @@ def _say_summary(data: dict[str, Any]) -> None:
         f"Spent in all: ε = {data['spent']:.3f} of {budget['epsilon']:g}; with all that is reserved {data['committed']:.3f}; "
         f"remaining {data['remaining']:.3f}; δ = {budget['delta']:g}"
     )
+    if data["spent_against_everyone"] > data["spent"]:
+        say(
+            f"Some noise was shared: against the coordinator with all other hospitals together, spent are "
+            f"ε = {data['spent_against_everyone']:.3f}"
+        )
     for entry in data["entries"]:
         if entry["kind"] == "recovery":
             say(f"Entry {entry['sequence']}: recovered by {entry['by']}, lost: {entry['lost']} ({entry['reason']})")

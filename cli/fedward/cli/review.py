@@ -8,15 +8,24 @@ from typing import Any
 from fedward.cli.exploring import say_questions
 from fedward.cli.output import say
 from fedward.client import approvals, datasets
-from fedward.client.budgets import cost, warnings
+from fedward.client.budgets import against_all_others, cost, warnings
 from fedward.client.home import SiteHome
+from fedward.client.policy import load_policy
 from fedward.privacy.errors import InputError
 from fedward.study.exploration import SealedExploration
 from fedward.study.kinds import AnySealed
 from fedward.study.manifest import CategoricalFeature, NumericFeature, SealedManifest
-from fedward.study.schedule import schedule_of
+from fedward.study.schedule import schedule_of, study_costs
 from fedward.study.secure import secure_words
-from fedward.study.terms import EXPLORE_WORDS, PRIVACY_WORDS
+from fedward.study.terms import (
+    EXPLORE_WORDS,
+    all_others_words,
+    coordinator_words,
+    privacy_words,
+    shares_noise,
+    site_terms,
+    study_noise,
+)
 
 
 def as_data(home: SiteHome, sealed: AnySealed) -> dict[str, Any]:
@@ -39,6 +48,7 @@ def as_data(home: SiteHome, sealed: AnySealed) -> dict[str, Any]:
             "spent": spent,
             "after": after,
             "budget": home.ledger().budget.epsilon,
+            "against": study_costs(sealed, home.site),
             "meaning": _meaning(sealed),
         },
     }
@@ -68,7 +78,7 @@ def print_review(home: SiteHome, sealed: AnySealed) -> None:
 
 
 def _meaning(sealed: AnySealed) -> str:
-    return EXPLORE_WORDS if isinstance(sealed, SealedExploration) else PRIVACY_WORDS
+    return EXPLORE_WORDS if isinstance(sealed, SealedExploration) else privacy_words(sealed.manifest)
 
 
 def _print_training(home: SiteHome, sealed: SealedManifest) -> None:
@@ -118,7 +128,7 @@ def _print_data(home: SiteHome, sealed: AnySealed) -> None:
 def _print_cost(home: SiteHome, sealed: AnySealed) -> None:
     budget = home.ledger().budget
     spent, after = cost(home, sealed)
-    sigma, schedule = sealed.entry(home.site).noise_multiplier, schedule_of(sealed.manifest)
+    sigma, schedule = study_noise(sealed, home.site), schedule_of(sealed.manifest)
     if sigma == 0:
         say("  privacy      NO differential privacy: the updates can reveal single patients")
         return
@@ -128,7 +138,24 @@ def _print_cost(home: SiteHome, sealed: AnySealed) -> None:
     say(
         f"  budget here  ε = {spent:.3f} spent, {after:.3f} with all of this study, of {budget.epsilon:g} (δ = {budget.delta:g})"
     )
+    if shares_noise(sealed):
+        _print_adversaries(home, sealed)
     say(f"  meaning      {_meaning(sealed)}")
+
+
+def _print_adversaries(home: SiteHome, sealed: SealedManifest) -> None:
+    """Shared noise has two adversaries, and an ε for each: never one number."""
+    costs, terms = study_costs(sealed, home.site), site_terms(sealed, home.site)
+    pool = terms.noise_multiplier * terms.honest_sites**0.5
+    say(f"  ε against    {coordinator_words(sealed.manifest)}: {costs['coordinator']:.3f}, by the noise of "
+        f"{terms.honest_sites} honest sites, σ = {pool:.4g}")  # fmt: skip
+    say(f"  ε against    {all_others_words()}: {costs['everyone']:.3f}, by this site's own noise, "
+        f"σ = {terms.noise_multiplier:.4g}")  # fmt: skip
+    everything = against_all_others(home.ledger())
+    if everything is not None:
+        spent, held = everything
+        most = load_policy(home.policy_file).max_epsilon_all_others
+        say(f"  if all collude  ε = {spent:.3f} spent, {held:.3f} with all that is reserved, of {most:g} (policy)")
 
 
 def _dataset(home: SiteHome, sealed: AnySealed) -> datasets.Dataset | None:

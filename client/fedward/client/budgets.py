@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fedward.client.policy import load_policy
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.errors import RefusalError
-from fedward.privacy.events import Event, History
+from fedward.privacy.events import Event, History, SharedEvent
 from fedward.privacy.ledger import Charge, Ledger, Release, Reservation
 from fedward.privacy.shares import history_of, steps_of
 from fedward.study.kinds import AnyManifest, AnySealed
@@ -119,8 +119,49 @@ def reserve(home: SiteHome, sealed: AnySealed, cohort: str, *, at: int) -> None:
         if held:
             ledger.release(sealed.digest, "replaced", at=at)
         if rest:
+            check_all_others(home, ledger, rest, at=at)
             reservation = Reservation(sealed.digest, sealed.manifest.study.id, rest, sealed.expires_at, cohort)
             ledger.reserve(reservation, at=at, period=load_policy(home.policy_file).period)
+
+
+def check_all_others(home: SiteHome, ledger: Ledger, events: Sequence[Event], *, at: int) -> None:
+    """That what is held, with these events, stays within the policy's ceiling even if everyone else colludes.
+
+    The lifetime budget is held against the adversary that each study names. Where noise is shared, that leaves more to all others
+    together, and this ceiling, `max_epsilon_all_others`, bounds it over all studies at the ledger's δ.
+
+    Raises:
+        RefusalError: `policy-epsilon-all-others`: it does not.
+    """
+    history = (*ledger.commitments(at=at), *events)
+    if not is_shared(history):
+        return
+    most, found = (
+        load_policy(home.policy_file).max_epsilon_all_others,
+        epsilon(history, ledger.budget.delta, "everyone"),
+    )
+    if not found <= most:
+        raise RefusalError(
+            "the study would cost too much if everyone else colluded",
+            expected=f"at most ε = {most:g} over all studies, at δ = {ledger.budget.delta:g}",
+            got=f"ε = {found:g}",
+            remedy="ask for a study with local noise, or raise max_epsilon_all_others in the policy",
+            code="policy-epsilon-all-others",
+        )
+
+
+def against_all_others(ledger: Ledger) -> tuple[float, float] | None:
+    """(ε spent, ε with all that is reserved) if everyone else colludes, at the ledger's δ; None where no noise is shared."""
+    made = [entry.charge.event for entry in ledger.charges() if entry.charge.event is not None]
+    held, delta = ledger.commitments(), ledger.budget.delta
+    if not is_shared(held):
+        return None
+    return epsilon(made, delta, "everyone"), epsilon(held, delta, "everyone")
+
+
+def is_shared(history: Sequence[Event]) -> bool:
+    """Whether any noise of a history is shared, so that its ε differs by adversary."""
+    return any(isinstance(event, SharedEvent) for event in history)
 
 
 def rest_of(ledger: Ledger, study: str, events: Sequence[Event]) -> History:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +71,13 @@ from fedward.study.messages import (
 from fedward.study.metrics import Counts, histogram
 from fedward.study.schedule import attempt_events, most_charges
 from fedward.study.secure import batch_of
+from fedward.study.shared import shared_noise
 from fedward.study.sums import sum_terms
 from fedward.study.terms import evaluates, site_terms
 from fedward.study.witness import sign_head
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,10 @@ class _Cohort:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What a task found: update, shape (d,), and histogram; each None when it was not asked for."""
+    """What a task found: update, shape (d,), and histogram; each None when it was not asked for. An update of integers is a sum
+    with shared noise, for the ring alone."""
 
-    update: NDArray[np.float32] | None
+    update: NDArray[np.float32] | NDArray[np.int64] | None
     counts: Counts | None
 
 
@@ -257,7 +263,9 @@ class SiteNode:
         base = self._base(sealed, request, body)
         self._charge(sealed, request)
         found = self._find(sealed, request, base)
-        update = b"" if found.update is None else messages.floats_to_bytes(found.update)
+        if found.update is not None and found.update.dtype != np.float32:
+            raise InputError("a sum with shared noise leaves in the ring alone", code="not-masked")
+        update = b"" if found.update is None else messages.floats_to_bytes(found.update)  # type: ignore[arg-type]
         counts = b"" if found.counts is None else messages.counts_to_bytes(found.counts)
         result = Result(
             site=self._kit.site,
@@ -351,7 +359,6 @@ class SiteNode:
                 "answered", study=request.study, attempt=request.attempt, queries=len(sealed.manifest.queries)
             )
             return _Findings(None, answers)
-        from fedward.client.training import train  # noqa: PLC0415
         from fedward.study import models  # noqa: PLC0415
 
         cohort = self._cohort(sealed)
@@ -366,8 +373,7 @@ class SiteNode:
             counts = histogram(scores, unseen.outcomes, unseen.membership, plan.bins, plan.temper)
             self._keep_metrics(sealed, request.round, counts)
         if request.train:
-            terms = site_terms(sealed, self._kit.site)
-            update = np.asarray(train(model, cohort.training, terms, self._draws), dtype=np.float32)
+            update = self._train(sealed, request, model, cohort.training)
         self._log.write(
             "worked",
             study=request.study,
@@ -378,6 +384,17 @@ class SiteNode:
             train_ms=round(1000 * (time.perf_counter() - began), 1),
         )
         return _Findings(update, counts)
+
+    def _train(
+        self, sealed: SealedManifest, request: Task, model: nn.Module, patients: Encoded
+    ) -> NDArray[np.float32] | NDArray[np.int64]:
+        """The update with its noise, in reals; or, where noise is shared, the noised integers of the clipped sum."""
+        from fedward.client.training import train, unnoised_sum  # noqa: PLC0415
+
+        noise = shared_noise(sealed, request.dimension)
+        if noise is not None:
+            return unnoised_sum(model, patients, noise.clipping_norm).noised(noise, self._draws)
+        return np.asarray(train(model, patients, site_terms(sealed, self._kit.site), self._draws), dtype=np.float32)
 
     def _keep_metrics(self, sealed: SealedManifest, round_: int, counts: Counts) -> None:
         try:

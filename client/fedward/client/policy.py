@@ -18,6 +18,8 @@ from fedward.privacy.shares import Period
 from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import AnySealed
 from fedward.study.manifest import Part, SealedManifest, explain, read_toml
+from fedward.study.schedule import study_costs
+from fedward.study.terms import shares_noise
 
 DEFAULT_POLICY = """\
 # What this hospital refuses. Edit it; it binds from the next request on.
@@ -25,6 +27,7 @@ DEFAULT_POLICY = """\
 require_dp = true          # refuse studies without differential privacy
 require_secure_aggregation = true  # refuse studies in which the coordinator sees this hospital's own update
 max_epsilon = 5.0          # the most that one study may cost a patient here
+max_epsilon_all_others = 10.0  # shared noise: the most that all studies together may cost if all others collude
 max_delta = 1e-3           # δ above this is refused
 min_patients = 50          # refuse to train on fewer patients than this
 min_quorum = 3             # refuse studies that release a sum of fewer sites
@@ -42,6 +45,7 @@ class Policy(Part):
     require_dp: bool = True
     require_secure_aggregation: bool = True
     max_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    max_epsilon_all_others: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     max_delta: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-3
     min_patients: Annotated[int, Field(ge=1)] = 50
     min_quorum: Annotated[int, Field(ge=1)] = 3
@@ -90,6 +94,14 @@ def load_policy(path: Path) -> Policy:
         raise InputError(f"{path.name} is no policy", got=explain(error), remedy="correct the named settings") from None
 
 
+def _against_all_others(policy: Policy, cost: float) -> list[Objection]:
+    most = policy.max_epsilon_all_others
+    if cost <= most:
+        return []
+    text = f"the study costs ε = {cost:g} if everyone else colludes; at most {most:g} is allowed"
+    return [Objection("policy-epsilon-all-others", text)]
+
+
 def objections(policy: Policy, sealed: AnySealed, patients: int, origin: Callable[[str], str] = str) -> list[Objection]:
     """Every reason for which the policy refuses a study on `patients` registered patients; empty when none.
 
@@ -106,6 +118,9 @@ def objections(policy: Policy, sealed: AnySealed, patients: int, origin: Callabl
                 "policy-epsilon", f"the study costs ε = {privacy.epsilon:g}; at most {policy.max_epsilon:g} is allowed"
             )
         )
+    if shares_noise(sealed):
+        # Every site has the same cost: noise is as large for all.
+        found += _against_all_others(policy, study_costs(sealed, sealed.roster[0].site)["everyone"])
     if privacy.delta is not None and not privacy.delta <= policy.max_delta:
         found.append(Objection("policy-delta", f"δ = {privacy.delta:g}; at most {policy.max_delta:g} is allowed"))
     if privacy.delta is not None and not privacy.delta * patients < 1:

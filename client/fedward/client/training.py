@@ -7,13 +7,16 @@ Models of Linear layers take the clipped sum in closed form (`closed_form`), the
 rules for layers (`row_gradients`, or its hooks); all are the same mechanism. Noise and sampling come from a CSPRNG
 (`privacy.draws`), injected as `Draws`. The noisy sum is stored as float32, as the wire is; the residual of Mironov
 2012's attack is what `privacy.draws` states.
+
+With shared noise a round is one clipped sum over every patient, `unnoised_sum`: in float64, and wrapped in a type that gives
+nothing out but integers with their noise.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from fedward.client.closed_form import Batch, clipped_sum, layers_of
 from fedward.client.row_gradients import RowGradients, supported
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError
+from fedward.privacy.shared_noise import UnnoisedSum
 from fedward.study.encoding import Encoded
 from fedward.study.models import Vector, to_vector
 from fedward.study.terms import SiteTerms
@@ -140,8 +144,11 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
     """Train in place from the model's parameters and return the update (trained − base), shape (d,) float32.
 
     Raises:
-        FedwardError: training produced a number that is not finite; nothing of it may leave.
+        FedwardError: training produced a number that is not finite, nothing of it may leave; or the study's noise is shared, and
+            is added to `unnoised_sum`.
     """
+    if terms.honest_sites:
+        raise FedwardError("a site's part of shared noise is no noise for an update of its own", code="noise-is-shared")
     base = to_vector(model)
     if not terms.private:
         step = _plain_step(model, terms)
@@ -158,18 +165,49 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
     return update
 
 
+def unnoised_sum(model: nn.Module, data: Encoded, norm: float) -> UnnoisedSum:
+    """Every patient's gradient, clipped to `norm` in L2, summed: shape (d,). The model is float64 from then on.
+
+    In float64, so that round-off is negligible beside the sensitivity that is accounted (`shared_noise.ROUND_OFF`).
+
+    Raises:
+        FedwardError: a gradient is not finite; nothing of the sum may leave.
+    """
+    model.double().train()
+    batch = _everybody(data, np.dtype(np.float64))
+    layers = layers_of(model)
+    if layers is not None:
+        return UnnoisedSum(clipped_sum(layers, batch, norm))
+    parameters = list(model.parameters())
+    if batch.patients == 0:
+        return UnnoisedSum(np.zeros(sum(parameter.numel() for parameter in parameters)))
+    _row_gradients(model)(lambda: _loss(model, batch))
+    if batch.patient_of is not None:
+        _gather(model, batch.patients, torch.from_numpy(batch.patient_of))
+    rows = [parameter.grad_sample.detach().flatten(1) for parameter in parameters]  # type: ignore[attr-defined]
+    factors = (norm / (torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0) + 1e-6)).clamp(max=1.0)
+    return UnnoisedSum(torch.cat([factors @ row for row in rows]).numpy())
+
+
+def _everybody(data: Encoded, dtype: np.dtype[Any]) -> Batch:
+    """All patients, the rows of each together."""
+    order = np.argsort(data.owners, kind="stable")
+    inputs, outcomes = (part[order].astype(dtype, copy=False) for part in (data.inputs, data.outcomes))
+    return Batch(inputs, outcomes, len(data), data.owners[order] if len(data) != len(order) else None)
+
+
 def _batches(data: Encoded, terms: SiteTerms, draws: Draws) -> Iterator[Batch]:
     """A Poisson sample of patients for each step, each with all its rows."""
-    order = np.argsort(data.owners, kind="stable")
-    owners = data.owners[order]
-    inputs, outcomes = data.inputs[order], data.outcomes[order]
-    patients, several = len(data), len(data) != len(owners)
+    everybody = _everybody(data, data.inputs.dtype)
+    inputs, outcomes, patients = everybody.inputs, everybody.outcomes, everybody.patients
+    several = everybody.patient_of is not None
+    owners = np.arange(patients) if everybody.patient_of is None else everybody.patient_of
     for _ in range(terms.steps):
         mask = draws.bernoulli(patients, terms.sampling_rate)
         chosen = np.flatnonzero(mask[owners] if several else mask)
         number = int(np.count_nonzero(mask)) if several else len(chosen)
         if number == patients:
-            yield Batch(inputs, outcomes, patients, owners if several else None)
+            yield everybody
             continue
         place = (np.cumsum(mask) - 1)[owners[chosen]] if several else None
         yield Batch(inputs[chosen], outcomes[chosen], number, place)

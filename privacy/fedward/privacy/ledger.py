@@ -53,7 +53,7 @@ from fedward.privacy.entries import (
     row_of,
 )
 from fedward.privacy.errors import InputError, IntegrityError, UnreachableError, UsageError
-from fedward.privacy.events import Event, History
+from fedward.privacy.events import Event, History, View
 from fedward.privacy.ledgerfile import (
     connect,
     head_path,
@@ -336,14 +336,17 @@ class Ledger:
         self._refresh()
         return self._chain.shares.committed(at)
 
-    def committed(self, *, at: int | None = None) -> float:
+    def committed(self, *, at: int | None = None, view: View = "coordinator") -> float:
         """ε of `commitments` at the budget's δ; at least the whole budget once it was written off."""
-        return self._epsilon(self.commitments(at=at))
+        return self._epsilon(self.commitments(at=at), view)
 
-    def spent(self) -> float:
-        """ε of all events at the budget's δ, rounded up to 1e-4. Runs without DP are not in it: see `promised`."""
+    def spent(self, view: View = "coordinator") -> float:
+        """ε of all events at the budget's δ, rounded up to 1e-4. Runs without DP are not in it: see `promised`.
+
+        Where noise was shared it depends on who looks (`events.View`); the budget binds the view of the coordinator.
+        """
         self._refresh()
-        return self._epsilon(self._chain.shares.charged())
+        return self._epsilon(self._chain.shares.charged(), view)
 
     def promised(self) -> float:
         """The ε that these patients can truly be told: `spent`, or infinity once any run had no differential privacy."""
@@ -391,8 +394,8 @@ class Ledger:
             fresh._chain.check_witness(self._chain.tail)
             return fresh._chain.tail
 
-    def _epsilon(self, history: History) -> float:
-        found = epsilon(history, self._chain.budget.delta)
+    def _epsilon(self, history: History, view: View = "coordinator") -> float:
+        found = epsilon(history, self._chain.budget.delta, view)
         return max(found, self._chain.budget.epsilon) if self._chain.shares.written_off else found
 
     def _receipt(self, entry: Entry | None, at: int) -> Receipt:

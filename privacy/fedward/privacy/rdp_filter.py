@@ -1,8 +1,8 @@
 """A Rényi privacy filter: how much may be spent when each study is chosen after the results of those before it. Pure.
 
-Feldman & Zrnic, "Individual Privacy Accounting via a Rényi Filter" (NeurIPS 2021), theorem 4.3: if mechanisms, chosen one after the
-other with full knowledge of all earlier answers, stop before the sum of their Rényi divergences at one order α fixed in
-advance exceeds ρ, then all answers together are (α, ρ)-RDP. The bound ρ is the one that Canonne, Kamath & Steinke (arXiv
+Feldman & Zrnic, "Individual Privacy Accounting via a Rényi Filter" (NeurIPS 2021, arXiv 2008.11193): if mechanisms, chosen one
+after the other with full knowledge of all earlier answers, stop before the sum of their Rényi divergences at one order α fixed
+in advance exceeds ρ, then all answers together are (α, ρ)-RDP. The bound ρ is the one that Canonne, Kamath & Steinke (arXiv
 2004.00010, proposition 12) turn into ε at δ:  ε = ρ + log((α − 1)/α) − (log δ + log α)/(α − 1).
 """
 

@@ -12,8 +12,9 @@ from fedward.server.store import Store
 from fedward.study.answers import Answer, answers_of
 from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import parse_sealed, parse_stored
+from fedward.study.schedule import study_costs
 from fedward.study.secure import secure_words
-from fedward.study.terms import EXPLORE_WORDS, PRIVACY_WORDS
+from fedward.study.terms import EXPLORE_WORDS, privacy_words, shares_noise
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class StudyView:
     model: str | None
     epsilon: float | None
     delta: float | None
+    epsilon_all_others: float | None
+    """Against everyone else colluding, where noise is shared: `epsilon` is then against the coordinator and the named colluders."""
+    meaning: str
     secure: str | None
     standings: tuple[StandingRow, ...]
     attempts: tuple[AttemptRow, ...]
@@ -61,12 +65,7 @@ class StudyView:
         return max(rows, key=lambda m: m.version) if rows else None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"contributions": self.contributions(), "privacy": self.privacy}
-
-    @property
-    def privacy(self) -> str:
-        """What ε means in this study."""
-        return EXPLORE_WORDS if self.kind == "explore" else PRIVACY_WORDS
+        return asdict(self) | {"contributions": self.contributions(), "privacy": self.meaning}
 
 
 def _secure(study: StudyRow) -> str | None:
@@ -74,6 +73,15 @@ def _secure(study: StudyRow) -> str | None:
         return None
     sealed = parse_sealed(study.sealed)
     return secure_words(sealed) if sealed.manifest.privacy.secure_aggregation else None
+
+
+def _all_others(study: StudyRow) -> float | None:
+    if study.sealed is None:
+        return None
+    sealed = parse_sealed(study.sealed)
+    if not shares_noise(sealed):
+        return None
+    return study_costs(sealed, sealed.roster[0].site)["everyone"]
 
 
 def _answers(store: Store, study: StudyRow) -> tuple[Answer, ...] | None:
@@ -102,6 +110,8 @@ def view(store: Store, study: StudyRow) -> StudyView:
         model=checkpoint.model if checkpoint else None,
         epsilon=manifest.privacy.epsilon,
         delta=manifest.privacy.delta,
+        epsilon_all_others=_all_others(study),
+        meaning=EXPLORE_WORDS if isinstance(manifest, Exploration) else privacy_words(manifest),
         secure=_secure(study),
         standings=tuple(store.standings(study.key)),
         attempts=tuple(store.attempts(study.key)),

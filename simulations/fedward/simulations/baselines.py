@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedward.client.datasets import declared
 from fedward.client.split import held_out
-from fedward.client.training import train
+from fedward.client.training import train, unnoised_sum
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.server.aggregation import OptimiserState, step, weighted_mean
@@ -30,6 +31,7 @@ from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, explai
 from fedward.study.metrics import exact_auroc
 from fedward.study.models import Vector, build, load_vector, scores, to_vector
 from fedward.study.schedule import least_noise
+from fedward.study.secure import secure_terms
 from fedward.study.terms import site_terms, training_cohort
 
 PENALTY = 10.0
@@ -191,9 +193,33 @@ def rounds(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Draws
     state = OptimiserState.zeros(len(vector))
     yield vector
     for _ in range(sealed.manifest.training.rounds):
-        updates = [_update(sealed, site, vector, training[site], draws) for site in sites]
-        vector, state = step(vector, weighted_mean(updates, weights), state, sealed.manifest.training)
+        if sealed.manifest.privacy.noise == "shared":
+            delta = _shared_delta(sealed, vector, training, draws)
+        else:
+            delta = weighted_mean([_update(sealed, site, vector, training[site], draws) for site in sites], weights)
+        vector, state = step(vector, delta, state, sealed.manifest.training)
         yield vector
+
+
+def _shared_delta(
+    sealed: SealedManifest, base: Vector, training: Mapping[str, Encoded], draws: Draws
+) -> NDArray[np.float64]:
+    """Δ of a round with shared noise, shape (d,): the ring's own sum, without masks, which cancel."""
+    sites = [entry.site for entry in sealed.roster]
+    terms = secure_terms(sealed, len(sites), dimension=len(base), train=True, evaluate=False)
+    if terms.noise is None:
+        raise InputError("the study's noise is not shared")
+    total = np.zeros(len(base), dtype=terms.ring.dtype)
+    for site in sites:
+        model = build(sealed.manifest)
+        load_vector(model, base)
+        summed = unnoised_sum(model, training[site], terms.noise.clipping_norm)
+        vector, _ = terms.encode(site, summed.noised(terms.noise, draws), None, os.urandom)
+        total += vector
+    delta, _ = terms.decode(terms.ring.open_sum(total, len(sites)), sites)
+    if delta is None:
+        raise InputError("a round that trains has an update")
+    return delta
 
 
 def _update(sealed: SealedManifest, site: str, base: Vector, data: Encoded, draws: Draws) -> Vector:

@@ -228,7 +228,9 @@ class Privacy(PrivacyTerms):
 
     mechanism: Literal["dp-sgd", "none"]
     clipping_norm: Positive = 1.0
-    noise: Literal["local"] = "local"
+    noise: Literal["local", "shared"] = "local"
+    """Local: each site's noise protects its patients from everyone outside. Shared: the sites' noise together protects them
+    from the coordinator, outsiders and as many colluding sites as are named, and each site adds less of it."""
     update_bound: Positive | None = None
     """The largest L2 norm of a site's update in a secure sum; left out, it follows from clipping and noise."""
 
@@ -238,6 +240,15 @@ class Privacy(PrivacyTerms):
             raise ValueError('mechanism "dp-sgd" needs epsilon and delta')
         if self.mechanism == "none" and self.epsilon is not None:
             raise ValueError('mechanism "none" promises no epsilon: leave it out')
+        if self.noise == "shared":
+            if self.mechanism != "dp-sgd":
+                raise ValueError('noise "shared" is noise of the mechanism "dp-sgd"')
+            if not self.secure_aggregation:
+                raise ValueError(
+                    'noise "shared" needs secure_aggregation: one site\'s part of it must never be seen alone'
+                )
+            if self.update_bound is not None:
+                raise ValueError('noise "shared" follows from clipping alone: leave out update_bound')
         return self
 
 
@@ -319,6 +330,23 @@ class Manifest(BaseManifest):
     evaluation: Evaluation = Evaluation()
     privacy: Privacy
     gates: Gates = Gates()
+
+    @model_validator(mode="after")
+    def _one_sum_a_round(self) -> Self:
+        training = self.training
+        if self.privacy.noise == "shared" and (
+            training.local_steps != 1 or training.sampling_rate != 1.0 or training.proximal != 0
+        ):
+            raise ValueError(
+                'noise "shared" needs one clipped sum a round, over every patient: algorithm "fedsgd", or another with '
+                "local_steps = 1, sampling_rate = 1.0 and no proximal term"
+            )
+        return self
+
+    @property
+    def honest_sites(self) -> int:
+        """Sites that are sure to be in every sum that is opened and do not collude: a patient's own and at least one more."""
+        return self.least_sites - self.privacy.colluders
 
     @property
     def may_miss(self) -> bool:

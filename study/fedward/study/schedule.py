@@ -11,12 +11,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fedward.privacy.accounting import calibrate
-from fedward.privacy.events import DpEvent, Event, History
+from fedward.privacy.accounting import calibrate, epsilon
+from fedward.privacy.events import DpEvent, Event, History, SharedEvent, View
 from fedward.study import answers
 from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import AnyManifest, AnySealed
-from fedward.study.terms import site_terms
+from fedward.study.terms import site_terms, study_noise
 
 NOISE_RATIO = 1.25
 NOISE_STEPS = 7
@@ -32,16 +32,21 @@ class Schedule:
         sampling_rate: q of a training step.
         steps: noisy steps of one training attempt.
         attempts: planned training attempts.
+        honest_sites: the sites that are sure to add their part where noise is shared; 0 where it is not.
     """
 
     sampling_rate: float
     steps: int
     attempts: int
+    honest_sites: int = 0
 
     def events(self, noise_multiplier: float) -> History:
-        """All of it at a site's σ, for the ledger; nothing at σ = 0, without differential privacy."""
+        """All of it for the ledger, at a site's σ or the pool's where noise is shared; nothing at σ = 0, without any promise."""
         if noise_multiplier == 0 or self.attempts <= 0:
             return ()
+        if self.honest_sites:
+            own = noise_multiplier / math.sqrt(self.honest_sites)
+            return (SharedEvent(own, self.honest_sites, self.steps * self.attempts),)
         return (DpEvent(noise_multiplier, self.sampling_rate, self.steps * self.attempts),)
 
 
@@ -67,7 +72,8 @@ def schedule_of(manifest: AnyManifest) -> Schedule | ExplorationSchedule:
     if isinstance(manifest, Exploration):
         return ExplorationSchedule(manifest, manifest.planned_attempts)
     training = manifest.training
-    return Schedule(training.sampling_rate, training.local_steps, manifest.planned_attempts)
+    honest = manifest.honest_sites if manifest.privacy.noise == "shared" else 0
+    return Schedule(training.sampling_rate, training.local_steps, manifest.planned_attempts, honest)
 
 
 def study_events(sealed: AnySealed, site: str) -> History:
@@ -76,7 +82,20 @@ def study_events(sealed: AnySealed, site: str) -> History:
     Raises:
         InputError: the site is not in the roster.
     """
-    return schedule_of(sealed.manifest).events(sealed.entry(site).noise_multiplier)
+    return schedule_of(sealed.manifest).events(study_noise(sealed, site))
+
+
+def study_costs(sealed: AnySealed, site: str) -> dict[View, float]:
+    """The study's ε at its δ against each adversary, every planned attempt charged; empty without DP.
+
+    Raises:
+        InputError: the site is not in the roster.
+    """
+    delta, events = sealed.manifest.privacy.delta, study_events(sealed, site)
+    if delta is None or not events:
+        return {}
+    views: tuple[View, ...] = ("coordinator", "everyone")
+    return {view: epsilon(events, delta, view) for view in views}
 
 
 def attempt_events(sealed: AnySealed, site: str, *, train: bool, evaluate: bool) -> dict[str, Event | None]:

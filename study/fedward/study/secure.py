@@ -5,6 +5,9 @@ The vector is (update, histogram), each present when the round trains or evaluat
 so that the sum over the survivors S, times grid · N_max / Σ_S Nᵢ, is Δ = Σ Nᵢ uᵢ / Σ Nᵢ. There is no coordinate for weights:
 they are the approval's constants. The update bound Bᵢ is the manifest's; left out, it is what clipping and noise can reach
 (`terms.most_update`), or 100 without differential privacy. The grid is the finest that lets n sites at their bounds not wrap.
+
+With shared noise a site puts its sum of clipped gradients, integers already and noised, into the ring as it is. One unit is then
+worth −lr γ / N_max, so that the same division by Σ_S Nᵢ / N_max gives Δ = −lr γ Σ zᵢ / Σ Nᵢ.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from fedward.privacy.errors import InputError
 from fedward.privacy.secagg.contexts import Batch, least_threshold
 from fedward.privacy.secagg.faults import ProtocolError
 from fedward.privacy.secagg.masks import Ring
-from fedward.privacy.secagg.ring import Block, RingTerms, encode, encode_counts, most_per_member
+from fedward.privacy.secagg.ring import Block, RingTerms, encode, encode_counts, encode_noised, most_per_member
 from fedward.privacy.secagg.shamir import Entropy
+from fedward.privacy.shared_noise import SharedNoise
 from fedward.study.manifest import BaseSealed, SealedManifest
 from fedward.study.metrics import Counts, histogram_shape
-from fedward.study.terms import most_patients, most_update, training_cohort
+from fedward.study.shared import shared_noise
+from fedward.study.terms import most_patients, most_update, site_terms, training_cohort
 
 DEFAULT_BOUND = 100.0
 """B without differential privacy and without `update_bound`: far above an honest update of normalised data."""
@@ -39,10 +44,11 @@ class SecureTerms:
 
     Attributes:
         ring: bits, members, blocks; its digest, which RoundCtx binds every member's masks to, covers all the rest.
-        grid: the weighted update that one unit stands for.
+        grid: the weighted update that one unit stands for; below 0 with shared noise, as updates go against gradients.
         weights: Nᵢ / N_max of each site of the roster, in (0, 1].
         bounds: Bᵢ, the largest L2 norm of each site's update.
         shape: the histogram's shape, or None when the round does not evaluate.
+        noise: the noise that sites share, or None where an update is a vector of reals.
     """
 
     ring: RingTerms
@@ -50,9 +56,14 @@ class SecureTerms:
     weights: dict[str, float]
     bounds: dict[str, float]
     shape: tuple[int, ...] | None
+    noise: SharedNoise | None = None
 
     def encode(
-        self, site: str, update: NDArray[np.float32] | None, counts: Counts | None, entropy: Entropy
+        self,
+        site: str,
+        update: NDArray[np.float32] | NDArray[np.int64] | None,
+        counts: Counts | None,
+        entropy: Entropy,
     ) -> tuple[Ring, bool]:
         """A site's vector in the ring, shape (m,), and whether its update was clipped to the bound.
 
@@ -69,9 +80,11 @@ class SecureTerms:
         for block in self.ring.blocks:
             part = vector[start : start + block.length]
             start += block.length
-            if block.name == _UPDATE and update is not None:
+            if block.name == _UPDATE and update is not None and self.noise is not None:
+                encode_noised(update, part)  # type: ignore[arg-type]  # another type is refused there
+            elif block.name == _UPDATE and update is not None:
                 clipped = encode(
-                    update,
+                    update,  # type: ignore[arg-type]  # another type is refused there
                     bound=self.bounds[site],
                     weight=self.weights[site],
                     grid=self.grid,
@@ -105,7 +118,7 @@ class SecureTerms:
 
     def _check_norm(self, total: NDArray[np.float64], survivors: Sequence[str]) -> None:
         # Rounding moves each coordinate of each site by less than one unit.
-        rounding = self.grid * math.sqrt(total.size) * len(survivors)
+        rounding = abs(self.grid) * math.sqrt(total.size) * len(survivors)
         most = sum(self.weights[site] * self.bounds[site] for site in survivors) + rounding
         norm = float(np.linalg.norm(total))
         if not norm <= most * (1 + 1e-9):
@@ -120,9 +133,10 @@ def secure_terms(sealed: SealedManifest, members: int, *, dimension: int, train:
     """
     largest = max(training_cohort(sealed, entry.site) for entry in sealed.roster)
     weights = {entry.site: training_cohort(sealed, entry.site) / largest for entry in sealed.roster}
-    bounds = {entry.site: update_bound(sealed, entry.site, dimension) for entry in sealed.roster}
     bits = sealed.manifest.privacy.ring_bits
     most = most_per_member(bits, members)
+    noise = shared_noise(sealed, dimension)
+    bounds = {entry.site: update_bound(sealed, entry.site, dimension) for entry in sealed.roster}
     shape = histogram_shape(sealed.manifest) if evaluate else None
     blocks: list[Block] = []
     if train:
@@ -130,14 +144,23 @@ def secure_terms(sealed: SealedManifest, members: int, *, dimension: int, train:
     if shape is not None:
         patients = max(most_patients(sealed, entry.site) for entry in sealed.roster)
         blocks.append(Block(_HISTOGRAM, math.prod(shape), patients))
-    grid = max(weights[site] * bounds[site] for site in weights) / most
+    if noise is None:
+        grid = max(weights[site] * bounds[site] for site in weights) / most
+    else:
+        grid = -site_terms(sealed, sealed.roster[0].site).learning_rate * noise.step / largest
     outer = {"grid": grid, "weights": weights, "bounds": bounds, "shape": list(shape) if shape else None}
+    if noise is not None:
+        outer["deviation"] = noise.deviation
     ring = RingTerms(bits, members, tuple(blocks), bytes.fromhex(digest_of(outer)))
-    return SecureTerms(ring, grid, weights, bounds, shape)
+    return SecureTerms(ring, grid, weights, bounds, shape, noise)
 
 
 def update_bound(sealed: SealedManifest, site: str, dimension: int) -> float:
     """B: the largest L2 norm of a site's update in a secure sum."""
+    noise = shared_noise(sealed, dimension)
+    if noise is not None:
+        rate = site_terms(sealed, site).learning_rate
+        return rate * noise.most_norm(most_patients(sealed, site), 1) / training_cohort(sealed, site)
     given = sealed.manifest.privacy.update_bound
     if given is not None:
         return given

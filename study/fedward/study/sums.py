@@ -38,7 +38,11 @@ class AnswerTerms:
     ring: RingTerms
 
     def encode(
-        self, site: str, update: NDArray[np.float32] | None, counts: Counts | None, entropy: Entropy
+        self,
+        site: str,
+        update: NDArray[np.float32] | NDArray[np.int64] | None,
+        counts: Counts | None,
+        entropy: Entropy,
     ) -> tuple[Ring, bool]:
         """A site's noised answers in the ring, shape (m,); nothing is ever clipped.
 

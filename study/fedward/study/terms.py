@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
-from fedward.privacy.events import DpEvent
+from fedward.privacy.events import DpEvent, SharedEvent
 from fedward.study.manifest import BaseSealed, Manifest, SealedManifest
 
 PRIVACY_WORDS = (
@@ -21,9 +22,36 @@ EXPLORE_WORDS = (
 """What the ε of an exploration means."""
 
 
+def privacy_words(manifest: Manifest) -> str:
+    """What a study's ε means: PRIVACY_WORDS, with the adversary of shared noise where noise is shared."""
+    if manifest.privacy.noise != "shared":
+        return PRIVACY_WORDS
+    return PRIVACY_WORDS.replace(f"adversary: {EVERYONE}", f"adversary: {coordinator_words(manifest)}")
+
+
+EVERYONE = "everyone outside that hospital"
+"""The adversary of local noise."""
+
+
+def coordinator_words(manifest: Manifest) -> str:
+    """The adversary that shared noise is sized for."""
+    colluders = manifest.privacy.colluders
+    others = "1 other hospital" if colluders == 1 else f"{colluders} other hospitals"
+    return f"the coordinator and outsiders, with at most {others} colluding"
+
+
+def all_others_words() -> str:
+    """The adversary that one site's part of shared noise is left for."""
+    return f"{EVERYONE} together, all other hospitals colluding"
+
+
 @dataclass(frozen=True)
 class SiteTerms:
-    """A site's training of one attempt. `expected_batch` = q·N₀, from the declared cohort: a public constant."""
+    """A site's training of one attempt. `expected_batch` = q·N₀, from the declared cohort: a public constant.
+
+    `noise_multiplier` is σ over C where the site's noise stands alone. With shared noise it is σ_own over the sensitivity, a
+    part of what `honest_sites` make up together; these are 0 else.
+    """
 
     steps: int
     learning_rate: float
@@ -32,15 +60,20 @@ class SiteTerms:
     clipping_norm: float
     noise_multiplier: float
     proximal: float
+    honest_sites: int = 0
 
     @property
     def private(self) -> bool:
         return self.noise_multiplier > 0
 
     @property
-    def event(self) -> DpEvent | None:
+    def event(self) -> DpEvent | SharedEvent | None:
         """What the ledger is charged for one attempt; None when nothing is promised."""
-        return DpEvent(self.noise_multiplier, self.sampling_rate, self.steps) if self.private else None
+        if not self.private:
+            return None
+        if self.honest_sites:
+            return SharedEvent(self.noise_multiplier, self.honest_sites, self.steps)
+        return DpEvent(self.noise_multiplier, self.sampling_rate, self.steps)
 
 
 def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
@@ -49,7 +82,11 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
     Raises:
         InputError: the site is not in the roster.
     """
-    training = sealed.manifest.training
+    training, honest = sealed.manifest.training, 0
+    noise_multiplier = study_noise(sealed, site)
+    if sealed.manifest.privacy.noise == "shared":
+        honest = sealed.manifest.honest_sites
+        noise_multiplier /= math.sqrt(honest)
     return SiteTerms(
         steps=training.local_steps,
         # FedSGD's single step at rate 1 makes the update the negative gradient itself; the server scales it.
@@ -57,9 +94,25 @@ def site_terms(sealed: SealedManifest, site: str) -> SiteTerms:
         sampling_rate=training.sampling_rate,
         expected_batch=training.sampling_rate * training_cohort(sealed, site),
         clipping_norm=sealed.manifest.privacy.clipping_norm,
-        noise_multiplier=sealed.entry(site).noise_multiplier,
+        noise_multiplier=noise_multiplier,
         proximal=training.proximal,
+        honest_sites=honest,
     )
+
+
+def shares_noise(sealed: BaseSealed) -> TypeGuard[SealedManifest]:
+    """Whether a study trains with shared noise."""
+    return isinstance(sealed, SealedManifest) and sealed.manifest.privacy.noise == "shared"
+
+
+def study_noise(sealed: BaseSealed, site: str) -> float:
+    """σ that a site's patients get: its own; or, with shared noise, the pool's, which is what the site that needs most asked for.
+
+    Raises:
+        InputError: the site is not in the roster.
+    """
+    own = sealed.entry(site).noise_multiplier
+    return max(entry.noise_multiplier for entry in sealed.roster) if shares_noise(sealed) else own
 
 
 def evaluates(manifest: Manifest, round_: int) -> bool:

@@ -225,3 +225,19 @@ def encode_counts(counts: NDArray[np.int64], most: int, out: Ring) -> None:
     if counts.size and not (int(counts.min()) >= 0 and int(counts.max()) <= most):
         raise InputError("a count is out of bounds", expected=f"0 to {most}", code="out-of-bounds")
     out[:] = counts.astype(out.dtype)
+
+
+def encode_noised(values: NDArray[np.int64], out: Ring) -> None:
+    """Put integers that carry their noise, shape (d,), into the ring: modulo 2^b, nothing clamped and nothing refused for its size.
+
+    The noise may be of any size, and to treat its rare large values otherwise would change its distribution.
+
+    Raises:
+        InputError: another shape or type: only what was rounded and noised before is of integers.
+    """
+    _check_out(out, 1)
+    if not isinstance(values, np.ndarray) or values.dtype != np.int64 or values.shape != out.shape:
+        raise InputError(
+            "the noised sum has the wrong shape or type", expected=f"{out.shape} int64", code="wrong-shape"
+        )
+    out[:] = values.astype(np.uint64).astype(out.dtype)
