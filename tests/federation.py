@@ -17,6 +17,7 @@ from fedward.privacy.draws import SecureDraws
 from fedward.privacy.ledger import Budget
 from fedward.server.coordinator import LocalCoordinator
 from fedward.server.exploring import run_study
+from fedward.server.heads import WitnessTransport
 from fedward.server.home import CoordinatorHome
 from fedward.server.proposal import propose
 from fedward.server.store import Store
@@ -146,7 +147,7 @@ class Federation:
         )
         sealed = propose(
             self.store,
-            self.transport,
+            WitnessTransport(self.transport, self.store, self.clock),
             self.clock,
             self.store.study(self.key),
             self.home.identity(),
@@ -161,7 +162,8 @@ class Federation:
             approvals.decide(self.sites[site], sealed, "approved", "tester", self.clock.unix())
 
     def run(self) -> None:
-        run_study(self.home, self.store, self.transport, self.clock, self.said.append, self.key)
+        transport = WitnessTransport(self.transport, self.store, self.clock)
+        run_study(self.home, self.store, transport, self.clock, self.said.append, self.key)
 
     def ready(self, manifest: AnyManifest) -> AnySealed:
         """Registered, proposed and approved by everyone."""

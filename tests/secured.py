@@ -49,7 +49,7 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(datasets, "load", load)
     patch.setattr("fedward.study.models.entry_points", lambda **_: ())  # the search for others' models
-    noise = lambda manifest: 0.0 if manifest.privacy.epsilon is None else 4.0  # noqa: E731 - more than any study here needs
+    noise = lambda manifest: 0.0 if manifest.privacy.epsilon is None else 5.0  # noqa: E731 - more than any study here needs
     for module in ("fedward.server.proposal", "fedward.client.budgets"):
         patch.setattr(f"{module}.least_noise", noise)
 

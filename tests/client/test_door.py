@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from fedward.client import door
 from fedward.client.door import ANSWERS, BODIES, RULES, Asked, release
+from fedward.privacy.entries import Head
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.privacy.secagg import wire
 from fedward.study import messages
@@ -38,6 +39,7 @@ from fedward.study.messages import (
     Work,
 )
 from fedward.study.metrics import histogram_shape
+from fedward.study.witness import sign_head
 
 ROOT = Path(__file__).parents[2]
 STUDY, NAME, BASE, SIZE = "5" * 64, "7" * 64, "8" * 64, 6
@@ -75,7 +77,8 @@ def asked(request: messages.Request | None) -> Asked:
 
 
 def reply_to(kind: str) -> Reply:
-    common: dict[str, Any] = {"site": SITE, "request": NAME}
+    head = sign_head(SITE, Head(3, "a" * 64), identity(SITE))
+    common: dict[str, Any] = {"site": SITE, "request": NAME, "head": head}
     if kind == "declare":
         return Declared(**common, study_id="heart", patients=210, noise_multiplier=4.018)
     if kind == "offer":
@@ -280,6 +283,7 @@ def test_whatever_leaves_is_what_the_request_and_the_study_made_it(kind: str, da
     except IntegrityError:
         return
     few = {"patients": lambda v: v % 10 == 0, "at": lambda v: v >= 0, "state": lambda v: v in ("pending", "rejected")}
+    few["noise_multiplier"] = lambda v: v >= 0 and round(v * 1000) / 1000 == v
     assert value == getattr(reply, name) or few[name](value)
 
 

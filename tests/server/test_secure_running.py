@@ -284,7 +284,7 @@ def test_a_plan_whose_sum_could_overflow_is_refused_when_it_is_proposed(tmp_path
                 request=messages.digest(data),
                 study_id=request.study_id,
                 patients=97_612_889,
-                noise_multiplier=4.0,
+                noise_multiplier=5.0,
             )
             return messages.pack(reply, b"", keys[site])
 

@@ -14,6 +14,7 @@ from observed import committed, outcomes, run, state
 from scipy import stats
 from secured import Hand, Truth, Wire, check_sums, draw_with, leaving, make_quick, ready
 
+from fedward.cli.review import as_data, print_review
 from fedward.client import approvals
 from fedward.client.budgets import against_all_others
 from fedward.privacy.accounting import epsilon
@@ -190,3 +191,13 @@ def test_the_policy_bounds_it_over_all_studies(tmp_path: Path) -> None:
     assert caught.value.code == "policy-epsilon-all-others"
     with federation.sites["va"].ledger() as ledger:
         assert ledger.reservations(at=federation.clock.unix()) == []
+
+
+def test_a_review_shows_both_promises_side_by_side(federation: Federation, capsys: pytest.CaptureFixture[str]) -> None:
+    home, sealed = federation.sites["va"], federation.sealed()
+    print_review(home, sealed)
+    text = " ".join(capsys.readouterr().out.split())
+    costs = study_costs(sealed, "va")
+    assert f"at most 1 other hospital colluding: {costs['coordinator']:.3f}" in text
+    assert f"all other hospitals colluding: {costs['everyone']:.3f}" in text
+    assert as_data(home, sealed)["privacy"]["against"] == costs

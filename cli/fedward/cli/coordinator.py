@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -260,10 +261,16 @@ def status(
     if study is None:
         views = coordinator.studies()
         if as_json:
-            print_json({"serving": coordinator.serving(), "studies": [view.as_json() for view in views]})
+            alarms = [asdict(alarm) for alarm in coordinator.alarms()]
+            studies = [view.as_json() for view in views]
+            print_json({"serving": coordinator.serving(), "studies": studies, "alarms": alarms})
             return
         say("The service runs." if coordinator.serving() else "The service is stopped: `fedward coordinator start`.")
         rows = [(v.study_id, (v.digest or "-")[:12], v.state, f"{v.version}/{v.rounds}", v.reason[:60]) for v in views]
+        for alarm in coordinator.alarms():
+            at = f"{datetime.fromtimestamp(alarm.at, UTC):%Y-%m-%d %H:%M} UTC"
+            say(f"ALARM {at}: {alarm.site}: {alarm.what}. It is not asked any more. Telephone the hospital; then: "
+                f"fedward coordinator clear-alarm {alarm.site} --by NAME --reason …")  # fmt: skip
         table("Studies", ("study", "digest", "state", "rounds", "reason"), rows)
         return
     view = coordinator.status(study)
@@ -285,6 +292,26 @@ def stop(study: Reference, home: Home = DEFAULT_HOME, as_json: bool = JsonOption
         print_json(view.as_json())
         return
     say(f'"{view.title}": stop is {"done" if view.state == "stopped" else "asked for; its run ends within seconds"}.')
+
+
+@app.command("clear-alarm")
+def clear_alarm(
+    site: Annotated[str, typer.Argument(help="The site whose privacy ledger raised an alarm.")],
+    by: Annotated[str, typer.Option("--by", help="Who looked into it.")],
+    reason: Annotated[str, typer.Option("--reason", help="What they found; it is kept.")],
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Ask a site again after an alarm about its privacy ledger. Its next ledger head is taken as it comes."""
+    from fedward.privacy.errors import UsageError
+
+    if not by.strip() or not reason.strip():
+        raise UsageError("an alarm is cleared by a named person who says why", expected="--by NAME --reason TEXT")
+    _coordinator(home).clear_alarm(site, by, reason)
+    if as_json:
+        print_json({"site": site, "by": by, "reason": reason})
+        return
+    say(f'The alarm about "{site}" is cleared by {by}. The site is asked again.')
 
 
 @app.command()

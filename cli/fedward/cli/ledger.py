@@ -162,7 +162,8 @@ def _summary(chain: Chain, at: int) -> dict[str, Any]:
         "studies": [asdict(study) for study in shares.spending(budget.delta)],
         "reservations": [
             {"study_id": held.reservation.study_id, "study_digest": held.reservation.study_digest,
-             "expires_at": held.reservation.expires_at, "remaining": [asdict(event) for event in held.remaining]}
+             "expires_at": held.reservation.expires_at, "cohort": held.reservation.cohort,
+             "remaining": [asdict(event) for event in held.remaining]}
             for held in shares.open(at)
         ],
         "charges": [{"sequence": e.sequence, "at": e.at, "digest": e.digest} | asdict(e.charge) for e in charges],
@@ -209,7 +210,15 @@ def _row(entry: Entry) -> tuple[str, ...]:
         return (*start, what.study_id, str(what.round), str(what.attempt), purpose, *_mechanism(what.event))
     if isinstance(what, Reservation):
         noise, steps = zip(*(_mechanism(event) for event in what.events), strict=True)
-        return (*start, what.study_id, "-", "-", "whole study", "; ".join(noise), "; ".join(steps))
+        return (
+            *start,
+            what.study_id,
+            "-",
+            "-",
+            f"whole study, cohort {what.cohort[:8]}",
+            "; ".join(noise),
+            "; ".join(steps),
+        )
     if isinstance(what, Release):
         return (*start, what.study_id, "-", "-", what.reason, "-", "-")
     if isinstance(what, Recovery):

@@ -8,7 +8,7 @@ from typing import Any
 from fedward.cli.exploring import say_questions
 from fedward.cli.output import say
 from fedward.client import approvals, datasets
-from fedward.client.budgets import against_all_others, cost
+from fedward.client.budgets import against_all_others, cost, warnings
 from fedward.client.home import SiteHome
 from fedward.client.policy import load_policy
 from fedward.privacy.errors import InputError
@@ -42,6 +42,7 @@ def as_data(home: SiteHome, sealed: AnySealed) -> dict[str, Any]:
         "roster": [entry.model_dump() for entry in sealed.roster],
         "noise_multiplier": sealed.entry(home.site).noise_multiplier,
         "data": dataset.model_dump() if dataset else None,
+        "warnings": warnings(home.ledger(), sealed, dataset.patients) if dataset else [],
         "objections": [{"code": o.code, "text": o.text} for o in found],
         "count_deviation": sealed.count_deviation if isinstance(sealed, SealedManifest) else None,
         "privacy": {
@@ -114,7 +115,10 @@ def _print_data(home: SiteHome, sealed: AnySealed) -> None:
     if dataset is None:
         say("  data here    none is registered: run `fedward site register` first")
         return
-    say(f"  data here    {dataset.patients} patients in {dataset.csv}")
+    say(f"  data here    {dataset.patients} patients in {dataset.csv}; cohort {dataset.cohort[:12]}")
+    if sealed.manifest.privacy.delta is not None:
+        for warning in warnings(home.ledger(), sealed, dataset.patients):
+            say(f"  WARNING      {warning}")
     found = approvals.objections_here(home, sealed, dataset)
     for objection in found:
         say(f"  POLICY       refuses: {objection.text}")

@@ -101,6 +101,17 @@ def check_delta(ledger: Ledger, patients: int) -> None:
         )
 
 
+def warnings(ledger: Ledger, sealed: AnySealed, patients: int) -> list[str]:
+    """What a person should know of δ before they approve: above 1/(10 N) it says little."""
+    found = []
+    for whose, delta in (("the study's", sealed.manifest.privacy.delta), ("the lifetime", ledger.budget.delta)):
+        if delta is not None and delta * patients > 0.1:
+            found.append(
+                f"{whose} δ = {delta:g} is above 1/(10 N) = {0.1 / patients:.2g} for {patients} patients: it promises little"
+            )
+    return found
+
+
 def reserve(home: SiteHome, sealed: AnySealed, cohort: str, *, at: int) -> None:
     """Hold for a study what it may still charge here; one that is held already stays held.
 

@@ -25,12 +25,13 @@ from fedward.privacy.errors import IntegrityError
 from fedward.privacy.secagg import wire
 from fedward.privacy.secagg.contexts import Batch
 from fedward.privacy.secagg.faults import COORDINATOR
-from fedward.privacy.signing import Identity
+from fedward.privacy.signing import SIGNATURE_BYTES, Identity, from_text
 from fedward.study import codes, messages
 from fedward.study.kinds import AnySealed
 from fedward.study.manifest import MAX_DECLARED_PATIENTS
 from fedward.study.messages import Advertise, Declare, Ended, Masked, Offer, Request, Step, Task, Work
 from fedward.study.sums import counts_shape
+from fedward.study.witness import SignedHead
 
 Released = NewType("Released", bytes)
 """A signed reply that passed the door. Made by `release` alone."""
@@ -125,6 +126,23 @@ _STUDY: Final = Rule("the study digest that the request names", _KNOWN, _echo("s
 _BATCH: Final = Rule("the batch that the request names", _KNOWN, _echo("batch"))
 
 
+def _head(value: object, asked: Asked) -> bool:
+    if type(value) is not SignedHead or value.site != asked.site:
+        return False
+    # Checked again, as a bug could make one without its checks; a signature is 64 bytes and has no room for a text.
+    return (
+        SignedHead.model_validate(value.model_dump()) == value
+        and len(from_text(value.signature, "head")) == SIGNATURE_BYTES
+    )
+
+
+_HEAD: Final = Rule(
+    "the newest entry's number and SHA-256 in this ledger, signed",
+    "kept in a second place, so that a restored older ledger is noticed; tells how many entries the ledger has",
+    _head,
+)
+
+
 def _kind(kind: str) -> Rule:
     return Rule(f'"{kind}"', "says how to read the rest", _one_of(kind))
 
@@ -135,6 +153,7 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = MappingProxyType(
             "kind": _kind("declared"),
             "site": _SITE,
             "request": _REQUEST,
+            "head": _HEAD,
             "study_id": Rule("the study id that the request names", _KNOWN, _echo("study_id")),
             "patients": Rule(
                 "a count rounded to tens, at least ten",
@@ -151,6 +170,7 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = MappingProxyType(
             "kind": _kind("standing"),
             "site": _SITE,
             "request": _REQUEST,
+            "head": _HEAD,
             "study": _STUDY,
             "state": Rule(
                 "pending, approved or rejected",
@@ -163,6 +183,7 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = MappingProxyType(
             "kind": _kind("result"),
             "site": _SITE,
             "request": _REQUEST,
+            "head": _HEAD,
             "study": _STUDY,
             "round": Rule("the round that the request names", _KNOWN, _echo("round")),
             "attempt": Rule("the attempt that the request names", _KNOWN, _echo("attempt")),
@@ -178,6 +199,7 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = MappingProxyType(
             "kind": _kind("secured"),
             "site": _SITE,
             "request": _REQUEST,
+            "head": _HEAD,
             "study": _STUDY,
             "batch": _BATCH,
         },

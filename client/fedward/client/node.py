@@ -36,11 +36,12 @@ from fedward.client.own_metrics import OwnMetrics
 from fedward.client.places import Places
 from fedward.client.policy import Objection, exploring_objections, load_policy
 from fedward.client.split import held_out
+from fedward.client.witness import Witness
 from fedward.privacy.canonical import digest
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.privacy.events import Event
-from fedward.privacy.ledger import Charge
+from fedward.privacy.ledger import Charge, Ledger
 from fedward.privacy.secagg.contexts import RoundContext
 from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
 from fedward.privacy.secagg.site import SiteParty
@@ -73,6 +74,7 @@ from fedward.study.secure import batch_of
 from fedward.study.shared import shared_noise
 from fedward.study.sums import sum_terms
 from fedward.study.terms import evaluates, site_terms
+from fedward.study.witness import sign_head
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,7 +108,8 @@ class SiteNode:
         self._clock = clock
         self._identity = home.identity()
         self._kit = home.kit()
-        self._ledger = home.ledger()
+        self._ledger = Ledger.open(home.ledger_file)  # held against the countersigned head at each request
+        self._witness = Witness(home, self._ledger)
         self._incidents = Incidents(home.incidents_folder)
         self._places = Places(home.opened_folder)
         self._own_metrics = OwnMetrics(home.metrics_folder)
@@ -123,6 +126,7 @@ class SiteNode:
         try:
             request, body = messages.open_request(data, self._kit.coordinator_key)
             reply, reply_body = self._answer(request, body, name)
+            reply = reply.model_copy(update={"head": sign_head(self._kit.site, self._ledger.head, self._identity)})
             packed = self._release(reply, reply_body, request, name)
         except Exception as error:  # noqa: BLE001  # a bug must not take the node down, nor its text leave
             reply, packed = self._refuse(error, request, data, name)
@@ -183,6 +187,10 @@ class SiteNode:
             self._log.error(full, code="incident-not-recorded")
 
     def _answer(self, request: messages.Request, body: bytes, name: str) -> tuple[Reply, bytes]:
+        brought = getattr(request, "witnessed", None)
+        if brought is not None:
+            self._witness.take(brought)
+        self._witness.require()
         if isinstance(request, Declare):
             return self._declare(request, body, name), b""
         if isinstance(request, Offer):

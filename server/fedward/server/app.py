@@ -18,10 +18,12 @@ from typing import Any
 from fedward.privacy.errors import FedwardError, UnreachableError
 from fedward.server.exploring import run_study
 from fedward.server.flower import server_app
+from fedward.server.heads import WitnessTransport
 from fedward.server.home import CoordinatorHome
 from fedward.server.proposal import propose
 from fedward.server.sites import SiteTransport
 from fedward.server.store import Store
+from fedward.server.transport import Transport
 from fedward.study.lock import hold
 
 LOCK_S = 30.0
@@ -47,12 +49,12 @@ def main(grid: Any, config: Mapping[str, str]) -> None:
     with _alone(home, key), RunLog(home.log_folder / f"study-{key}.log") as log:
         store = Store.open(home.store_file)
         try:
-            _serve(home, store, SiteTransport(grid, store), key, log)
+            _serve(home, store, WitnessTransport(SiteTransport(grid, store), store, SystemClock()), key, log)
         finally:
             store.close()
 
 
-def _serve(home: CoordinatorHome, store: Store, transport: SiteTransport, key: int, log: RunLog) -> None:
+def _serve(home: CoordinatorHome, store: Store, transport: Transport, key: int, log: RunLog) -> None:
     study, clock = store.study(key), SystemClock()
     if study.wish in {"run", "stop"}:
         with contextlib.suppress(FedwardError):  # its reason stands in the store and the log

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fedward.privacy.errors import InputError, RefusalError, UnreachableError, UsageError
 from fedward.server.home import CoordinatorHome
-from fedward.server.records import SiteRow, StudyRow
+from fedward.server.records import AlarmRow, SiteRow, StudyRow
 from fedward.server.store import Store
 from fedward.server.transcripts import transcript_of
 from fedward.server.views import StudyView, view
@@ -49,6 +49,12 @@ class Coordinator(Protocol):
 
     def transcript(self, reference: str) -> Transcript:
         """What anyone can check of a study's secure sums."""
+
+    def alarms(self) -> list[AlarmRow]:
+        """Sites whose privacy ledger was seen to go backwards or to fork; they are not asked."""
+
+    def clear_alarm(self, site: str, by: str, why: str) -> None:
+        """A named person has looked into a site's alarm: it is asked again."""
 
     def serving(self) -> bool:
         """Whether the service runs."""
@@ -175,6 +181,16 @@ class LocalCoordinator:
             InputError: no such study, or it has not run under secure aggregation.
         """
         return transcript_of(self._store, self._store.find(reference))
+
+    def alarms(self) -> list[AlarmRow]:
+        return self._store.alarms()
+
+    def clear_alarm(self, site: str, by: str, why: str) -> None:
+        """
+        Raises:
+            InputError: the site has no alarm.
+        """
+        self._store.clear_alarm(site, by, why, int(time.time()))
 
     def serving(self) -> bool:
         return self._home.service() is not None

@@ -12,6 +12,7 @@ from typing import Literal
 
 from fedward.privacy.errors import FedwardError
 from fedward.privacy.signing import Identity
+from fedward.server.heads import witnessed
 from fedward.server.proposal import exchange
 from fedward.server.records import StudyRow
 from fedward.server.store import Store
@@ -45,7 +46,16 @@ def _tell(store: Store, transport: Transport, clock: Clock, identity: Identity, 
     untold = (set(keys) - known) & transport.online()
     reason: Literal["completed", "stopped"] = "completed" if study.state == "completed" else "stopped"
     requests = {
-        site: messages.pack(Ended(study=sealed.digest, nonce=secrets.token_hex(32), reason=reason), b"", identity)
+        site: messages.pack(
+            Ended(
+                study=sealed.digest,
+                nonce=secrets.token_hex(32),
+                reason=reason,
+                witnessed=witnessed(store, identity, site, clock.unix()),
+            ),
+            b"",
+            identity,
+        )
         for site in untold
     }
     if not requests:

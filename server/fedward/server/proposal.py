@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.privacy.signing import Identity, to_text
+from fedward.server.heads import witnessed
 from fedward.server.records import SiteRow, StudyRow
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Transport
@@ -164,7 +165,13 @@ def _declared(
     keys = {site.site: site.identity_key for site in invited}
     requests = {
         site: messages.pack(
-            Declare(study_id=manifest.study.id, nonce=secrets.token_hex(32)), manifest.canonical, identity
+            Declare(
+                study_id=manifest.study.id,
+                nonce=secrets.token_hex(32),
+                witnessed=witnessed(store, identity, site, clock.unix()),
+            ),
+            manifest.canonical,
+            identity,
         )
         for site in keys
     }
@@ -210,7 +217,12 @@ def collect_standings(
     online = transport.online()
     requests = {
         site: messages.pack(
-            Offer(study=sealed.digest, nonce=secrets.token_hex(32), signature=to_text(study.signature)),
+            Offer(
+                study=sealed.digest,
+                nonce=secrets.token_hex(32),
+                signature=to_text(study.signature),
+                witnessed=witnessed(store, identity, site, clock.unix()),
+            ),
             study.sealed,
             identity,
         )

@@ -46,6 +46,15 @@ class AttemptRow:
 
 
 @dataclass(frozen=True)
+class AlarmRow:
+    """A site's ledger was seen to go backwards or to fork; the site is not asked until a person clears it."""
+
+    site: str
+    what: str
+    at: int
+
+
+@dataclass(frozen=True)
 class StatusRow:
     attempt: int
     site: str

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from fedward.privacy.errors import InputError, IntegrityError, UnreachableError, UsageError
 from fedward.server.records import (
+    AlarmRow,
     AttemptRow,
     Checkpoint,
     Evaluation,
@@ -32,6 +33,7 @@ from fedward.server.records import (
     Wish,
 )
 from fedward.server.round import Outcome, SiteState
+from fedward.study.witness import SignedHead
 
 _META = sa.MetaData()
 _SITES = sa.Table(
@@ -129,6 +131,26 @@ _JOURNAL = sa.Table(
     sa.Column("at", sa.Integer, nullable=False),
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("data", sa.Text, nullable=False),
+)
+_HEADS = sa.Table(
+    "heads",
+    _META,
+    sa.Column("site", sa.String, primary_key=True),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("signature", sa.String, nullable=False),
+    sa.Column("at", sa.Integer, nullable=False),
+)
+_ALARMS = sa.Table(
+    "alarms",
+    _META,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("site", sa.String, nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("at", sa.Integer, nullable=False),
+    sa.Column("cleared_by", sa.String, nullable=True),
+    sa.Column("cleared_why", sa.Text, nullable=True),
+    sa.Column("cleared_at", sa.Integer, nullable=True),
 )
 _GUARDS = [
     f"CREATE TRIGGER IF NOT EXISTS journal_no_{verb} BEFORE {verb.upper()} ON journal "
@@ -237,6 +259,49 @@ class Store:
         """The transport's number of a site: 64 bits unsigned, which SQLite's integers cannot hold."""
         with self._write() as connection:
             connection.execute(_SITES.update().where(_SITES.c.site == site).values(node_id=str(node_id)))
+
+    # heads of the sites' ledgers
+
+    def head(self, site: str) -> SignedHead | None:
+        """The newest ledger head that a site said."""
+        rows = self._rows(sa.select(_HEADS).where(_HEADS.c.site == site))
+        return (
+            SignedHead(site=site, sequence=rows[0].sequence, digest=rows[0].digest, signature=rows[0].signature)
+            if rows
+            else None
+        )
+
+    def set_head(self, head: SignedHead, at: int) -> None:
+        with self._write() as connection:
+            connection.execute(_HEADS.delete().where(_HEADS.c.site == head.site))
+            connection.execute(_HEADS.insert().values(**head.model_dump(), at=at))
+
+    def raise_alarm(self, site: str, what: str, at: int) -> None:
+        """Record that a site's ledger cannot be; one that is open already says enough."""
+        with self._write() as connection:
+            open_ = sa.and_(_ALARMS.c.site == site, _ALARMS.c.cleared_at.is_(None))
+            if connection.execute(sa.select(_ALARMS.c.number).where(open_)).first() is None:
+                connection.execute(_ALARMS.insert().values(site=site, what=what, at=at))
+
+    def alarms(self) -> list[AlarmRow]:
+        """The alarms that nobody has cleared, by site."""
+        query = sa.select(_ALARMS).where(_ALARMS.c.cleared_at.is_(None)).order_by(_ALARMS.c.site)
+        return [AlarmRow(row.site, row.what, row.at) for row in self._rows(query)]
+
+    def clear_alarm(self, site: str, by: str, why: str, at: int) -> None:
+        """A named person has looked into it: the site's next head is taken as it comes.
+
+        Raises:
+            InputError: the site has no alarm.
+        """
+        with self._write() as connection:
+            open_ = sa.and_(_ALARMS.c.site == site, _ALARMS.c.cleared_at.is_(None))
+            done = connection.execute(
+                _ALARMS.update().where(open_).values(cleared_by=by, cleared_why=why, cleared_at=at)
+            )
+            if done.rowcount == 0:
+                raise InputError(f'site "{site}" has no alarm', remedy="run `fedward coordinator status` to list them")
+            connection.execute(_HEADS.delete().where(_HEADS.c.site == site))
 
     # studies
 

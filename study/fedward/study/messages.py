@@ -36,6 +36,7 @@ from fedward.privacy.secagg.contexts import MAX_MEMBERS, MAX_SLOTS
 from fedward.privacy.signing import SIGNATURE_BYTES, Identity, verify
 from fedward.study import codes
 from fedward.study.manifest import HEX_KEY, NAME, Part, explain
+from fedward.study.witness import SignedHead, Witnessed
 
 MAGIC = b"FWD1"
 MAX_HEADER_BYTES = 65_536
@@ -62,6 +63,8 @@ class Declare(Header):
     kind: Literal["declare"] = "declare"
     study_id: Site
     nonce: Digest
+    witnessed: Witnessed | None = None
+    """The newest ledger head that this site said, countersigned."""
 
 
 class Offer(Header):
@@ -69,6 +72,8 @@ class Offer(Header):
     study: Digest
     nonce: Digest
     signature: Annotated[str, Field(max_length=100)]
+    witnessed: Witnessed | None = None
+    """The newest ledger head that this site said, countersigned."""
 
 
 class Ended(Header):
@@ -78,6 +83,8 @@ class Ended(Header):
     study: Digest
     nonce: Digest
     reason: Literal["completed", "stopped"]
+    witnessed: Witnessed | None = None
+    """The newest ledger head that this site said, countersigned."""
 
 
 class Task(Header):
@@ -134,6 +141,8 @@ class Declared(Header):
     patients: Count
     noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """σ, calibrated by the site from what it has left to spend; 0 without differential privacy."""
+    head: SignedHead | None = None
+    """The site's ledger as it stands now."""
 
 
 class Standing(Header):
@@ -143,6 +152,8 @@ class Standing(Header):
     study: Digest
     state: Literal["pending", "approved", "rejected"]
     at: Count
+    head: SignedHead | None = None
+    """The site's ledger as it stands now."""
 
 
 class Result(Header):
@@ -155,6 +166,8 @@ class Result(Header):
     base: Digest
     update_values: Count
     histogram_values: Count
+    head: SignedHead | None = None
+    """The site's ledger as it stands now."""
 
 
 class Secured(Header):
@@ -165,6 +178,8 @@ class Secured(Header):
     request: Digest
     study: Digest
     batch: BatchName
+    head: SignedHead | None = None
+    """The site's ledger as it stands now."""
 
 
 class Refusal(Header):
