@@ -95,7 +95,7 @@ def test_commands_speak_to_people_too(fed: Federation) -> None:
     for words in (
         "leaves here",
         "policy       has no objection",
-        "costs each patient at most ε = 3",
+        "costs each training patient at most ε = 3",
         "about 300 patients",
     ):
         assert words in review

@@ -515,7 +515,7 @@ def test_integers_with_shared_noise_sum_to_the_step_over_the_declared_total(
     assert not any(clipped for _, clipped in vectors)
     delta, _ = terms.decode(added(terms, [vector for vector, _ in vectors]), names(sealed))
     total = sum(entry.declared_patients * (1 - sealed.manifest.training.holdout) for entry in sealed.roster)
-    np.testing.assert_allclose(delta, -terms.count_noise.step * np.sum(values, axis=0) / total, rtol=1e-12)
+    np.testing.assert_allclose(delta, -terms.noise.step * np.sum(values, axis=0) / total, rtol=1e-12)
 
 
 def test_no_value_with_shared_noise_is_clamped_not_even_beyond_the_ring() -> None:
@@ -543,6 +543,6 @@ def test_the_grid_of_shared_noise_is_one_for_every_cohort() -> None:
 def test_a_sum_with_shared_noise_beyond_what_its_sites_could_make_is_refused() -> None:
     terms = secure_terms(shared(), 4, dimension=2, train=True, evaluate=False)
     assert terms.count_noise is not None
-    far = round(3000 / terms.count_noise.step)
+    far = round(3000 / terms.noise.step)
     with pytest.raises(ProtocolError):
         terms.decode([np.array([far, 0], dtype=np.int64)], names(shared()))
