@@ -508,7 +508,7 @@ def test_integers_with_shared_noise_sum_to_the_step_over_the_declared_total(
 ) -> None:
     sealed, generator = shared(cohorts), np.random.default_rng(seed)
     terms = both(sealed, dimension)
-    assert terms.count_noise is not None
+    assert terms.noise is not None
     values = [generator.integers(-(2**20), 2**20, dimension) for _ in cohorts]
     counts = nobody(sealed)
     vectors = [terms.encode(site, z, counts, os.urandom) for site, z in zip(names(sealed), values, strict=True)]
@@ -542,7 +542,7 @@ def test_the_grid_of_shared_noise_is_one_for_every_cohort() -> None:
 
 def test_a_sum_with_shared_noise_beyond_what_its_sites_could_make_is_refused() -> None:
     terms = secure_terms(shared(), 4, dimension=2, train=True, evaluate=False)
-    assert terms.count_noise is not None
+    assert terms.noise is not None
     far = round(3000 / terms.noise.step)
     with pytest.raises(ProtocolError):
         terms.decode([np.array([far, 0], dtype=np.int64)], names(shared()))
