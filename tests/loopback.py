@@ -60,7 +60,7 @@ def write_study(path: Path, study_id: str, changes: Mapping[str, Mapping[str, An
     data["training"]["rounds"] = 2
     data["federation"] |= {"deadline": "20s", "grace": "5s", "approval_deadline": "60s"}
     for table, values in (changes or {}).items():
-        data[table] |= values
+        data[table] = data.get(table, {}) | values
     path.write_text(tomli_w.dumps(data), encoding="utf-8")
     return path
 
