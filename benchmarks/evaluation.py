@@ -1,8 +1,9 @@
-"""What noised evaluation reports on the heart hospitals, beside the truth: `python -m benchmarks.evaluation`.
+"""What noised evaluation reports on the heart hospitals, beside the truth: `python benchmarks/evaluation.py`.
 
 For each ε and each of 20 seeds the embedded study is trained by the product's own code (`simulations.baselines`) at that ε, and its
 last model is evaluated as the hospitals would: each one's histogram with its own discrete Gaussian noise, summed, read by
-`study.metrics`. "Exact" is the AUROC of the raw scores of the same held-out patients; "in bins" is what bins alone take off it.
+`study.metrics`; five times over. "Exact" is the AUROC of the raw scores of the same held-out patients; "in bins" is what bins
+alone take off it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from fedward.study.metrics import estimates, histogram, slice_names
 
 EPSILONS = (0.5, 1.0, 3.0, 8.0)
 SEEDS = range(20)
+NOISES = range(1, 6)
+"""Each model is evaluated five times over, with noise of its own: 20 evaluations tell too little of how often intervals hold."""
 COLUMNS = (
     "ε",
     "noise a cell and hospital",
@@ -55,25 +58,32 @@ def main() -> None:
         data["privacy"] |= {"epsilon": epsilon}
         manifest = parse(data)
         sealed = rehearse(manifest, {site: len(table) for site, table in hospitals.items()})
-        print(_row(epsilon, sealed, [_run(manifest, sealed, hospitals, seed) for seed in SEEDS]), flush=True)
+        print(
+            _row(epsilon, sealed, [report for seed in SEEDS for report in _runs(manifest, sealed, hospitals, seed)]),
+            flush=True,
+        )
 
 
-def _run(manifest: Manifest, sealed: SealedManifest, hospitals: dict[str, Encoded], seed: int) -> Report:
+def _runs(manifest: Manifest, sealed: SealedManifest, hospitals: dict[str, Encoded], seed: int) -> list[Report]:
     splits = {site: split(table, manifest.training.holdout, split_key(seed, site)) for site, table in hospitals.items()}
     model = federate(sealed, {site: part.training for site, part in splits.items()}, UnsafeSeededDraws(seed))
-    draws, plan = UnsafeSeededDraws(seed, 1), manifest.counting
-    unseen = [part.held_out for part in splits.values()]
+    unseen, plan = [part.held_out for part in splits.values()], manifest.counting
     parts = [
         histogram(predict(manifest, model, part), part.outcomes, part.membership, plan.bins, plan.temper)
         for part in unseen
     ]
-    exact = np.sum(parts, axis=0)
-    noise = np.sum([draws.discrete_gaussian(exact.size, sealed.count_deviation) for _ in parts], axis=0)
-    deviation = sealed.count_deviation * len(unseen) ** 0.5
-    found = estimates(manifest, exact + noise.reshape(exact.shape), deviation, slice_names(manifest))[0]
-    binned = estimates(manifest, exact, 0.0, slice_names(manifest))[0]
-    value, low, high = (np.nan if number is None else number for number in (found.value, found.low, found.high))
-    return Report(auroc(manifest, model, unseen), value, low, high, binned.value or np.nan)
+    truth, counts = auroc(manifest, model, unseen), np.sum(parts, axis=0)
+    binned = estimates(manifest, counts, 0.0, slice_names(manifest))[0].value or np.nan
+    deviation = sealed.count_deviation * len(parts) ** 0.5
+    reports = []
+    for noise in NOISES:
+        draws = UnsafeSeededDraws(seed, noise)
+        noises = [draws.discrete_gaussian(counts.size, sealed.count_deviation) for _ in parts]
+        noisy = counts + np.sum(noises, axis=0).reshape(counts.shape)
+        found = estimates(manifest, noisy, deviation, slice_names(manifest))[0]
+        value, low, high = (np.nan if number is None else number for number in (found.value, found.low, found.high))
+        reports.append(Report(truth, value, low, high, binned))
+    return reports
 
 
 def _row(epsilon: float, sealed: SealedManifest, runs: Sequence[Report]) -> str:
