@@ -29,7 +29,7 @@ def demo(folder: Path, *options: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 130.0) -> tuple[str, str]:
+def finish(process: subprocess.Popen[str], seconds: float = 400.0) -> tuple[str, str]:
     try:
         return process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
