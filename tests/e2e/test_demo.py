@@ -19,7 +19,7 @@ from fedward.server.models import load_model
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import load
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
 
 
 def demo(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -92,13 +92,13 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Si
     folder = tmp_path / "demo"
     process = demo(folder, "--rounds", "100", "--json")
     try:
-        wait_for("the processes start", (folder / "coordinator" / "service.json").is_file, 60)
+        wait_for("the processes start", (folder / "coordinator" / "service.json").is_file, 200)
         before = len(processes.of_folder(folder))
         assert before >= 2
         process.send_signal(number)
         wait_for("the demo begins to end", lambda: len(processes.of_folder(folder)) < before)
         process.send_signal(number)  # an impatient second one changes nothing
-        _, err = finish(process, 60)
+        _, err = finish(process, 200)
     finally:
         process.kill()
     assert process.returncode == 130, err
@@ -112,7 +112,7 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     process = demo(folder, "--rounds", "100", "--json")
     try:
-        wait_for("the processes start", (folder / "coordinator" / "service.json").is_file, 60)
+        wait_for("the processes start", (folder / "coordinator" / "service.json").is_file, 200)
         assert len(processes.of_folder(folder)) >= 2
     finally:
         process.kill()

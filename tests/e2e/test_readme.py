@@ -59,7 +59,7 @@ class Machines:
             self.started.append(process)
             return ""
         done = subprocess.run(
-            ["bash", "-c", line], cwd=where, env=environment, capture_output=True, text=True, timeout=170, check=False
+            ["bash", "-c", line], cwd=where, env=environment, capture_output=True, text=True, timeout=400, check=False
         )
         assert done.returncode == 0, f"{role}$ {line}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -99,7 +99,7 @@ class Machines:
             assert process.wait(20) == 0
 
 
-@pytest.mark.timeout(480)  # some sixty commands, each a process that imports torch
+@pytest.mark.timeout(900)  # some sixty commands, each a process that imports torch
 def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
     machines = Machines(tmp_path)
     said: dict[str, str] = {}

@@ -21,7 +21,7 @@ from fedward.server.store import Store
 from fedward.server.views import StudyView
 from fedward.study.heart import SITES, heart_folder
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
 
 FEDERATION = {"deadline": "10s", "grace": "1.5s", "max_attempts": 5}
 LONG, SHORT = 200, 12
