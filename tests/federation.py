@@ -134,7 +134,7 @@ class Federation:
         for site, home in self.sites.items():
             if not manifest.privacy.secure_aggregation:
                 allow_plain(home)
-            if not manifest.counting.noised:
+            if isinstance(manifest, Manifest) and not manifest.counting.noised:
                 allow_exact_counts(home)
             folder = heart_folder()
             datasets.register(
