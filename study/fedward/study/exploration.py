@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError
 from fedward.study.manifest import (
     COLUMN,
@@ -30,7 +29,7 @@ from fedward.study.manifest import (
     Part,
     Positive,
     PrivacyTerms,
-    explain,
+    parse_data,
     read_toml,
 )
 
@@ -265,19 +264,8 @@ class SealedExploration(BaseSealed):
 
 
 def parse_exploration(data: dict[str, Any], source: str = "manifest") -> Exploration:
-    """An exploration from parsed TOML or JSON data.
-
-    Raises:
-        InputError: a field is missing, unknown, of the wrong type or out of bounds; the message names each.
-    """
-    try:
-        return Exploration.model_validate_json(canonical_json(data))
-    except ValidationError as error:
-        raise InputError(
-            f"{source} is not a valid exploration", got=explain(error), remedy="correct the named fields"
-        ) from None
-    except (RecursionError, UnicodeEncodeError, ValueError):
-        raise InputError(f"{source} is not a valid exploration", got="values nested too deep, or no text") from None
+    """An exploration from parsed TOML or JSON data; errors as `parse_data`."""
+    return parse_data(Exploration, data, source, "exploration")
 
 
 def load_exploration(path: Path) -> Exploration:

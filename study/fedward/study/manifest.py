@@ -486,6 +486,7 @@ class BaseSealed(Part):
 
 
 S = TypeVar("S", bound=BaseSealed)
+P = TypeVar("P", bound=Part)
 
 
 class SealedManifest(BaseSealed):
@@ -519,19 +520,24 @@ def explain(error: ValidationError) -> str:
 
 
 def parse(data: dict[str, Any], source: str = "manifest") -> Manifest:
-    """A manifest from parsed TOML or JSON data.
+    """A manifest from parsed TOML or JSON data; errors as `parse_data`."""
+    return parse_data(Manifest, data, source, "study")
+
+
+def parse_data(model: type[P], data: dict[str, Any], source: str, what: str) -> P:
+    """A model's object from parsed TOML or JSON data.
 
     Raises:
         InputError: a field is missing, unknown, of the wrong type or out of bounds; the message names each.
     """
     try:
-        return Manifest.model_validate_json(canonical_json(data))
+        return model.model_validate_json(canonical_json(data))
     except ValidationError as error:
         raise InputError(
-            f"{source} is not a valid study", got=explain(error), remedy="correct the named fields"
+            f"{source} is not a valid {what}", got=explain(error), remedy="correct the named fields"
         ) from None
     except (RecursionError, UnicodeEncodeError, ValueError):
-        raise InputError(f"{source} is not a valid study", got="values nested too deep, or no text") from None
+        raise InputError(f"{source} is not a valid {what}", got="values nested too deep, or no text") from None
 
 
 def parse_sealed(data: bytes) -> SealedManifest:
