@@ -31,6 +31,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
         federation.end()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What may run side by side: a file's tests share what their modules set up, and there is one loopback federation.
 
@@ -40,6 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: not groups[item].startswith(("loopback", "tests/e2e/", "tests/faults/")))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Raises: UsageError where xdist did not take the groups: pytest 9.2 and xdist 3.8 together ignore them silently."""
+    grouped = getattr(session.config.option, "loadgroup", False)
+    if grouped and any("@" not in item.nodeid.rsplit("::", 1)[-1] for item in session.items):
+        raise pytest.UsageError("tests are not grouped by file: use the pytest of constraints.txt (below 9.2)")
 
 
 def _group(item: pytest.Item) -> str:

@@ -83,7 +83,8 @@ class Hospital:
 
     def declare(self, what: str, study: str = "plain") -> messages.Reply | None:
         draft = self.plain.manifest
-        named = draft.model_copy(update={"study": draft.study.model_copy(update={"id": study})})
+        privacy = draft.privacy.model_copy(update={"delta": 1e-12})  # below 1/N whatever number stands for N
+        named = draft.model_copy(update={"study": draft.study.model_copy(update={"id": study}), "privacy": privacy})
         return self.ask(what, Declare(study_id=study, nonce="0" * 64), named.canonical)
 
     def task(self, attempt: int, **changes: Any) -> dict[str, Any]:
@@ -294,10 +295,10 @@ EXCEPTIONS: dict[str, Callable[[str], Exception]] = {
 WORKING = (
     "fedward.client.datasets.find", "fedward.client.datasets.load", "fedward.client.datasets.read_site_table",
     "fedward.client.datasets.load_mapping", "fedward.client.datasets.encode", "fedward.client.datasets.file_digest",
-    "fedward.client.node.held_out", "fedward.client.node.load_policy", "fedward.client.node.objections",
+    "fedward.client.node.held_out", "fedward.client.approvals.load_policy", "fedward.client.approvals.objections",
     "fedward.client.approvals.proposal", "fedward.client.approvals.decision_on", "fedward.client.approvals.require_approved",
     "fedward.client.home.SiteHome.patient_key", "fedward.privacy.ledger.Ledger.charge", "fedward.client.training.train",
-    "fedward.study.models.scores", "fedward.client.node.histogram", "fedward.study.models.build",
+    "fedward.study.models.scores", "fedward.client.evaluation.held_out_counts", "fedward.client.evaluation.noised", "fedward.study.models.build",
     "fedward.study.messages.floats_to_bytes", "fedward.client.node.site_terms", "fedward.client.node.release",
     "fedward.study.messages.pack", "fedward.client.log.SiteLog.write",
     "fedward.client.log.SiteLog.error", "fedward.study.messages.open_request",
@@ -309,7 +310,7 @@ STEPPING = {
     "confirm": ("fedward.privacy.secagg.site.SiteParty.survivors_named", "fedward.client.places.Places.find"),
     "unmask": ("fedward.privacy.secagg.site.SiteParty.survivors_named",),
     "masked": (
-        "fedward.client.node.secure_terms", "fedward.study.secure.SecureTerms.encode", "fedward.client.training.train",
+        "fedward.client.node.sum_terms", "fedward.study.secure.SecureTerms.encode", "fedward.client.training.train",
         "fedward.privacy.secagg.site.SiteParty.mask", "fedward.privacy.secagg.site.SiteParty.take",
         "fedward.client.incidents.Incidents.record", "fedward.client.incidents.write_secret",
     ),
@@ -527,7 +528,7 @@ def cheat_blames(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise ProtocolError("a lie", code="malformed", blamed=mark)
 
-    patch.setattr("fedward.client.node.load_policy", fail)
+    patch.setattr("fedward.client.approvals.load_policy", fail)
     hospital.work("cheating", 80)
 
 

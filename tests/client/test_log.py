@@ -88,7 +88,8 @@ def test_what_python_and_libraries_print_goes_to_the_log(
 
     log.take_over()
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")  # of what other tests left to the garbage collector
+        warnings.filterwarnings("always", message="column")
         logging.captureWarnings(True)  # within the filter's context, which pytest takes back at its end
         warnings.warn(f"column {CANARY} has mixed types", stacklevel=1)
     logging.getLogger("flwr").error("reply %s", CANARY)

@@ -116,7 +116,7 @@ def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
     finally:
         machines.end()
     assert "completed, round 15 of 15" in said["fedward coordinator status heart-4-hospitals"]
-    assert "18 charges" in said["fedward site ledger"]
+    assert "18 charges" in said["fedward site ledger"], said["fedward site ledger"]
     assert "no incident" in said["fedward site incidents"]
     assert "every signature holds" in next(out for line, out in said.items() if "audit transcript" in line)
     result = json.loads((tmp_path / "researcher" / "result.json").read_text())
