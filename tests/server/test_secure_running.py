@@ -899,6 +899,24 @@ def mentions(texts: Sequence[str], number: str) -> list[str]:
     return [text for text in texts if re.search(rf"(?<![0-9A-Za-z.+-]){re.escape(number)}(?![0-9A-Za-z.])", text)]
 
 
+def no_live_number(federation: Federation, truth: Truth, texts: Sequence[str]) -> None:
+    """How many patients train, are held out, or are registered, here and now, is said nowhere: only declared, rounded numbers.
+
+    A number of the manifest itself, as the 65 of "age in [50, 65)", was there before any site was asked.
+    """
+    asked = set(re.findall(r"\d+", federation.sealed().manifest.canonical.decode()))
+    sought = 0
+    for site in SITES:
+        live = datasets.find(federation.sites[site], "heart-4-hospitals").patients
+        aloneout = int(next(counts for (name, _), counts in truth.counts.items() if name == site)[0].sum())
+        assert live % 10 or live == 200  # it would be told from what is declared
+        for number in (live, aloneout, live - aloneout):
+            if number % 10 and str(number) not in asked:
+                sought += 1
+                assert not mentions(texts, str(number)), f"{site}'s live count {number} is said"
+    assert sought >= 2 * len(SITES)
+
+
 @pytest.mark.parametrize("dp", [True, False], ids=["dp", "without-dp"])
 def test_the_coordinator_keeps_and_says_sums_alone(make: Make, patch: pytest.MonkeyPatch, dp: bool) -> None:
     federation = make(dp=dp, training={"rounds": 2}, evaluation={"every": 1}, privacy={"update_bound": 3.0})
@@ -953,19 +971,7 @@ def test_the_coordinator_keeps_and_says_sums_alone(make: Make, patch: pytest.Mon
     # One histogram may have nothing to look for: noise can push all scores of a model into a few bins.
     assert min(searched.values()) > 3, searched
 
-    # How many patients train, are held out, or are registered, here and now: only declared, rounded numbers stand. A number of
-    # the manifest itself, as the 65 of "age in [50, 65)", was there before any site was asked.
-    asked = set(re.findall(r"\d+", federation.sealed().manifest.canonical.decode()))
-    sought = 0
-    for site in SITES:
-        live = datasets.find(federation.sites[site], "heart-4-hospitals").patients
-        aloneout = int(next(counts for (name, _), counts in truth.counts.items() if name == site)[0].sum())
-        assert live % 10 or live == 200  # it would be told from what is declared
-        for number in (live, aloneout, live - aloneout):
-            if number % 10 and str(number) not in asked:
-                sought += 1
-                assert not mentions(texts, str(number)), f"{site}'s live count {number} is said"
-    assert sought >= 2 * len(SITES)
+    no_live_number(federation, truth, texts)
 
     # And the search can find: sums stand there.
     row = federation.store.attempts(federation.key)[0]
