@@ -22,17 +22,20 @@ def test_json_has_everything_and_its_schema_is_stable() -> None:
         "study", "patients", "delta", "meaning", "simulated_on", "clipping_norm", "server_momentum", "spare_attempts", "plans",
     }  # fmt: skip
     assert found["patients"] == {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
-    assert (found["delta"], found["meaning"], found["simulated_on"]) == (1e-3, PRIVACY_WORDS, "heart")
+    assert found["meaning"] == f"{PRIVACY_WORDS}; covers training and held-out patients"
+    assert (found["delta"], found["simulated_on"]) == (1e-3, "heart")
     (one,) = found["plans"]
     assert set(one) == {
-        "epsilon", "schedule", "sites", "attempts", "epsilon_per_round", "epsilon_whole", "equal_noise_at", "candidates",
+        "epsilon", "schedule", "sites", "attempts", "epsilon_per_round", "epsilon_training",
+        "epsilon_evaluation", "epsilon_whole", "epsilon_training_against_all_others", "equal_noise_at", "candidates",
         "auroc", "left", "warnings",
     }  # fmt: skip
     assert set(one["schedule"]) == {
         "rounds", "local_steps", "sampling_rate", "server_learning_rate", "noise_multiplier", "signal", "noise",
     }  # fmt: skip
     assert one["schedule"]["sampling_rate"] == 1
-    assert 0 < one["epsilon_per_round"] < one["epsilon_whole"] <= 3
+    assert 0 < one["epsilon_per_round"] < one["epsilon_training"] <= one["epsilon_whole"] <= 3
+    assert 0 < one["epsilon_evaluation"] <= one["epsilon_whole"]
     assert set(one["auroc"]) == {"mean", "low", "high", "deviation", "seeds"}
     assert 0.7 < one["auroc"]["low"] <= one["auroc"]["mean"] <= one["auroc"]["high"] < 1
     assert set(one["left"]) == {"budget", "spent", "later", "again"}

@@ -14,7 +14,7 @@ from fedward.client.closed_form import layers_of
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.entries import Budget, Reservation
 from fedward.privacy.errors import InputError, RefusalError
-from fedward.privacy.events import DpEvent
+from fedward.privacy.events import CountEvent, DpEvent
 from fedward.privacy.ledger import Ledger
 from fedward.simulations import planner
 from fedward.simulations.baselines import UnsafeSeededDraws, federate, rehearse, split
@@ -22,10 +22,11 @@ from fedward.simulations.expected import Trials, split_key, summarise
 from fedward.simulations.folders import read_hospitals
 from fedward.simulations.planner import Schedule, by_rule, by_trials, candidates, check_delta, left, most_rate, plan
 from fedward.simulations.stacked import federate_stacked
+from fedward.study import schedule as releases_of
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.heart import heart_folder
 from fedward.study.models import build
-from fedward.study.schedule import least_noise
+from fedward.study.schedule import least_noise, study_events, training_schedule
 
 HEART = {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
 MANIFEST = heart_manifest()
@@ -138,10 +139,36 @@ def test_the_plan_keeps_its_promise_and_no_smaller_noise_would(planned: planner.
     schedule, steps = planned.schedule, planned.schedule.rounds + MANIFEST.privacy.spare_attempts
     assert planned.attempts == steps
     event = DpEvent(schedule.noise_multiplier, 1.0, steps)
-    assert planned.whole == epsilon([event], DELTA) <= 1.0
+    assert planned.training == planned.against_all == epsilon([event], DELTA) <= 1.0
     assert epsilon([replace(event, noise_multiplier=schedule.noise_multiplier - 0.002)], DELTA) > 1.0
     assert planned.per_round == epsilon([replace(event, steps=1)], DELTA)
-    assert planned.whole / steps < planned.per_round < planned.whole
+    assert planned.training / steps < planned.per_round < planned.training
+
+
+def test_a_plan_prices_the_evaluation_and_a_ledger_is_charged_the_larger() -> None:
+    found = plan(
+        heart_manifest(evaluation={"noise": "counts", "epsilon": 2.0}), HEART, 1.0, DELTA, rounds=[10], budget=3.0
+    )
+    events = study_events(rehearse(found.manifest, HEART), "va")
+    assert found.evaluation == epsilon([event for event in events if isinstance(event, CountEvent)], DELTA)
+    assert found.training <= 1.0 < found.evaluation <= 2.0
+    assert found.left is not None
+    assert found.whole == found.left.spent == epsilon(events, DELTA) == found.evaluation
+
+
+def test_a_plan_prices_no_evaluation_that_leaves_without_noise(planned: planner.Plan) -> None:
+    assert planned.evaluation is None
+    assert planned.whole == planned.training
+
+
+def test_shared_noise_is_planned_for_the_pool_and_priced_against_everyone() -> None:
+    shared = heart_manifest(privacy={"noise": "shared", "epsilon": 1.0, "delta": DELTA, "secure_aggregation": True})
+    found = plan(shared, HEART, 1.0, DELTA, rounds=[10])
+    local = plan(MANIFEST, HEART, 1.0, DELTA, rounds=[10])
+    assert found.training <= 1.0 < found.against_all
+    assert found.sampled == {}
+    assert {sigma for sigma, _ in found.sites.values()} == {least_noise(found.manifest)}
+    assert found.schedule.signal / found.schedule.noise > 1.2 * local.schedule.signal / local.schedule.noise
 
 
 def test_the_manifest_of_the_plan_is_sealed_with_its_noise(planned: planner.Plan) -> None:
@@ -157,40 +184,41 @@ def test_the_manifest_of_the_plan_is_sealed_with_its_noise(planned: planner.Plan
 
 def test_full_batches_are_the_cheapest_at_equal_noise(planned: planner.Plan) -> None:
     assert set(planned.sampled) == set(planner.SAMPLED)
-    assert all(price > planned.whole for price in planned.sampled.values())
+    assert all(price > planned.training for price in planned.sampled.values())
     assert not any("sampling" in line for line in planned.warnings)
 
 
 def test_what_is_left_of_a_lifetime_is_what_a_ledger_would_still_admit(planned: planner.Plan, tmp_path: Path) -> None:
     found = planned.left
     assert found is not None
-    event = DpEvent(planned.schedule.noise_multiplier, 1.0, planned.attempts)
+    events = study_events(rehearse(planned.manifest, HEART), "va")
     assert found.spent == planned.whole
     with Ledger.create(tmp_path / "ledger.db", budget=Budget(3.0, DELTA), lineage="all") as ledger:
-        ledger.reserve(Reservation("0" * 64, "first", (event,), 100, "0" * 64), at=1)
+        ledger.reserve(Reservation("0" * 64, "first", events, 100, "0" * 64), at=1)
         for number in range(1, found.again + 1):
-            assert ledger.fits([event])
-            ledger.reserve(Reservation(f"{number:064x}", f"study-{number}", (event,), 100, "0" * 64), at=1)
-        assert not ledger.fits([event])
+            assert ledger.fits(events)
+            ledger.reserve(Reservation(f"{number:064x}", f"study-{number}", events, 100, "0" * 64), at=1)
+        assert not ledger.fits(events)
     with Ledger.create(tmp_path / "other.db", budget=Budget(3.0, DELTA), lineage="all") as ledger:
-        ledger.reserve(Reservation("0" * 64, "first", (event,), 100, "0" * 64), at=1)
-        sigma = planner.calibrate([], (1.0, planned.attempts), found.later, DELTA)
-        assert ledger.fits([replace(event, noise_multiplier=sigma + 0.002)])
-        assert not ledger.fits([replace(event, noise_multiplier=sigma - 0.01)])
+        ledger.reserve(Reservation("0" * 64, "first", events, 100, "0" * 64), at=1)
+        schedule = training_schedule(planned.manifest)
+        sigma = planner.calibrate([], schedule.events, found.later, DELTA)
+        assert ledger.fits(schedule.events(sigma + 0.002))
+        assert not ledger.fits(schedule.events(sigma - 0.01))
 
 
 def test_a_first_study_beyond_the_filter_leaves_nothing(planned: planner.Plan) -> None:
-    event = DpEvent(planned.schedule.noise_multiplier, 1.0, planned.attempts)
-    found = left(event, planned.whole, DELTA)
+    releases = training_schedule(planned.manifest)
+    found = left(releases, planned.schedule.noise_multiplier, (), planned.training, DELTA)
     assert (found.later, found.again) == (0.0, 0)
 
 
 def test_a_budget_that_does_not_hold_the_study_is_refused() -> None:
+    releases = releases_of.Schedule(1.0, 1, 10, (0.0, 1.0))
     with pytest.raises(RefusalError, match="lifetime") as caught:
-        left(DpEvent(2.0, 1.0, 10), 1.0, DELTA)
+        left(releases, 2.0, (), 1.0, DELTA)
     assert caught.value.code == "budget-exhausted"
-    exact = DpEvent(10.0, 1.0, 10)
-    assert left(exact, epsilon([exact], DELTA), DELTA).again == 0
+    assert left(releases, 10.0, (), epsilon(releases.events(10.0), DELTA), DELTA).again == 0
 
 
 @pytest.mark.parametrize(("delta", "smallest"), [(0.01, 100), (0.5, 3), (float("nan"), 100)])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from fedward.client.training import train
+from fedward.privacy.accounting import epsilon
 from fedward.privacy.draws import Draws, SecureDraws
 from fedward.privacy.errors import InputError
 from fedward.simulations import probe as module
@@ -33,7 +34,7 @@ from fedward.simulations.probe import (
 )
 from fedward.study.encoding import Encoded
 from fedward.study.models import Vector
-from fedward.study.schedule import least_noise
+from fedward.study.schedule import least_noise, training_schedule
 from fedward.study.terms import SiteTerms
 
 PAGE = Mechanism(noise_multiplier=20.0, sampling_rate=0.25, steps=200, delta=1e-3)
@@ -229,3 +230,17 @@ def test_a_study_without_a_promise_cannot_be_probed() -> None:
 def test_numbers_outside_their_range_are_refused(design: Design, plant: float) -> None:
     with pytest.raises(InputError):
         run(design, plant=plant)
+
+
+def test_a_study_with_shared_noise_is_refused_as_its_promise_is_the_sum_s() -> None:
+    shared = heart_manifest(privacy={"noise": "shared", "secure_aggregation": True})
+    with pytest.raises(InputError, match="several hospitals' noise"):
+        of_study(shared)
+
+
+def test_a_study_of_several_steps_is_probed_with_all_its_planned_attempts() -> None:
+    manifest = heart_manifest(training={"algorithm": "fedavg", "rounds": 7, "local_steps": 3, "sampling_rate": 0.5})
+    mechanism = of_study(manifest, 4.0)
+    (event,) = training_schedule(manifest).events(4.0)
+    assert mechanism.attempts * mechanism.steps == event.steps
+    assert mechanism.claim() == epsilon([event], mechanism.delta)

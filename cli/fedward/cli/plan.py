@@ -162,13 +162,13 @@ def _toml(manifest: Manifest) -> bytes:
 
 
 def _as_json(manifest: Manifest, cohort: Mapping[str, int], plans: Sequence[Plan], on: str | None) -> dict[str, Any]:
-    from fedward.study.terms import PRIVACY_WORDS
+    from fedward.study.terms import privacy_words
 
     return {
         "study": manifest.study.id,
         "patients": dict(cohort),
         "delta": plans[0].delta,
-        "meaning": PRIVACY_WORDS,
+        "meaning": privacy_words(plans[0].manifest),
         "simulated_on": on,
         "clipping_norm": manifest.privacy.clipping_norm,
         "server_momentum": manifest.training.server_momentum,
@@ -186,7 +186,10 @@ def _plan_json(one: Plan) -> dict[str, Any]:
         },
         "attempts": one.attempts,
         "epsilon_per_round": one.per_round,
+        "epsilon_training": one.training,
+        "epsilon_evaluation": one.evaluation,
         "epsilon_whole": one.whole,
+        "epsilon_training_against_all_others": one.against_all,
         "equal_noise_at": [{"sampling_rate": q, "epsilon": price} for q, price in one.sampled.items()],
         "candidates": [_schedule_json(candidate) for candidate in one.candidates],
         "auroc": None if one.expected is None else asdict(one.expected),
@@ -211,7 +214,7 @@ def _schedule_json(one: Schedule) -> dict[str, Any]:
 
 
 def _show(manifest: Manifest, cohort: Mapping[str, int], plans: Sequence[Plan]) -> None:
-    from fedward.study.terms import PRIVACY_WORDS
+    from fedward.study.terms import privacy_words
 
     simulated = plans[0].expected is not None
     table(
@@ -223,7 +226,7 @@ def _show(manifest: Manifest, cohort: Mapping[str, int], plans: Sequence[Plan]) 
     lifetime = plans[0].left is not None
     table(
         "What it costs each hospital's patients",
-        ("ε", "steps", "ε a round", "ε whole", *(("later study", "as many more") if lifetime else ())),
+        ("ε", "steps", "ε a round", "training", "evaluation", *(("later study", "as many more") if lifetime else ())),
         [_spent(one) for one in plans],
         caption=_prices(plans[0]),
     )
@@ -238,7 +241,7 @@ def _show(manifest: Manifest, cohort: Mapping[str, int], plans: Sequence[Plan]) 
     )
     for warning in dict.fromkeys(line for one in plans for line in one.warnings):
         say(f"Warning: {warning}.")
-    say(f"ε at δ = {plans[0].delta:g}. {PRIVACY_WORDS}.")
+    say(f"ε at δ = {plans[0].delta:g}. {privacy_words(plans[0].manifest)}.")
 
 
 def _served(one: Plan) -> list[str]:
@@ -252,7 +255,9 @@ def _served(one: Plan) -> list[str]:
 
 
 def _spent(one: Plan) -> list[str]:
-    row = [f"{one.epsilon:g}", str(one.schedule.local_steps * one.attempts), f"{one.per_round:.4f}", f"{one.whole:.4f}"]
+    counted = "no noise" if one.evaluation is None else f"{one.evaluation:.4f}"
+    row = [f"{one.epsilon:g}", str(one.schedule.local_steps * one.attempts), f"{one.per_round:.4f}"]
+    row += [f"{one.training:.4f}", counted]
     return row if one.left is None else [*row, f"ε = {one.left.later:.3f}", str(one.left.again)]
 
 
@@ -266,12 +271,23 @@ def _meaning(one: Plan) -> str:
 
 
 def _prices(one: Plan) -> str:
-    words = [f"{one.attempts - one.schedule.rounds} spare attempts are counted."]
-    prices = [f"ε = {price:.3f} at q = {q:g}" for q, price in one.sampled.items()]
-    words.append(f"Sampled batches with equal noise would cost, instead of ε = {one.epsilon:g}: {', '.join(prices)}.")
+    words = [f"{one.attempts - one.schedule.rounds} spare attempts are counted.", _evaluation(one)]
+    if one.sampled:
+        prices = ", ".join(f"ε = {price:.3f} at q = {q:g}" for q, price in one.sampled.items())
+        words.append(f"Sampled batches with equal noise would cost, instead of ε = {one.epsilon:g}: {prices}.")
+    if one.against_all > one.training:
+        words.append(
+            f"Noise is shared: should all other hospitals collude with the coordinator, training costs ε = {one.against_all:.3f}."
+        )
     if one.left is not None:
         words.append(
             f"Of the lifetime budget of ε = {one.left.budget:g}, one later study of as many steps could cost what is shown, or "
             "so many more studies like this one fit."
         )
     return " ".join(words)
+
+
+def _evaluation(one: Plan) -> str:
+    if one.evaluation is None:
+        return "Counts of held-out patients leave without noise: no ε covers those patients."
+    return f"A patient trains or is held out, so a ledger is charged the larger of the two, ε = {one.whole:.3f}."

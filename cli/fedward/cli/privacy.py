@@ -129,12 +129,11 @@ def _progress(every: float = 5.0) -> Callable[[str], None]:
 
 
 def _as_json(mechanism: Mechanism, finding: Finding) -> dict[str, object]:
-    from fedward.simulations.probe import LIMITS
-    from fedward.study.terms import PRIVACY_WORDS
+    from fedward.simulations.probe import LIMITS, MEANING
 
     return {
         "holds": finding.holds,
-        "claim": {"epsilon": finding.claim, "delta": mechanism.delta, "words": PRIVACY_WORDS},
+        "claim": {"epsilon": finding.claim, "delta": mechanism.delta, "words": MEANING},
         "bound": finding.bound,
         "p_value": finding.p_value,
         "mechanism": vars(mechanism),
@@ -149,8 +148,7 @@ def _as_json(mechanism: Mechanism, finding: Finding) -> dict[str, object]:
 
 
 def _say(mechanism: Mechanism, finding: Finding) -> None:
-    from fedward.simulations.probe import LIMITS
-    from fedward.study.terms import PRIVACY_WORDS
+    from fedward.simulations.probe import LIMITS, MEANING
 
     design = finding.design
     rows = [
@@ -171,7 +169,7 @@ def _say(mechanism: Mechanism, finding: Finding) -> None:
         say(f"A fault was planted: the noise that ran was {finding.plant:g} of what is claimed.")
     say(_verdict(design, finding))
     say(_reach(finding))
-    say(f"What ε means here: {PRIVACY_WORDS}.")
+    say(f"What ε means here: {MEANING}.")
     say("What this does not say:")
     for limit in LIMITS:
         say(f"  - {limit}")

@@ -18,7 +18,6 @@ from fedward.study.manifest import CategoricalFeature, NumericFeature, SealedMan
 from fedward.study.schedule import schedule_of, study_costs
 from fedward.study.secure import secure_words
 from fedward.study.terms import (
-    EXPLORE_WORDS,
     all_others_words,
     coordinator_words,
     privacy_words,
@@ -50,7 +49,7 @@ def as_data(home: SiteHome, sealed: AnySealed) -> dict[str, Any]:
             "after": after,
             "budget": home.ledger().budget.epsilon,
             "against": study_costs(sealed, home.site),
-            "meaning": _meaning(sealed),
+            "meaning": privacy_words(sealed.manifest),
         },
     }
 
@@ -76,10 +75,6 @@ def print_review(home: SiteHome, sealed: AnySealed) -> None:
         say("  decision     nobody here has decided yet")
     else:
         say(f"  decision     {decision.state} by {decision.by} on {datetime.fromtimestamp(decision.at, UTC):%Y-%m-%d}")
-
-
-def _meaning(sealed: AnySealed) -> str:
-    return EXPLORE_WORDS if isinstance(sealed, SealedExploration) else privacy_words(sealed.manifest)
 
 
 def _print_training(home: SiteHome, sealed: SealedManifest) -> None:
@@ -144,7 +139,7 @@ def _print_cost(home: SiteHome, sealed: AnySealed) -> None:
     )
     if shares_noise(sealed):
         _print_adversaries(home, sealed)
-    say(f"  meaning      {_meaning(sealed)}")
+    say(f"  meaning      {privacy_words(sealed.manifest)}")
 
 
 def _evaluation(sealed: SealedManifest) -> str:

@@ -14,7 +14,7 @@ from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import parse_sealed, parse_stored
 from fedward.study.schedule import study_costs
 from fedward.study.secure import secure_words
-from fedward.study.terms import EXPLORE_WORDS, privacy_words, shares_noise
+from fedward.study.terms import privacy_words, shares_noise
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def view(store: Store, study: StudyRow) -> StudyView:
         epsilon=manifest.privacy.epsilon,
         delta=manifest.privacy.delta,
         epsilon_all_others=_all_others(study),
-        meaning=EXPLORE_WORDS if isinstance(manifest, Exploration) else privacy_words(manifest),
+        meaning=privacy_words(manifest),
         secure=_secure(study),
         standings=tuple(store.standings(study.key)),
         attempts=tuple(store.attempts(study.key)),

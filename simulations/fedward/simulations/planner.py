@@ -4,7 +4,8 @@ Without data a signal-to-noise rule decides. Over T rounds of rate η and moment
 clipping norm C, clipped gradients that all agree move the model by at most
     signal = η C Σ_t c_t,   c_t = (1 − β^t)/(1 − β),
 while K hospitals' noise alone moves it, as the root of its expected square over d parameters, by
-    noise = η C σ √(K d) / (q N) · √(Σ_t c_t²).
+    noise = η C σ √(K d) / (q N) · √(Σ_t c_t²),
+K being hospitals over sure contributors where they share one hospital's noise.
 σ grows as √(T + spare attempts), so that signal/noise hardly depends on T or C, and η fixes how far both go. The rule lets the
 noise move the model by at most one: that is the scale of a logistic model's weights on inputs in [−1, 1]. Among rates below
 half the heavy ball's limit of stability, 2(1 + β)/L (Polyak 1964), it takes the fewest rounds whose signal is nearly the
@@ -25,14 +26,17 @@ from fedward.client.datasets import declared
 from fedward.privacy.accounting import calibrate, epsilon
 from fedward.privacy.entries import Budget
 from fedward.privacy.errors import InputError, RefusalError
-from fedward.privacy.events import DpEvent
+from fedward.privacy.events import DpEvent, History
 from fedward.privacy.rdp_filter import filter_limit, filter_order, filter_spent
 from fedward.privacy.shares import Gate
 from fedward.simulations.baselines import rehearse
 from fedward.simulations.expected import Expected, Trials
+from fedward.study.evaluation import count_events
 from fedward.study.manifest import ImageFeature, Manifest, SealedManifest, parse
 from fedward.study.models import build, dimension
-from fedward.study.terms import site_terms, training_cohort
+from fedward.study.schedule import Schedule as Releases
+from fedward.study.schedule import training_schedule
+from fedward.study.terms import study_noise, training_cohort
 
 ROUNDS = (5, 10, 15, 20, 30, 40)
 """Numbers of rounds to choose from."""
@@ -72,8 +76,8 @@ class Left:
     Attributes:
         budget: the lifetime ε, at the study's δ.
         spent: ε that the study takes of it, all attempts charged.
-        later: the largest ε of one later study of as many releases, 0 if none.
-        again: how many more studies of this very schedule fit, counted up to `MOST_AGAIN`.
+        later: the largest ε of one later study of as many training releases, 0 if none.
+        again: how many more studies like this one fit, counted up to `MOST_AGAIN`.
     """
 
     budget: float
@@ -93,8 +97,11 @@ class Plan:
         manifest: the study with that schedule.
         sites: each hospital's σ and weight: its share of the declared training patients.
         attempts: planned attempts, spare ones included.
-        per_round: ε of one attempt alone.
-        whole: ε of all planned attempts.
+        per_round: ε of one attempt alone, for a patient who trains.
+        training: ε of all planned attempts, for a patient who trains.
+        evaluation: ε of all planned evaluations, for a held-out patient; None where counts leave without noise.
+        whole: what a ledger is charged: the larger of the two, as no patient is in both.
+        against_all: ε against everyone together, where noise is shared and that is more; else as `training`.
         sampled: for other q, ε of as many steps with equal noise, σ/q.
         candidates: the schedules that were compared, the rule's choice of rate for each number of rounds.
         expected: AUROC in simulated studies, if there was data.
@@ -109,7 +116,10 @@ class Plan:
     sites: Mapping[str, tuple[float, float]]
     attempts: int
     per_round: float
+    training: float
+    evaluation: float | None
     whole: float
+    against_all: float
     sampled: Mapping[float, float]
     candidates: tuple[Schedule, ...]
     expected: Expected | None
@@ -221,7 +231,8 @@ def _moved(manifest: Manifest, patients: Mapping[str, int], schedule: Schedule) 
     beta = training.server_momentum
     stays = (1 - beta ** np.arange(1, schedule.rounds + 1)) / (1 - beta)
     step = schedule.learning_rate * local * clip
-    coordinates = dimension(build(manifest)) * len(patients) * schedule.local_steps
+    noises = len(patients) / max(1, _releases(manifest, schedule.rounds).honest_sites)
+    coordinates = dimension(build(manifest)) * noises * schedule.local_steps
     spread = schedule.noise_multiplier / (schedule.sampling_rate * cohort) * math.sqrt(coordinates)
     return replace(
         schedule,
@@ -236,13 +247,17 @@ def _schedule(manifest: Manifest, rounds: int, sigma: float) -> Schedule:
 
 
 def _attempts(manifest: Manifest, rounds: int) -> int:
-    return rounds + manifest.privacy.spare_attempts
+    return _releases(manifest, rounds).attempts
+
+
+def _releases(manifest: Manifest, rounds: int) -> Releases:
+    """What the study would release in so many rounds."""
+    training = manifest.training.model_copy(update={"rounds": rounds})
+    return training_schedule(manifest.model_copy(update={"training": training}))
 
 
 def _calibrated(manifest: Manifest, rounds: int, target: float, delta: float) -> float:
-    training = manifest.training
-    steps = training.local_steps * _attempts(manifest, rounds)
-    return calibrate([], (training.sampling_rate, steps), target, delta)
+    return calibrate([], _releases(manifest, rounds).events, target, delta)
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------------
@@ -356,15 +371,20 @@ def _costed(
     warnings: tuple[str, ...],
     report: Report,
 ) -> Plan:
-    attempts = sealed.manifest.planned_attempts
-    steps = schedule.local_steps * attempts
-    event = DpEvent(schedule.noise_multiplier, schedule.sampling_rate, steps)
+    releases = training_schedule(sealed.manifest)
+    sigma, steps = schedule.noise_multiplier, releases.steps * releases.attempts
+    trained = releases.events(sigma)
+    counted = count_events(sealed.manifest, sealed.count_deviation)
     sites = [entry.site for entry in sealed.roster]
     everybody = sum(training_cohort(sealed, site) for site in sites)
-    sampled = {
-        q: epsilon([DpEvent(schedule.noise_multiplier * q / schedule.sampling_rate, q, steps)], delta)
-        for q in (SAMPLED if schedule.sampling_rate == 1 else (1.0,))
-    }
+    sampled = (
+        {}
+        if releases.honest_sites
+        else {
+            q: epsilon([DpEvent(sigma * q / schedule.sampling_rate, q, steps)], delta)
+            for q in (SAMPLED if schedule.sampling_rate == 1 else (1.0,))
+        }
+    )
     cheaper = [q for q, price in sampled.items() if price < target]
     if cheaper:
         warnings += (f"sampling at q = {cheaper[0]:g} would give the same noise for ε = {sampled[cheaper[0]]:g}",)
@@ -373,55 +393,63 @@ def _costed(
         delta=delta,
         schedule=schedule,
         manifest=sealed.manifest,
-        sites={
-            site: (site_terms(sealed, site).noise_multiplier, training_cohort(sealed, site) / everybody)
-            for site in sites
-        },
-        attempts=attempts,
-        per_round=epsilon([replace(event, steps=schedule.local_steps)], delta),
-        whole=epsilon([event], delta),
+        sites={site: (study_noise(sealed, site), training_cohort(sealed, site) / everybody) for site in sites},
+        attempts=releases.attempts,
+        per_round=epsilon(replace(releases, attempts=1).events(sigma), delta),
+        training=epsilon(trained, delta),
+        evaluation=epsilon(counted, delta) if counted else None,
+        whole=epsilon((*trained, *counted), delta),
+        against_all=epsilon(trained, delta, "everyone"),
         sampled=sampled,
         candidates=found,
         expected=None if trials is None else trials.expected(sealed, report),
-        left=None if budget is None else left(event, budget, delta),
+        left=None if budget is None else left(releases, sigma, counted, budget, delta),
         warnings=warnings,
     )
 
 
-def left(event: DpEvent, budget: float, delta: float) -> Left:
-    """What a lifetime budget leaves after a study with these releases, by the rule with which a ledger admits studies.
+def left(releases: Releases, sigma: float, counted: History, budget: float, delta: float) -> Left:
+    """What a lifetime budget leaves after a study, by the rule with which a ledger admits studies.
+
+    Args:
+        releases: what the study trains with.
+        sigma: its noise multiplier.
+        counted: its noised evaluations.
+        budget: the lifetime ε.
+        delta: δ of study and budget.
 
     Raises:
         RefusalError: the study alone does not fit.
     """
-    spent = epsilon([event], delta)
+    events = (*releases.events(sigma), *counted)
+    spent = epsilon(events, delta)
     if not spent <= budget:
         raise RefusalError(
             f"the study costs ε = {spent:g}, a lifetime budget of {budget:g} does not hold it",
             remedy="plan a smaller ε",
             code="budget-exhausted",
         )
-    gate = _gate_after(event, Budget(budget, delta))
+    gate = _gate_after(events, Budget(budget, delta))
     try:
-        sigma = calibrate([event], (event.sampling_rate, event.steps), budget, delta, also=gate.fits)
-        later = epsilon([replace(event, noise_multiplier=sigma)], delta)
+        later_sigma = calibrate(events, releases.events, budget, delta, also=gate.fits)
+        later = epsilon(releases.events(later_sigma), delta)
     except RefusalError:
         later = 0.0
-    return Left(budget, spent, later, _again(event, gate))
+    return Left(budget, spent, later, _again(events, gate))
 
 
-def _gate_after(event: DpEvent, budget: Budget) -> Gate:
+def _gate_after(events: History, budget: Budget) -> Gate:
     """How the ledger of a hospital that ran this study alone would judge the next one."""
     order = filter_order(budget)
-    locked = not filter_spent([event], order) <= filter_limit(budget, order)
-    return Gate(budget, order, (event,), locked=locked, unfiltered=Counter(), written_off=False)
+    locked = not filter_spent(events, order) <= filter_limit(budget, order)
+    return Gate(budget, order, events, locked=locked, unfiltered=Counter(), written_off=False)
 
 
-def _again(event: DpEvent, gate: Gate) -> int:
+def _again(events: History, gate: Gate) -> int:
     """How many more of a study's releases fit after the first, at most `MOST_AGAIN`."""
 
     def fits(more: int) -> bool:
-        return gate.fits([replace(event, steps=event.steps * more)])
+        return gate.fits([replace(event, steps=event.steps * more) for event in events])
 
     low, high = 0, 1
     while high <= MOST_AGAIN and fits(high):

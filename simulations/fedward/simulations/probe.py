@@ -31,8 +31,8 @@ from fedward.simulations.one_run import fewest_correct, lower_bound, p_value
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest
 from fedward.study.models import Logits, Vector, load_vector
-from fedward.study.schedule import least_noise
-from fedward.study.terms import SiteTerms
+from fedward.study.schedule import least_noise, training_schedule
+from fedward.study.terms import UNIT_WORDS, SiteTerms
 
 TrainingPath: TypeAlias = Literal["closed-form", "hooks"]
 
@@ -41,6 +41,8 @@ PLANT = 0.25
 POWER = 0.95
 MOST_CANARIES = 10_000
 
+MEANING = f"{UNIT_WORDS}; composition: the probed attempts alone; covers training patients"
+"""What claim and bound mean."""
 LIMITS = (
     "A low bound proves nothing: it is what one attack saw in one run, and a fault that this attack does not use is not seen.",
     "It probes the noise, the sampling and the clipping of a training path on a linear model made for it; neither the study's "
@@ -101,18 +103,24 @@ def of_study(manifest: Manifest, noise_multiplier: float | None = None) -> Mecha
         noise_multiplier: σ, where it is known; else what the manifest's ε needs of a hospital that spent nothing before.
 
     Raises:
-        InputError: the study promises nothing.
+        InputError: the study promises nothing, or promises it of a sum of several hospitals' noise, which one cannot probe.
         RefusalError: no noise multiplier in reach keeps the manifest's promise.
     """
     privacy, training = manifest.privacy, manifest.training
     if privacy.delta is None:
         raise InputError("this study trains without differential privacy", remedy="there is nothing to probe")
+    if privacy.noise == "shared":
+        raise InputError(
+            "the study's ε is that of a sum with several hospitals' noise; one hospital's update alone promises less",
+            remedy='probe the same study with noise = "local": a hospital clips and sums its patients the same way',
+        )
+    schedule = training_schedule(manifest)
     return Mechanism(
         noise_multiplier=least_noise(manifest) if noise_multiplier is None else noise_multiplier,
-        sampling_rate=training.sampling_rate,
-        steps=training.local_steps,
+        sampling_rate=schedule.sampling_rate,
+        steps=schedule.steps,
         delta=privacy.delta,
-        attempts=manifest.planned_attempts,
+        attempts=schedule.attempts,
         clipping_norm=privacy.clipping_norm,
         proximal=training.proximal,
     )

@@ -17,6 +17,7 @@ from fedward.study import answers
 from fedward.study.evaluation import count_event, count_events, training_share
 from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import AnyManifest, AnySealed
+from fedward.study.manifest import Manifest
 from fedward.study.terms import site_terms, study_noise
 
 NOISE_RATIO = 1.25
@@ -74,6 +75,11 @@ def schedule_of(manifest: AnyManifest) -> Schedule | ExplorationSchedule:
     """The schedule that a manifest plans."""
     if isinstance(manifest, Exploration):
         return ExplorationSchedule(manifest, manifest.planned_attempts)
+    return training_schedule(manifest)
+
+
+def training_schedule(manifest: Manifest) -> Schedule:
+    """The schedule of a study that trains."""
     training = manifest.training
     share = training_share(manifest)
     honest = manifest.honest_sites if manifest.privacy.noise == "shared" else 0

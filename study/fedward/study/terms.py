@@ -8,13 +8,14 @@ from typing import TypeGuard
 
 from fedward.privacy.events import EVERYBODY, DpEvent, Share, SharedEvent
 from fedward.study.evaluation import training_share
+from fedward.study.exploration import Exploration
 from fedward.study.manifest import BaseSealed, Manifest, SealedManifest
 
-PRIVACY_WORDS = (
-    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
-    "composition: every study in that hospital's ledger"
+UNIT_WORDS = (
+    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital"
 )
-"""What any ε means here (NIST SP 800-226's elements)."""
+PRIVACY_WORDS = f"{UNIT_WORDS}; composition: every study in that hospital's ledger"
+"""What any ε of a study or a ledger means here (NIST SP 800-226's elements)."""
 
 
 def covered(manifest: Manifest) -> str:
@@ -24,16 +25,11 @@ def covered(manifest: Manifest) -> str:
     return "training patients only (counts of held-out patients leave without noise)"
 
 
-EXPLORE_WORDS = (
-    "unit: patient; neighbouring: add or remove one patient at one hospital; adversary: everyone outside that hospital; "
-    "composition: every study in that hospital's ledger; covers all registered patients"
-)
-"""What the ε of an exploration means."""
-
-
-def privacy_words(manifest: Manifest) -> str:
+def privacy_words(manifest: Manifest | Exploration) -> str:
     """What a study's ε means and whom it covers, with the adversary of shared noise where noise is shared. It stands wherever
     that ε is shown."""
+    if isinstance(manifest, Exploration):
+        return f"{PRIVACY_WORDS}; covers all registered patients"
     words = f"{PRIVACY_WORDS}; covers {covered(manifest)}"
     if manifest.privacy.noise != "shared":
         return words
