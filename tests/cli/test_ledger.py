@@ -70,6 +70,22 @@ def test_spent_reserved_and_left_are_shown(home: SiteHome) -> None:
     assert PRIVACY_WORDS in said
 
 
+def test_equal_charges_in_a_row_are_one_row_unless_all_are_asked_for(home: SiteHome) -> None:
+    charge(home, 2)
+    with home.ledger() as book:
+        book.charge(Charge(A, "heart", 2, 1, None, purpose="evaluate-without-dp"), at=NOW)
+    charge(home, 3)
+
+    def rows(*options: object) -> list[str]:
+        lines = [line.split("│") for line in fedward(*ledger(home, *options)).out.splitlines()]
+        return [cells[1].strip() for cells in lines if len(cells) > 5 and cells[1].strip()]
+
+    assert rows() == ["1", "2-3", "4", "5"]
+    assert rows("--all") == ["1", "2", "3", "4", "5"]
+    said = good(*ledger(home))
+    assert [entry["sequence"] for entry in said["entries"]] == [1, 2, 3, 4, 5]
+
+
 def test_shared_noise_is_shown_against_both(tmp_path: Path) -> None:
     home = SiteHome.create(tmp_path / "va", "va", Budget(3.0, 1e-5))
     event = SharedEvent(6.0, 3, 1)

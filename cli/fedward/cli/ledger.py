@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +41,9 @@ def ledger(
         Path | None, typer.Option("--export", metavar="FILE", help="Write it whole to a file, signed by this site.")
     ] = None,
     head: HeadOption = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every entry on a row of its own; equal charges in a row are one row else.")
+    ] = False,
     as_json: bool = JsonOption,
 ) -> None:
     """Print what studies have cost this hospital's patients, what is reserved, and what remains. The chain is verified first."""
@@ -51,7 +56,7 @@ def ledger(
         if export is not None:
             _export(opened, export, as_json=as_json)
         elif not verify and head is None:
-            _show(opened, book, as_json=as_json)
+            _show(opened, book, every=every, as_json=as_json)
 
 
 def _verify(home: SiteHome, book: Ledger, head: str | None, *, as_json: bool) -> None:
@@ -91,7 +96,7 @@ def _export(home: SiteHome, out: Path, *, as_json: bool) -> None:
     say(f"Anybody can check it: fedward audit ledger {out} --key {key}")
 
 
-def _show(home: SiteHome, book: Ledger, *, as_json: bool) -> None:
+def _show(home: SiteHome, book: Ledger, *, every: bool, as_json: bool) -> None:
     from fedward.client.budgets import against_all_others
     from fedward.client.policy import load_policy
     from fedward.privacy.errors import InputError
@@ -111,9 +116,9 @@ def _show(home: SiteHome, book: Ledger, *, as_json: bool) -> None:
     if as_json:
         print_json(data)
         return
-    entries = book.entries()
-    columns = ("no.", "at (UTC)", "what", "study", "round", "attempt", "for", "noise σ", "q x steps")
-    table("Privacy ledger", columns, [_row(entry) for entry in entries])
+    rows = [[entry] for entry in book.entries()] if every else _runs(book.entries())
+    columns = ("entries", "at (UTC)", "what", "study", "for", "noise σ", "q x steps")
+    table("Privacy ledger", columns, [_row(run) for run in rows])
     _say_summary(data)
     if period is not None:
         say(
@@ -200,43 +205,53 @@ def _say_summary(data: dict[str, Any]) -> None:
         say(f"{times} times counts of held-out patients left without noise: ε does not cover them.")
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _runs(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries one after the other that charge one study the same mechanism for the same purpose, together; others alone."""
+    from fedward.privacy.entries import Charge
+
+    def same(entry: Entry) -> object:
+        what = entry.what
+        return (what.study_digest, what.purpose, what.event) if isinstance(what, Charge) else entry.sequence
+
+    return [list(run) for _, run in groupby(entries, same)]
+
+
+def _row(run: list[Entry]) -> tuple[str, ...]:
     from fedward.privacy.entries import Charge, Recovery, Release, Reservation
 
-    what, at = entry.what, f"{datetime.fromtimestamp(entry.at, UTC):%Y-%m-%d %H:%M:%S}"
-    start = (str(entry.sequence), at, what.KIND)
-    if isinstance(what, Charge):
+    first, last = run[0], run[-1]
+    what = first.what
+    at = f"{datetime.fromtimestamp(first.at, UTC):%Y-%m-%d %H:%M}"
+    start = (_span(first.sequence, last.sequence), at, what.KIND)
+    if isinstance(what, Charge) and isinstance(last.what, Charge):
         purpose = what.purpose.removesuffix("-without-dp")
-        return (*start, what.study_id, str(what.round), str(what.attempt), purpose, *_mechanism(what.event))
+        rounds = f"{purpose}, round {_span(what.round, last.what.round)}"
+        return (*start, what.study_id, rounds, *_mechanism(what.event, len(run)))
     if isinstance(what, Reservation):
         noise, steps = zip(*(_mechanism(event) for event in what.events), strict=True)
-        return (
-            *start,
-            what.study_id,
-            "-",
-            "-",
-            f"whole study, cohort {what.cohort[:8]}",
-            "; ".join(noise),
-            "; ".join(steps),
-        )
+        return (*start, what.study_id, f"whole study, cohort {what.cohort[:8]}", "; ".join(noise), "; ".join(steps))
     if isinstance(what, Release):
-        return (*start, what.study_id, "-", "-", what.reason, "-", "-")
+        return (*start, what.study_id, what.reason, "-", "-")
     if isinstance(what, Recovery):
-        return (*start, f"by {what.by}", "-", "-", f"lost: {what.lost}", "-", "-")
-    return (*start, "-", "-", "-", "-", "-", "-")
+        return (*start, f"by {what.by}", f"lost: {what.lost}", "-", "-")
+    return (*start, "-", "-", "-", "-")
 
 
-def _mechanism(event: Event | None) -> tuple[str, str]:
-    """Noise and repetitions of an event, as the table shows them."""
+def _span(first: int, last: int) -> str:
+    return f"{first}" if first == last else f"{first}-{last}"
+
+
+def _mechanism(event: Event | None, times: int = 1) -> tuple[str, str]:
+    """Noise and repetitions of an event that was charged so many times, as the table shows them."""
     from fedward.privacy.events import DpEvent, SharedEvent
 
     if event is None:
         return "none", "-"
     if isinstance(event, SharedEvent):
-        return f"{event.noise_multiplier:g} of {event.sites} sites", f"1 x {event.steps}"
+        return f"{event.noise_multiplier:g} of {event.sites} sites", f"1 x {event.steps * times}"
     if isinstance(event, DpEvent):
-        return f"{event.noise_multiplier:g}", f"{event.sampling_rate:g} x {event.steps}"
-    return f"{event.deviation:g} a count", f"{event.coordinates} x {event.steps}"
+        return f"{event.noise_multiplier:g}", f"{event.sampling_rate:g} x {event.steps * times}"
+    return f"{event.deviation:g} a count", f"{event.coordinates} x {event.steps * times}"
 
 
 def _head_text(head: Head) -> str:
