@@ -300,3 +300,21 @@ def test_proposal_without_enough_data_fails_by_name(loopback: Loopback, tmp_path
     view = good("coordinator", "status", "nobody-has-data", "--home", loopback.home)
     assert view["state"] == "failed"
     wait_for("the service is free again", lambda: loopback.coordinator.status("nobody-has-data").wish == "none")
+
+
+def test_an_alarm_about_a_ledger_is_shown_until_a_named_person_clears_it(fed: Federation) -> None:
+    where = ("--home", fed.home.path)
+    assert good("coordinator", "status", *where)["alarms"] == []
+    fed.store.raise_alarm("va", "its ledger went back from entry 9 to entry 4", 1_900_000_000)
+    told = fedward("coordinator", "status", *where).out
+    assert "ALARM 2030-03-17 17:46 UTC: va: its ledger went back" in " ".join(told.split())
+    assert "clear-alarm va --by NAME" in " ".join(told.split())
+    (alarm,) = good("coordinator", "status", *where)["alarms"]
+    assert (alarm["site"], alarm["at"]) == ("va", 1_900_000_000)
+
+    fails(2, "usage", "coordinator", "clear-alarm", "va", "--by", " ", "--reason", "x", *where)
+    fails(3, "bad-input", "coordinator", "clear-alarm", "cleveland", "--by", "Ada", "--reason", "x", *where)
+    assert len(good("coordinator", "status", *where)["alarms"]) == 1
+    cleared = good("coordinator", "clear-alarm", "va", "--by", "Ada", "--reason", "a restored disk", *where)
+    assert cleared == {"site": "va", "by": "Ada", "reason": "a restored disk"}
+    assert good("coordinator", "status", *where)["alarms"] == []
