@@ -90,6 +90,7 @@ def test_what_python_and_libraries_print_goes_to_the_log(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what other tests left to the garbage collector
         warnings.filterwarnings("always", message="column")
+        logging.captureWarnings(False)  # what an earlier test left
         logging.captureWarnings(True)  # within the filter's context, which pytest takes back at its end
         warnings.warn(f"column {CANARY} has mixed types", stacklevel=1)
     logging.getLogger("flwr").error("reply %s", CANARY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def test_the_report_is_json(tmp_path: Path) -> None:
 def test_no_repr_shows_a_value(tmp_path: Path) -> None:
     report = _report(tmp_path, MIXED)
     shown = repr(report) + repr(report.columns) + repr(report.problems) + repr(report.groups) + repr(report.counts)
+    shown = re.sub(r"0x[0-9a-f]+", "", shown)  # an address may have any digits
     assert "150" not in shown
     assert "bounds=" not in shown
 
