@@ -56,6 +56,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (2, 9, 7),
     ),
+    "unusual convolutions": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, (3, 2), padding=(0, 1), dilation=(2, 1), bias=False),
+            nn.Conv2d(3, 4, 3, padding="same"),
+            nn.Conv2d(4, 4, 3, stride=(2, 1), groups=4),  # of one channel each
+            nn.Flatten(),
+        ),
+        (2, 9, 8),
+    ),
     "signal": (lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.LayerNorm(6), nn.Flatten(), nn.Linear(18, 2)), (2, 8)),
     "volume": (lambda: nn.Sequential(nn.Conv3d(1, 2, 2), nn.Flatten()), (1, 3, 3, 4)),
     "twice": (Twice, (4,)),

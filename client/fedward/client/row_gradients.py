@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from opacus.grad_sample import GradSampleModule
 from torch import nn
+from torch.nn.grad import conv2d_weight
 
 from fedward.privacy.errors import FedwardError
 
 # One tensor in, one out, first axis the rows; other layers of Opacus's list (recurrent ones) are driven by its hooks.
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+
+
+_Sampler: TypeAlias = Callable[[Any, list[torch.Tensor], torch.Tensor], dict[Any, torch.Tensor]]
 
 
 class RowGradients:
@@ -54,7 +58,7 @@ class RowGradients:
         for parameter in self._trainable:
             parameter.grad_sample = None  # type: ignore[attr-defined]
         for (layer, given, _, _), derivative in zip(self._seen, derivatives, strict=True):
-            for parameter, rows in GradSampleModule.GRAD_SAMPLERS[type(layer)](layer, [given], derivative).items():
+            for parameter, rows in _sampler(layer)(layer, [given], derivative).items():
                 before = parameter.grad_sample
                 parameter.grad_sample = rows if before is None else before + rows
         self._seen.clear()
@@ -74,6 +78,39 @@ class RowGradients:
         finally:
             for parameter in self._trainable:
                 parameter.requires_grad_(True)
+
+
+def _sampler(layer: nn.Module) -> _Sampler:
+    """What makes each row's gradients of a layer's parameters from what it was given and the derivative at its output."""
+    if (
+        isinstance(layer, nn.Conv2d)
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and layer.in_channels > layer.groups  # of one channel each, Opacus's unfolding is the faster
+    ):
+        return _convolved
+    own: _Sampler = GradSampleModule.GRAD_SAMPLERS[type(layer)]
+    return own
+
+
+def _convolved(layer: nn.Conv2d, given: list[torch.Tensor], derivative: torch.Tensor) -> dict[Any, torch.Tensor]:
+    """A convolution's, as one of n times as many groups over the rows side by side: nothing is unfolded, at half the time."""
+    inputs, rows = given[0], len(given[0])
+    found = {}
+    if layer.weight.requires_grad:
+        side_by_side = conv2d_weight(  # type: ignore[no-untyped-call]
+            inputs.reshape(1, -1, *inputs.shape[2:]),
+            torch.Size((rows * layer.out_channels, *layer.weight.shape[1:])),
+            derivative.reshape(1, -1, *derivative.shape[2:]),
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            rows * layer.groups,
+        )
+        found[layer.weight] = side_by_side.reshape(rows, *layer.weight.shape)
+    if layer.bias is not None and layer.bias.requires_grad:
+        found[layer.bias] = derivative.sum(dim=(2, 3))
+    return found
 
 
 def supported(model: nn.Module) -> bool:

@@ -15,7 +15,7 @@ nothing out but integers with their noise.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,6 +62,15 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         self._size = sum(parameter.numel() for parameter in self.params)
         self._ahead = noise_ahead(terms.steps, self._size)
 
+    @property
+    def accumulated_iterations(self) -> int:
+        return 1  # a step is one batch; Opacus asks for every parameter
+
+    def clip_and_accumulate(self) -> None:
+        for parameter, summed in zip(self.params, _clipped(self.grad_samples, self.max_grad_norm), strict=True):
+            parameter.summed_grad = summed.view_as(parameter)
+            parameter.grad_sample = None  # never twice: Opacus raises where there is none
+
     def add_noise(self) -> None:
         noise = self._draw()
         start = 0
@@ -98,10 +107,6 @@ class ClosedFormOptimizer(PatientOptimizer):
     @property
     def grad_samples(self) -> list[torch.Tensor]:
         return [self.flat]  # Opacus asks only whether there are any
-
-    @property
-    def accumulated_iterations(self) -> int:
-        return 1
 
     def take(self, batch: Batch) -> None:
         """What the next step is about."""
@@ -184,9 +189,17 @@ def unnoised_sum(model: nn.Module, data: Encoded, norm: float) -> UnnoisedSum:
     _row_gradients(model)(lambda: _loss(model, batch))
     if batch.patient_of is not None:
         _gather(model, batch.patients, torch.from_numpy(batch.patient_of))
-    rows = [parameter.grad_sample.detach().flatten(1) for parameter in parameters]  # type: ignore[attr-defined]
-    factors = (norm / (torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0) + 1e-6)).clamp(max=1.0)
-    return UnnoisedSum(torch.cat([factors @ row for row in rows]).numpy())
+    samples = [parameter.grad_sample.detach() for parameter in parameters]  # type: ignore[attr-defined]
+    return UnnoisedSum(torch.cat(_clipped(samples, norm)).numpy())
+
+
+def _clipped(samples: Sequence[torch.Tensor], norm: float) -> list[torch.Tensor]:
+    """Each parameter's sum, shape (size,), of patients' gradients that are clipped as one vector; as in Opacus, by
+    C / (‖g‖ + 1e-6)."""
+    rows = [sample.flatten(1) for sample in samples]
+    norms = torch.stack([torch.linalg.vector_norm(one, dim=1) for one in rows]).norm(dim=0)
+    factors = (norm / (norms + 1e-6)).clamp_(max=1.0)
+    return [factors @ one for one in rows]
 
 
 def _everybody(data: Encoded, dtype: np.dtype[Any]) -> Batch:
@@ -234,9 +247,9 @@ def _descend(parameter: nn.Parameter, rate: float) -> None:
 
 def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
     differentiate = _row_gradients(model)
-    inner = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
-    optimizer = PatientOptimizer(inner, terms, draws)
-    pull = _Pull(list(model.parameters()), terms.proximal)
+    optimizer = PatientOptimizer(torch.optim.SGD(model.parameters(), lr=terms.learning_rate), terms, draws)
+    parameters = list(model.parameters())
+    pull = _Pull(parameters, terms.proximal)
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -249,7 +262,8 @@ def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
                 _gather(model, batch.patients, torch.from_numpy(batch.patient_of))
         if optimizer.pre_step():
             pull()
-            inner.step()
+            for parameter in parameters:
+                _descend(parameter, terms.learning_rate)
 
     return step
 
