@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 from torch import nn
 
 from fedward.client import closed_form
@@ -160,3 +161,21 @@ def test_inputs_are_left_as_they_were() -> None:
     before = inputs.copy()
     clipped_sum(layers, Batch(inputs, np.ones(5, np.float32), 5, None), 0.1)
     assert np.array_equal(inputs, before)
+
+
+def test_products_of_small_layers_take_one_thread_and_of_large_ones_all() -> None:
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    small, large = (
+        layers_of(network([4, 3], None, torch.float32)),
+        layers_of(network([1024, 1100], None, torch.float32)),
+    )
+    assert small is not None
+    assert large is not None
+    before = threads()
+    with closed_form.few_threads(small):
+        assert threads() == {1}
+    with closed_form.few_threads(large):
+        assert threads() == before
+    assert threads() == before

@@ -12,17 +12,22 @@ time on the way in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from torch import nn
 
 from fedward.study.models import Logits
 
 _PAIRS = 1 << 16
 """Pairs of encounters whose products are held at a time."""
+
+_FEW_PARAMETERS = 1 << 20
 
 Floats: TypeAlias = NDArray[Any]
 """float32 or float64, as the model is."""
@@ -90,6 +95,22 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...] | None:
         Layer(linear.weight.detach().numpy(), linear.bias.detach().numpy(), activation)
         for linear, activation in zip(linears, activations, strict=True)
     )
+
+
+@contextmanager
+def few_threads(layers: Sequence[Layer]) -> Iterator[None]:
+    """One thread for NumPy's products of small layers, process-wide, meanwhile: a second one saves little on an idle machine, and
+    on a busy one the first waits for it ten times as long as the product takes."""
+    if sum(layer.size for layer in layers) > _FEW_PARAMETERS:
+        yield
+        return
+    with _blas().limit(limits=1):
+        yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 def clipped_sum(layers: Sequence[Layer], batch: Batch, norm: float) -> Floats:

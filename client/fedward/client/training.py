@@ -26,7 +26,7 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedward.client.closed_form import Batch, clipped_sum, layers_of
+from fedward.client.closed_form import Batch, clipped_sum, few_threads, layers_of
 from fedward.client.row_gradients import RowGradients, supported
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError
@@ -155,15 +155,17 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
     if terms.honest_sites:
         raise FedwardError("a site's part of shared noise is no noise for an update of its own", code="noise-is-shared")
     base = to_vector(model)
+    layers = layers_of(model) if terms.private else None
     if not terms.private:
         step = _plain_step(model, terms)
-    elif layers_of(model) is not None:
+    elif layers is not None:
         step = _closed_step(model, terms, draws)
     else:
         step = _hooked_step(model, terms, draws)
     model.train()
-    for batch in _batches(data, terms, draws):
-        step(batch)
+    with few_threads(layers or ()):
+        for batch in _batches(data, terms, draws):
+            step(batch)
     update = to_vector(model) - base
     if not np.isfinite(update).all():
         raise FedwardError("training did not stay finite", remedy="lower the learning rate", code="training-diverged")
