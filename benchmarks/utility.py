@@ -7,15 +7,14 @@ full-batch step a round; each hospital adds its own noise.
 No reported held-out patient has a say in the hyper-parameters. The planner chooses rounds and rate anew in each study, by
 simulated studies within that study's training patients alone: a third of them stand for the held-out ones. C and momentum
 are the example study's; that search saw other splits of these patients, so the page shows that no other would have decided.
-Context: the schedules of the planner's rule, which sees no patient; the no-DP study, each hospital's own model, the pooled
-one. Figures, docs/privacy-utility.md and its plot are made by this one command, and are the same but for round-off.
+Context: the schedules of the planner's rule, which sees no patient; what a noised evaluation costs and reports; the no-DP
+study, each hospital's own model, the pooled one. Figures, docs/privacy-utility.md and its plot are made by this one command, and are the same but for round-off.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -26,6 +25,7 @@ import torch
 # Run as a file, Python looks for modules beside it; ours are found from the folder above.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import evaluation
 from benchmarks.figures import Figure, at_least, at_most, report
 from benchmarks.heart_studies import DELTA, Heart, heart
 from benchmarks.utility_page import Row, page, plot
@@ -54,10 +54,6 @@ TARGETS = {0.5: 0.865, 1.0: 0.875, 3.0: 0.88, 8.0: 0.885}
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-EXTRA: list[Callable[[Heart], list[Row]]] = []
-"""Other ways to train or to measure, on the same twenty studies: each gives its rows of the table, one at each ε."""
-
-
 def main() -> int:
     """Every figure, the page and the plot; 1 if a figure falls short."""
     torch.set_num_threads(1)
@@ -77,12 +73,13 @@ def main() -> int:
     for row in context(study):
         figures.append(report(f"utility.auroc_{row.kind.split(',')[0].replace(' ', '_')}", row.area.mean, "auroc"))
         rows.append(row)
-    rows += [row for more in EXTRA for row in more(study)]
     spans = {target: _span(study, target) for target in TARGETS}
     for target, (low, high) in spans.items():
         figures.append(report(f"utility.auroc_epsilon_{target:g}.least_of_fixed", low, "auroc"))
         figures.append(report(f"utility.auroc_epsilon_{target:g}.most_of_fixed", high, "auroc"))
-    (DOCS / "privacy-utility.md").write_text(page(rows, TARGETS, spans, len(_FIXED)), encoding="utf-8")
+    (DOCS / "privacy-utility.md").write_text(
+        page(rows, TARGETS, spans, len(_FIXED), evaluation.table()), encoding="utf-8"
+    )
     (DOCS / "privacy-utility.svg").write_text(plot(rows, TARGETS), encoding="utf-8")
     print(f"wrote {DOCS}/privacy-utility.md and .svg", file=sys.stderr)
     return 0 if all(figure.ok for figure in figures) else 1

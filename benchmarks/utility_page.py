@@ -36,7 +36,11 @@ class Row:
 
 
 def page(
-    rows: Sequence[Row], targets: Mapping[float, float], spans: Mapping[float, tuple[float, float]], varied: int
+    rows: Sequence[Row],
+    targets: Mapping[float, float],
+    spans: Mapping[float, tuple[float, float]],
+    varied: int,
+    evaluated: Sequence[str],
 ) -> str:
     """docs/privacy-utility.md.
 
@@ -45,6 +49,7 @@ def page(
         targets: the AUROC to reach at each ε.
         spans: at each ε the least and largest AUROC of the rule's schedule over `varied` settings of what was fixed.
         varied: how many settings.
+        evaluated: the lines of `evaluation.table`.
     """
     names = [*SITES, *(name for name in rows[0].parts if name not in SITES)]
     table = [
@@ -53,10 +58,11 @@ def page(
     fixed = [f"| {epsilon:g} | {_number(low)} – {_number(high)} |" for epsilon, (low, high) in spans.items()]
     parts = [f"| {_label(row)} | {' | '.join(_number(row.parts[name]) for name in names)} |" for row in _sorted(rows)]
     filled = _PAGE.format(
-        words=f"{PRIVACY_WORDS[0].upper()}{PRIVACY_WORDS[1:]}.",
+        words=f"{PRIVACY_WORDS[0].upper()}{PRIVACY_WORDS[1:]}; covers training patients; the evaluation is priced below.",
         table="\n".join(table),
         varied=varied,
         fixed="\n".join(fixed),
+        evaluated="\n".join(evaluated),
         names=" | ".join(names),
         rules="---|" * len(names),
         parts="\n".join(parts),
@@ -105,6 +111,18 @@ with all {varied} combinations of C of 0.25, 0.5, 1 and 2, momentum 0, 0.5 and 0
 | ε | AUROC by the rule, least and largest of {varied} |
 |---|---|
 {fixed}
+
+## What a noised evaluation costs, and what it reports
+
+The AUROC above is exact: nobody in a real study may see it. There the hospitals' counts leave with noise, charged to held-out
+patients. No patient both trains and is held out, so a ledger is charged the larger of the two, not their sum. The example
+study with its own schedule, 20 seeds, each model evaluated five times with noise of its own; the evaluation has the study's ε
+again, for one evaluation and a spare one:
+
+{evaluated}
+
+An AUROC is undefined where the counts hold too few patients for their noise. [How models are measured](evaluation.md) says
+what helps.
 
 ## Within hospitals and groups
 
