@@ -8,7 +8,8 @@ No reported held-out patient has a say in the hyper-parameters. The planner choo
 simulated studies within that study's training patients alone: a third of them stand for the held-out ones. C and momentum
 are the example study's; that search saw other splits of these patients, so the page shows that no other would have decided.
 Context: the schedules of the planner's rule, which sees no patient; what a noised evaluation costs and reports; the no-DP
-study, each hospital's own model, the pooled one. Figures, docs/privacy-utility.md and its plot are made by this one command, and are the same but for round-off.
+study, each hospital's own model, the pooled one. Figures, docs/privacy-utility.md and its plot are made by this one command, and
+are the same but for round-off.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedward.privacy.canonical import digest_of
 from fedward.privacy.errors import InputError
 from fedward.privacy.secagg.masks import Ring
-from fedward.privacy.secagg.ring import Block, RingTerms
+from fedward.privacy.secagg.ring import Block, RingTerms, encode_counts
 from fedward.privacy.secagg.shamir import Entropy
 from fedward.study import answers
 from fedward.study.exploration import SealedExploration
@@ -50,12 +50,15 @@ class AnswerTerms:
             InputError: there is an update or no answers, the shape is another, or an answer is beyond its bound.
         """
         del site, entropy
-        if update is not None or counts is None or counts.dtype != np.int64 or counts.shape != (self.ring.length,):
+        if update is not None or counts is None or counts.shape != (self.ring.length,):
             raise InputError("the vector has other parts than its terms", expected="answers", code="wrong-shape")
-        if (np.abs(counts) > most_each(self.ring)).any():
-            raise InputError("an answer is out of bounds", code="out-of-bounds")
-        signed = counts.astype("<i4" if self.ring.bits == 32 else "<i8")
-        return signed.view(self.ring.dtype), False
+        vector: Ring = np.zeros(self.ring.length, dtype=self.ring.dtype)
+        start = 0
+        for block in self.ring.blocks:
+            end = start + block.length
+            encode_counts(counts[start:end], block.most, vector[start:end], least=-block.most)
+            start = end
+        return vector, False
 
     def decode(
         self, blocks: Sequence[NDArray[np.int64]], survivors: Sequence[str]
