@@ -117,7 +117,7 @@ def _show(home: SiteHome, book: Ledger, *, every: bool, as_json: bool) -> None:
         print_json(data)
         return
     rows = [[entry] for entry in book.entries()] if every else _runs(book.entries())
-    columns = ("entries", "at (UTC)", "what", "study", "for", "noise σ", "q x steps")
+    columns = ("entry", "day (UTC)", "study", "what", "noise σ", "q x steps")
     table("Privacy ledger", columns, [_row(run) for run in rows])
     _say_summary(data)
     if period is not None:
@@ -221,20 +221,19 @@ def _row(run: list[Entry]) -> tuple[str, ...]:
 
     first, last = run[0], run[-1]
     what = first.what
-    at = f"{datetime.fromtimestamp(first.at, UTC):%Y-%m-%d %H:%M}"
-    start = (_span(first.sequence, last.sequence), at, what.KIND)
+    start = (_span(first.sequence, last.sequence), f"{datetime.fromtimestamp(first.at, UTC):%Y-%m-%d}")
     if isinstance(what, Charge) and isinstance(last.what, Charge):
         purpose = what.purpose.removesuffix("-without-dp")
         rounds = f"{purpose}, round {_span(what.round, last.what.round)}"
         return (*start, what.study_id, rounds, *_mechanism(what.event, len(run)))
     if isinstance(what, Reservation):
         noise, steps = zip(*(_mechanism(event) for event in what.events), strict=True)
-        return (*start, what.study_id, f"whole study, cohort {what.cohort[:8]}", "; ".join(noise), "; ".join(steps))
+        return (*start, what.study_id, f"reserved for cohort {what.cohort[:8]}", "; ".join(noise), "; ".join(steps))
     if isinstance(what, Release):
-        return (*start, what.study_id, what.reason, "-", "-")
+        return (*start, what.study_id, f"given free: {what.reason}", "-", "-")
     if isinstance(what, Recovery):
-        return (*start, f"by {what.by}", f"lost: {what.lost}", "-", "-")
-    return (*start, "-", "-", "-", "-")
+        return (*start, "-", f"recovery by {what.by}, lost: {what.lost}", "-", "-")
+    return (*start, "-", what.KIND, "-", "-")
 
 
 def _span(first: int, last: int) -> str:

@@ -41,7 +41,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cap
         title=Text(title), title_justify="left", caption=Text(caption) if caption else None, caption_justify="left"
     )
     for index, column in enumerate(columns):
-        made.add_column(Text(column), justify="left" if index == 0 else "right")
+        # Folded, as what is cut off would be missed: digests, dates and names are words too long for a narrow column.
+        made.add_column(Text(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     console.print(made)
