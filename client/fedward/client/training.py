@@ -292,9 +292,11 @@ def _plain_step(model: nn.Module, terms: SiteTerms) -> _Step:
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
-        if batch.patients == 0:
-            return
-        torch.autograd.backward(_loss(model, batch) / terms.expected_batch)
+        if batch.patients == 0:  # the pull is there without a patient too, as it is with noise
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        else:
+            torch.autograd.backward(_loss(model, batch) / terms.expected_batch)
         pull()
         optimizer.step()
 

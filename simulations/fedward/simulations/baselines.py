@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedward.client.datasets import declared
 from fedward.client.split import held_out
-from fedward.client.training import train, unnoised_sum
+from fedward.client.training import unnoised_sum
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.server.aggregation import OptimiserState, step, weighted_mean
+from fedward.simulations.engines import Engine, SiteLoop
 from fedward.study.encoding import Encoded
 from fedward.study.evaluation import count_deviation
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, explain
@@ -33,7 +34,7 @@ from fedward.study.metrics import exact_auroc
 from fedward.study.models import Vector, build, load_vector, scores, to_vector
 from fedward.study.schedule import least_noise
 from fedward.study.secure import secure_terms
-from fedward.study.terms import site_terms, training_cohort
+from fedward.study.terms import training_cohort
 
 PENALTY = 10.0
 """λ of the baselines' ridge, one for every hospital and study: where the heart hospitals alone did best on splits that no
@@ -187,19 +188,23 @@ def rounds(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Draws
         InputError: a site of the roster has no patients here, or another site has.
         FedwardError: training did not stay finite.
     """
-    sites = [entry.site for entry in sealed.roster]
-    if set(training) != set(sites):
-        raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(training))
-    weights = [training_cohort(sealed, site) for site in sites]
+    if sealed.manifest.privacy.noise == "shared":
+        return _rounds(sealed, lambda base: _shared_delta(sealed, base, training, draws))
+    return engine_rounds(sealed, SiteLoop(sealed, training, {entry.site: draws for entry in sealed.roster}))
+
+
+def engine_rounds(sealed: SealedManifest, sites: Engine) -> Iterator[Vector]:
+    """The same, with the sites' updates computed by an engine. Raises FedwardError as `rounds`."""
+    weights = [training_cohort(sealed, entry.site) for entry in sealed.roster]
+    return _rounds(sealed, lambda base: weighted_mean(list(sites.updates(base)), weights))
+
+
+def _rounds(sealed: SealedManifest, pseudo_gradient: Callable[[Vector], NDArray[np.float64]]) -> Iterator[Vector]:
     vector = to_vector(build(sealed.manifest))
     state = OptimiserState.zeros(len(vector))
     yield vector
     for _ in range(sealed.manifest.training.rounds):
-        if sealed.manifest.privacy.noise == "shared":
-            delta = _shared_delta(sealed, vector, training, draws)
-        else:
-            delta = weighted_mean([_update(sealed, site, vector, training[site], draws) for site in sites], weights)
-        vector, state = step(vector, delta, state, sealed.manifest.training)
+        vector, state = step(vector, pseudo_gradient(vector), state, sealed.manifest.training)
         yield vector
 
 
@@ -208,6 +213,8 @@ def _shared_delta(
 ) -> NDArray[np.float64]:
     """Δ of a round with shared noise, shape (d,): the ring's own sum, without masks, which cancel."""
     sites = [entry.site for entry in sealed.roster]
+    if set(training) != set(sites):
+        raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(training))
     terms = secure_terms(sealed, len(sites), dimension=len(base), train=True, evaluate=False)
     if terms.noise is None:
         raise InputError("the study's noise is not shared")
@@ -222,13 +229,6 @@ def _shared_delta(
     if delta is None:
         raise InputError("a round that trains has an update")
     return delta
-
-
-def _update(sealed: SealedManifest, site: str, base: Vector, data: Encoded, draws: Draws) -> Vector:
-    # A new model each time, as a node builds one for each request: Opacus's hooks must not pile up on one.
-    model = build(sealed.manifest)
-    load_vector(model, base)
-    return train(model, data, site_terms(sealed, site), draws)
 
 
 def federate(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Draws) -> Vector:

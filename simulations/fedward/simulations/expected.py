@@ -47,9 +47,14 @@ def summarise(areas: Sequence[float] | NDArray[np.float64]) -> Expected:
             got=f"{int(np.isfinite(values).sum())} of {len(values)}",
             remedy="simulate more seeds, or lower training.server_learning_rate",
         )
+    return Expected(float(values.mean()), *interval(values), float(values.std(ddof=1)), len(values))
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95% percentile bootstrap interval of a mean over seeds (Efron 1979), the resamples fixed; values of shape (n,), n ≥ 1."""
     chosen = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
     low, high = np.quantile(values[chosen].mean(axis=1), [0.025, 0.975])
-    return Expected(float(values.mean()), float(low), float(high), float(values.std(ddof=1)), len(values))
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

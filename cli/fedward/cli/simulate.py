@@ -1,0 +1,168 @@
+"""`fedward simulate`: the same study on one machine, over many seeds, before any hospital is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedward.cli.output import JsonOption, note, print_json, say, table
+
+if TYPE_CHECKING:
+    from fedward.simulations.simulate import Outcome, Summary
+    from fedward.study.manifest import Manifest
+
+
+class EngineChoice(StrEnum):
+    """Who computes the sites' updates."""
+
+    STACKED = "stacked"
+    LOOP = "loop"
+
+
+def simulate(
+    study: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STUDY", help='The study\'s TOML file, or a folder with study.toml; "heart" is the example.'
+        ),
+    ],
+    sites: Annotated[
+        str,
+        typer.Option(
+            metavar="heart|DIR", help="The hospitals: a folder with NAME.csv and NAME.mapping.toml, or heart."
+        ),
+    ] = "heart",
+    engine: Annotated[
+        EngineChoice,
+        typer.Option(
+            help="stacked: all sites at once, and the loop where a model cannot be stacked; loop: as a node trains."
+        ),
+    ] = EngineChoice.STACKED,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Simulated studies, with seeds 0, 1, …")] = 20,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep everything there; a run that was broken off goes on.")
+    ] = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """Simulate a study with its baselines: federated, each hospital alone, and the pool that privacy forbids.
+
+    Each seed draws the held-out patients, the samples and the noise anew. AUROC is exact, on held-out patients. The data must be
+    public or your own: seeded noise protects nobody.
+    """
+    from fedward.simulations.folders import read_hospitals
+    from fedward.simulations.run_folder import RunFolder, summary
+    from fedward.simulations.simulate import study as run
+    from fedward.study.heart import heart_folder
+    from fedward.study.manifest import load
+
+    manifest = load(_study_file(study, heart_folder()))
+    hospitals = read_hospitals(heart_folder() if sites == "heart" else Path(sites), manifest)
+    folder = None if out is None else RunFolder.open(out, manifest, hospitals, engine.value)
+    tell = _progress(seeds)
+    outcomes: list[Outcome] = []
+    for seed in range(seeds):
+        known = None if folder is None else folder.done(seed)
+        outcome = known or run(manifest, hospitals, seed, engine.value)
+        if folder is not None and known is None:
+            folder.keep(outcome)
+        outcomes.append(outcome)
+        tell(seed + 1, known is not None)
+    if folder is not None:
+        from fedward.simulations.plots import draw
+
+        folder.finish(outcomes)
+        draw(folder.path / "plots", outcomes)
+    if as_json:
+        print_json(summary(outcomes) | {"study": manifest.study.id, "privacy": _privacy(manifest)})
+    else:
+        _show(manifest, outcomes, out)
+
+
+def _study_file(study: Path, heart: Path) -> Path:
+    if study.is_dir():
+        return study / "study.toml"
+    return heart / "study.toml" if str(study) == "heart" and not study.exists() else study
+
+
+def _progress(seeds: int, every: float = 2.0) -> Callable[[int, bool], None]:
+    """Says how many seeds are done and how long the rest will take, every so many seconds."""
+    began, last, ran = time.monotonic(), time.monotonic(), 0
+
+    def tell(done: int, known: bool) -> None:
+        nonlocal last, ran
+        ran += not known
+        now = time.monotonic()
+        if now - last < every and done < seeds:
+            return
+        last = now
+        left = (now - began) / ran * (seeds - done) if ran else 0.0
+        note(f"seed {done} of {seeds}" + (f", {left:.0f} s to go" if done < seeds else f", {now - began:.0f} s"))
+
+    return tell
+
+
+def _privacy(manifest: Manifest) -> dict[str, object]:
+    from fedward.study.terms import privacy_words
+
+    privacy = manifest.privacy
+    if privacy.epsilon is None:
+        return {"epsilon": None, "meaning": "the study trains without differential privacy"}
+    return {"epsilon": privacy.epsilon, "delta": privacy.delta, "meaning": privacy_words(manifest)}
+
+
+def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> None:
+    from fedward.simulations.simulate import EVERYBODY, gains, summarise
+
+    found = summarise(outcomes)
+    models = [one.model for one in found if one.slice == EVERYBODY]
+    table(
+        f"AUROC on held-out patients: {manifest.study.id}, {len(outcomes)} seeds",
+        ("model", "mean (95%)", "one study"),
+        [(model, *_cells(one)) for model in models for one in found if (one.model, one.slice) == (model, EVERYBODY)],
+        caption="The mean over seeds with its 95% interval; and the deviation from study to study.",
+    )
+    shown = [model for model in ("federated", "alone, mean", "pooled") if model in models]
+    parts = list(dict.fromkeys(one.slice for one in found if one.slice != EVERYBODY))
+    by = {(one.model, one.slice): one for one in found}
+    table(
+        "By hospital and by group",
+        ("held-out patients", "number", *shown),
+        [(part, f"{by[shown[0], part].patients:.0f}", *(_short(by[model, part]) for model in shown)) for part in parts],
+    )
+    table(
+        "What a hospital gains over its own model, on its own patients",
+        ("hospital", "AUROC gained (95%)", "one study"),
+        [(one.slice.removeprefix("site="), *_cells(one, sign="+")) for one in gains(outcomes)],
+    )
+    diverged = [one.seed for one in outcomes if one.vector is None]
+    if diverged:
+        say(
+            f"{len(diverged)} studies did not stay finite (seeds {', '.join(map(str, diverged[:10]))}): lower the rates."
+        )
+    said = _privacy(manifest)
+    if said["epsilon"] is None:
+        say("The study trains without differential privacy.")
+    else:
+        say(f"ε at most {said['epsilon']:g} at δ = {said['delta']:g}, were it real: {said['meaning']}.")
+    if out is not None:
+        say(f"Everything is kept in {out}; the same command goes on there.")
+
+
+def _cells(one: Summary, sign: str = "") -> tuple[str, str]:
+    if one.seeds == 0:
+        return "undefined", ""
+    if one.seeds == 1:
+        return f"{one.mean:{sign}.3f}", ""
+    return f"{one.mean:{sign}.3f} ({one.low:{sign}.3f} to {one.high:{sign}.3f})", f"± {one.deviation:.3f}"
+
+
+def _short(one: Summary) -> str:
+    """Mean and interval in a narrow column."""
+    if one.seeds < 2:
+        return _cells(one)[0]
+    return f"{one.mean:.3f} ({one.low:.2f}-{one.high:.2f})"

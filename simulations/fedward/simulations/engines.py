@@ -1,0 +1,67 @@
+"""Who computes the sites' updates of a simulated round: all at once (`SiteStack`), or one after the other as a node would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedward.client.training import train
+from fedward.privacy.draws import Draws
+from fedward.privacy.errors import InputError
+from fedward.simulations.site_stack import SiteStack, stackable
+from fedward.study.encoding import Encoded
+from fedward.study.manifest import SealedManifest
+from fedward.study.models import Vector, build, load_vector
+from fedward.study.terms import site_terms
+
+EngineName: TypeAlias = Literal["stacked", "loop"]
+
+
+class Engine(Protocol):
+    """The sites of one study."""
+
+    def updates(self, base: Vector) -> NDArray[np.float32]:
+        """Every site's update from a base model of shape (d,), in the roster's order: shape (sites, d).
+
+        Raises:
+            FedwardError: training did not stay finite.
+        """
+        ...
+
+
+class SiteLoop:
+    """Each site by `client.training.train`, the code that a node runs."""
+
+    def __init__(self, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]) -> None:
+        """Arguments as `SiteStack`; any model, any number of rows a patient.
+
+        Raises:
+            InputError: patients or draws do not fit the roster.
+        """
+        sites = [entry.site for entry in sealed.roster]
+        if set(training) != set(sites) or set(draws) != set(sites):
+            raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(training))
+        self._sealed = sealed
+        self._sites = [(site_terms(sealed, site), training[site], draws[site]) for site in sites]
+
+    def updates(self, base: Vector) -> NDArray[np.float32]:
+        """As `Engine.updates`."""
+        found = []
+        for terms, data, draws in self._sites:
+            # A new model each time, as a node builds one for each request: Opacus's hooks must not pile up on one.
+            model = build(self._sealed.manifest)
+            load_vector(model, base)
+            found.append(train(model, data, terms, draws))
+        return np.stack(found)
+
+
+def engine(
+    name: EngineName, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]
+) -> Engine:
+    """The engine of that name; "stacked" is the loop where a study cannot be stacked. Arguments and errors as `SiteLoop`."""
+    if name == "stacked" and stackable(sealed, training):
+        return SiteStack(sealed, training, draws)
+    return SiteLoop(sealed, training, draws)

@@ -1,0 +1,251 @@
+"""Local training of many sites at once, for models of Linear layers: their models are one array, a step is a few products.
+
+The arithmetic is that of a node (`client.training`, `client.closed_form`), with a first axis of sites: Poisson samples, each
+patient's gradient clipped by its closed-form norm, each site's own noise, division by the declared batch, FedProx's pull. A site's
+draws are asked in a node's order, so that the same draws give the same update up to round-off. Samples of different sizes are
+padded with rows that weigh nothing. Sites do not meet before the server's step, so a few are trained at a time: as many as a
+core's cache holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fedward.client.closed_form import few_threads, layers_of
+from fedward.client.training import noise_ahead
+from fedward.privacy.draws import Draws
+from fedward.privacy.errors import FedwardError, InputError
+from fedward.study.encoding import Encoded
+from fedward.study.manifest import SealedManifest
+from fedward.study.models import Vector, build
+from fedward.study.terms import SiteTerms, site_terms
+
+Single: TypeAlias = NDArray[np.float32]
+
+_CACHE_FLOATS = 1 << 17
+"""Activations of the sites that are trained together: half a MiB, of a core's cache the larger part."""
+_TINY = np.float32(1e-6)
+"""What Opacus adds to a norm before it divides."""
+
+
+def stackable(sealed: SealedManifest, training: Mapping[str, Encoded]) -> bool:
+    """Whether a study's sites can be stacked: Linear layers, one row a patient, and noise that no site shares."""
+    single = all(len(data) == len(data.owners) for data in training.values())
+    return single and sealed.manifest.privacy.noise != "shared" and layers_of(build(sealed.manifest)) is not None
+
+
+class SiteStack:
+    """All sites of a study, ready to train from any base model."""
+
+    def __init__(self, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]) -> None:
+        """
+        Args:
+            sealed: the study.
+            training: each roster site's training patients.
+            draws: each site's own.
+
+        Raises:
+            InputError: the study is not `stackable`, or patients or draws do not fit the roster.
+        """
+        self.sites = [entry.site for entry in sealed.roster]
+        if set(training) != set(self.sites) or set(draws) != set(self.sites):
+            raise InputError("patients and draws do not fit the roster", expected=", ".join(self.sites))
+        layers = layers_of(build(sealed.manifest))
+        if layers is None or not stackable(sealed, training):
+            raise InputError("this study's sites cannot be stacked", remedy="train them one by one")
+        self._layers = layers
+        self._size = sum(layer.size for layer in layers)
+        tables = [training[site] for site in self.sites]
+        self._inputs: Single = np.concatenate([table.inputs for table in tables]).astype(np.float32, copy=False)
+        self._outcomes: Single = np.concatenate([table.outcomes for table in tables]).astype(np.float32, copy=False)
+        ends = np.cumsum([len(table) for table in tables])
+        self._members = [
+            _Member(site_terms(sealed, site), draws[site], int(end) - len(table), len(table))
+            for site, table, end in zip(self.sites, tables, ends, strict=True)
+        ]
+        self._pieces = [self._members[start : start + size] for start, size in self._cut()]
+
+    def updates(self, base: Vector) -> Single:
+        """Every site's update (trained − base) from a base model of shape (d,): shape (sites, d).
+
+        Raises:
+            FedwardError: training produced a number that is not finite.
+        """
+        found = np.empty((len(self._members), self._size), dtype=np.float32)
+        start = 0
+        with few_threads(self._layers), np.errstate(all="ignore"):  # what is not finite is refused below
+            for piece in self._pieces:
+                self._train(piece, base, found[start : start + len(piece)])
+                start += len(piece)
+        if not np.isfinite(found).all():
+            raise FedwardError(
+                "training did not stay finite", remedy="lower the learning rate", code="training-diverged"
+            )
+        return found
+
+    def _cut(self) -> list[tuple[int, int]]:
+        """Pieces of neighbouring sites, as (first, number), whose activations fit the cache."""
+        width = self._inputs.shape[1] + 2 * sum(len(layer.bias) for layer in self._layers)
+        pieces, start, most = [], 0, 0.0
+        for place, member in enumerate(self._members):
+            rows = member.expected_rows
+            most = max(most, rows)
+            if place > start and most * width * (place + 1 - start) > _CACHE_FLOATS:
+                pieces.append((start, place - start))
+                start, most = place, rows
+        pieces.append((start, len(self._members) - start))
+        return pieces
+
+    def _train(self, piece: Sequence[_Member], base: Vector, out: Single) -> None:
+        """Writes the updates of some sites, shape (s, d)."""
+        terms = piece[0].terms
+        model = np.repeat(base[None, :], len(piece), axis=0)
+        total = np.empty_like(model)
+        expected = np.array([[member.terms.expected_batch] for member in piece], dtype=np.float32)
+        for step in range(terms.steps):
+            index, real = _sampled(piece)
+            self._gradients(model, index, real, terms, total)
+            if terms.private:
+                for row, member in enumerate(piece):
+                    np.add(total[row], member.noise(step, self._size), out=total[row], casting="same_kind")
+            total /= expected
+            if terms.proximal:
+                total += np.float32(terms.proximal) * (model - base)
+            total *= np.float32(terms.learning_rate)
+            model -= total
+        np.subtract(model, base, out=out)
+
+    def _gradients(
+        self, model: Single, index: NDArray[np.int64], real: Single, terms: SiteTerms, total: Single
+    ) -> None:
+        """Σ of the sampled patients' gradients, clipped where the study is private; into `total`, shape (s, d).
+
+        Args:
+            model: parameters, shape (s, d).
+            index: rows of the tables, shape (s, b); any row where `real` is 0.
+            real: 1 for a patient, 0 for padding, shape (s, b).
+            terms: what all sites have in common.
+            total: where the sums go.
+        """
+        weights, biases = self._views(model)
+        out = self._inputs.take(index, axis=0)
+        inputs = [out]
+        for layer, weight, bias in zip(self._layers, weights, biases, strict=True):
+            out = out @ weight.transpose(0, 2, 1)
+            out += bias
+            _activate(layer.activation, out)
+            inputs.append(out)
+        error = inputs.pop()
+        np.negative(error, out=error)
+        np.exp(error, out=error)
+        error += 1
+        np.reciprocal(error, out=error)
+        error -= self._outcomes.take(index)[..., None]
+        error *= real[..., None]
+        errors = [error]
+        for place in range(len(self._layers) - 1, 0, -1):
+            error = _before(errors[-1], weights[place])
+            _derive(self._layers[place - 1].activation, inputs[place], error)
+            errors.append(error)
+        errors.reverse()
+        if terms.private:
+            factors = _factors(inputs, errors, terms.clipping_norm)
+            for part in errors:
+                np.multiply(part, factors, out=part)
+        for part, a, weight, bias in zip(errors, inputs, *self._views(total), strict=True):
+            np.matmul(part.transpose(0, 2, 1), a, out=weight)
+            np.sum(part, axis=1, keepdims=True, out=bias)
+
+    def _views(self, flat: Single) -> tuple[list[Single], list[Single]]:
+        """Weights (s, out, in) and biases (s, 1, out) of each layer, as views of (s, d)."""
+        weights, biases, start = [], [], 0
+        for layer in self._layers:
+            middle, end = start + layer.weight.size, start + layer.size
+            weights.append(flat[:, start:middle].reshape(len(flat), *layer.weight.shape))
+            biases.append(flat[:, None, middle:end])
+            start = end
+        return weights, biases
+
+
+class _Member:
+    """One site: its terms, its rows [start, start + number) of the tables, and its draws."""
+
+    def __init__(self, terms: SiteTerms, draws: Draws, start: int, number: int) -> None:
+        self.terms, self.start, self.number = terms, start, number
+        self._draws = draws
+        self._ahead: NDArray[np.float64] = np.empty((0, 0))
+
+    @property
+    def expected_rows(self) -> float:
+        """How many rows a step has, but for chance."""
+        mean = self.terms.sampling_rate * self.number
+        return mean + 2 * math.sqrt(mean) + 1
+
+    def sample(self) -> NDArray[np.int64]:
+        """The rows of one Poisson sample of patients."""
+        return np.flatnonzero(self._draws.bernoulli(self.number, self.terms.sampling_rate)) + self.start
+
+    def noise(self, step: int, size: int) -> NDArray[np.float64]:
+        """A step's noise, shape (d,); drawn for several steps at once, as on a node."""
+        ahead = noise_ahead(self.terms.steps, size)
+        if step % ahead == 0:
+            deviation = self.terms.noise_multiplier * self.terms.clipping_norm
+            self._ahead = self._draws.gaussian((ahead, size), deviation)
+        found: NDArray[np.float64] = self._ahead[step % ahead]
+        return found
+
+
+def _sampled(piece: Sequence[_Member]) -> tuple[NDArray[np.int64], Single]:
+    """Row numbers and weights of one step, shape (s, b) each."""
+    chosen = [member.sample() for member in piece]
+    longest = max(len(rows) for rows in chosen)
+    index = np.zeros((len(piece), longest), dtype=np.int64)
+    real = np.zeros((len(piece), longest), dtype=np.float32)
+    for place, rows in enumerate(chosen):
+        index[place, : len(rows)] = rows
+        real[place, : len(rows)] = 1
+    return index, real
+
+
+def _activate(activation: type[nn.Module] | None, out: Single) -> None:
+    if activation is nn.ReLU:
+        np.maximum(out, 0, out=out)
+    elif activation is nn.Tanh:
+        np.tanh(out, out=out)
+
+
+def _derive(activation: type[nn.Module] | None, after: Single, error: Single) -> None:
+    """From derivatives after an activation to those before it, in place."""
+    if activation is nn.ReLU:
+        error *= after > 0
+    elif activation is nn.Tanh:
+        error *= 1 - after * after
+
+
+def _before(error: Single, weight: Single) -> Single:
+    """Derivatives at a layer's inputs, shape (s, b, in), from those at its outputs, shape (s, b, out)."""
+    found: Any = (
+        error * weight if weight.shape[1] == 1 else error @ weight
+    )  # a product with one inner term is no product
+    return np.asarray(found)
+
+
+def _factors(inputs: Sequence[Single], errors: Sequence[Single], norm: float) -> Single:
+    """What each row's gradient is multiplied by, so that its norm is at most C; shape (s, b, 1)."""
+    squares: Single = np.zeros(inputs[0].shape[:2], dtype=np.float32)
+    for a, error in zip(inputs, errors, strict=True):
+        part = np.einsum("sbi,sbi->sb", a, a)
+        part += 1
+        part *= np.einsum("sbi,sbi->sb", error, error)
+        squares += part
+    np.sqrt(squares, out=squares)
+    squares += _TINY
+    np.divide(np.float32(norm), squares, out=squares)
+    np.minimum(squares, 1, out=squares)
+    return squares[..., None]
