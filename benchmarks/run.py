@@ -17,7 +17,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 NAMES = {
-    name: FOLDER / f"{name}.py" for name in ("foundation", "secagg", "training", "utility", "ledger", "shared_noise")
+    name: FOLDER / f"{name}.py"
+    for name in ("foundation", "secagg", "training", "utility", "ledger", "shared_noise", "simulation")
 }
 LIMIT_S = 12 * 60.0
 END_S = 30.0

@@ -110,7 +110,7 @@ def test_training_that_bursts_is_an_error() -> None:
     )
     stack = SiteStack(study, hospitals(study.manifest), keyed())
     with pytest.raises(FedwardError) as caught:
-        stack.updates(np.full(len(to_vector(build(study.manifest))), 3e38, dtype=np.float32))
+        stack.updates(np.full(len(to_vector(build(study.manifest))), np.inf, dtype=np.float32))
     assert caught.value.code == "training-diverged"
 
 

@@ -46,21 +46,20 @@ class UnsafeKeyedDraws(UnsafeSeededDraws):
         """
         if not (math.isfinite(sigma) and sigma > 0):
             raise InputError("the noise has no scale", expected="a finite sigma above 0", got=repr(sigma))
-        result = np.empty(shape)
-        flat = result.reshape(-1)
+        values = np.empty(shape, dtype=np.float32)
+        flat = values.reshape(-1)
         for start in range(0, flat.size, 2 * _BLOCK):
-            part = flat[start : start + 2 * _BLOCK]
-            self._normals(part)
-        result *= sigma
-        return result
+            self._normals(flat[start : start + 2 * _BLOCK])
+        values *= np.float32(sigma)
+        return values.astype(np.float64)
 
     def bernoulli(self, n: int, q: float) -> NDArray[np.bool_]:
-        """One Poisson sample of n patients at rate q, shape (n,)."""
+        """One Poisson sample of n patients at rate q, shape (n,); the rate drawn is at most 2^-32 below it."""
         if q >= 1:
             return np.ones(n, dtype=np.bool_)
-        return np.less(self._words(n), np.uint64(int(q * 2**64)))
+        return np.less(np.frombuffer(self._bytes(4 * n), dtype=np.uint32), np.uint32(int(q * 2**32)))
 
-    def _normals(self, out: NDArray[np.float64]) -> None:
+    def _normals(self, out: NDArray[np.float32]) -> None:
         half = (out.size + 1) // 2
         words = np.frombuffer(self._bytes(8 * half), dtype=np.uint32).astype(np.float32)
         words += np.float32(0.5)
@@ -73,9 +72,9 @@ class UnsafeKeyedDraws(UnsafeSeededDraws):
         radius *= np.float32(-2)
         np.sqrt(radius, out=radius)
         angle *= _TURN
-        np.multiply(radius, np.cos(angle), out=out[:half], casting="same_kind")
+        np.multiply(radius, np.cos(angle), out=out[:half])
         rest = out.size - half
-        np.multiply(radius[:rest], np.sin(angle[:rest]), out=out[half:], casting="same_kind")
+        np.multiply(radius[:rest], np.sin(angle[:rest]), out=out[half:])
 
     def _words(self, n: int) -> NDArray[np.uint64]:
         return np.frombuffer(self._bytes(8 * n), dtype=np.uint64)
