@@ -116,6 +116,8 @@ def _blas() -> ThreadpoolController:
 def clipped_sum(layers: Sequence[Layer], batch: Batch, norm: float) -> Floats:
     """Σ over patients of min(1, C/‖g‖) g, where g is the gradient of a patient's mean cross-entropy.
 
+    A patient of whom ‖g‖ is not finite adds nothing: else one patient could make the sum no number, which no noise hides.
+
     Args:
         layers: what `layers_of` gave.
         batch: the sampled patients; there may be none.
@@ -124,12 +126,15 @@ def clipped_sum(layers: Sequence[Layer], batch: Batch, norm: float) -> Floats:
     Returns:
         One vector: each layer's weights, row by row, then its bias; the order of `named_parameters`.
     """
-    with np.errstate(all="ignore"):  # what is not finite stays so, and is refused after training
+    with np.errstate(all="ignore"):  # what is not finite is left out
         inputs, errors = _passes(layers, batch)
         squares = _own_squares(inputs, errors) if batch.patient_of is None else _shared_squares(inputs, errors, batch)
         factors = np.minimum(norm / (np.sqrt(squares) + 1e-6), 1.0).astype(batch.inputs.dtype, copy=False)
         if batch.patient_of is not None:
-            factors = factors[batch.patient_of]
+            squares, factors = squares[batch.patient_of], factors[batch.patient_of]
+        if not (finite := np.isfinite(squares)).all():
+            inputs, errors = ([np.where(finite[:, None], part, 0) for part in parts] for parts in (inputs, errors))
+            factors = np.where(finite, factors, 0)
         total = np.empty(sum(layer.size for layer in layers), batch.inputs.dtype)
         start = 0
         for layer, a, error in zip(layers, inputs, errors, strict=True):

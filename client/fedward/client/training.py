@@ -149,7 +149,8 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
     """Train in place from the model's parameters and return the update (trained − base), shape (d,) float32.
 
     Raises:
-        FedwardError: training produced a number that is not finite, nothing of it may leave; or the study's noise is shared, and
+        FedwardError: training produced a number that is not finite, nothing of it may leave (with noise that is decided by the
+            noisy sums alone, as each patient's part is finite); or the study's noise is shared, and
             is added to `unnoised_sum`.
     """
     if terms.honest_sites:
@@ -178,7 +179,7 @@ def unnoised_sum(model: nn.Module, data: Encoded, norm: float) -> UnnoisedSum:
     In float64, so that round-off is negligible beside the sensitivity that is accounted (`shared_noise.ROUND_OFF`).
 
     Raises:
-        FedwardError: a gradient is not finite; nothing of the sum may leave.
+        FedwardError: the sum is not finite; nothing of it may leave.
     """
     model.double().train()
     batch = _everybody(data, np.dtype(np.float64))
@@ -197,10 +198,13 @@ def unnoised_sum(model: nn.Module, data: Encoded, norm: float) -> UnnoisedSum:
 
 def _clipped(samples: Sequence[torch.Tensor], norm: float) -> list[torch.Tensor]:
     """Each parameter's sum, shape (size,), of patients' gradients that are clipped as one vector; as in Opacus, by
-    C / (‖g‖ + 1e-6)."""
+    C / (‖g‖ + 1e-6). As in `clipped_sum`, a patient of whom ‖g‖ is not finite adds nothing."""
     rows = [sample.flatten(1) for sample in samples]
     norms = torch.stack([torch.linalg.vector_norm(one, dim=1) for one in rows]).norm(dim=0)
     factors = (norm / (norms + 1e-6)).clamp_(max=1.0)
+    if not (finite := norms.isfinite()).all():
+        rows = [torch.where(finite[:, None], one, torch.zeros_like(one)) for one in rows]
+        factors = torch.where(finite, factors, torch.zeros_like(factors))
     return [factors @ one for one in rows]
 
 

@@ -3,7 +3,8 @@
 The new file holds the entries of a copy and, last, a `Recovery` that says what may be missing after them:
 
 - `nothing`: the head file is that of the copy's last entry, and nobody knows of a newer one.
-- `charges`: only charges to reservations that the copy holds can be missing. All of them count as spent, and are closed.
+- `charges`: only charges to reservations that the copy holds can be missing, and to those of stopped studies, which their
+  coordinator may have continued under the approval that they had. All of them count as spent, and are closed.
 - `anything`: nobody can say. The whole budget counts as spent, for good; no study is ever admitted again.
 
 So what was spent may be over-counted and is never under-counted, as long as the person's word holds that no study was approved

@@ -87,6 +87,8 @@ class _Study:
     reservation: Reservation | None = None
     keys: set[tuple[str, int, int, str]] = field(default_factory=set)
     unprotected: int = 0
+    stopped: bool = False
+    """Ended by its coordinator, who may go on with it: it is then reserved again without anybody's approval."""
 
     def copy(self) -> _Study:
         return replace(
@@ -237,9 +239,9 @@ class Shares:
                 study.rest -= steps
         elif isinstance(what, Reservation):
             study.plan = study.planned_with(what.events)
-            study.reservation, study.rest = what, steps_of(what.events)
+            study.reservation, study.rest, study.stopped = what, steps_of(what.events), False
         else:
-            study.reservation, study.rest = None, Counter()
+            study.reservation, study.rest, study.stopped = None, Counter(), what.reason == "stopped"
 
     def _changeable(self, study_digest: str, study_id: str) -> _Study:
         """The study, of this object alone."""
@@ -255,8 +257,10 @@ class Shares:
         self.written_off |= what.lost == "anything"
         for digest in list(self.studies):
             study = self._changeable(digest, "")
-            self.recovered.append((at, history_of([study.rest])))
-            study.charged += study.rest
+            # A stopped study may have gone on after the copy was made, and have charged what was left of its plan.
+            lost = study.plan - study.charged if study.stopped else study.rest
+            self.recovered.append((at, history_of([lost])))
+            study.charged += lost
             study.reservation, study.rest = None, Counter()
 
     def charged(self) -> History:
