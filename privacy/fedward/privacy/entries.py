@@ -169,7 +169,8 @@ class Recovery:
         by: who decided it.
         reason: why, in their words; no patient value.
         lost: what may be missing between the entry before and `known`. `nothing`: the copy is whole. `charges`: charges to open
-            reservations, and of stopped studies; these count as spent in full. `anything`: the whole budget counts as spent, for good.
+            reservations, and of stopped studies; these count as spent in full. `anything`: the whole budget counts as spent, for
+            good.
         known: the newest entry that the lost ledger is known to have had; None if that is not known. The recovery's own number
             is higher, so that no number ever stands for two entries that others may have countersigned.
 
