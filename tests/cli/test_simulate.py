@@ -50,3 +50,21 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     refused = fedward("simulate", "heart", "--out", tmp_path, "--json")
     assert (refused.code, refused.json["error"]) == (3, "bad-input")
+
+
+def test_hospitals_are_cut_anew_or_made_up() -> None:
+    cut = good("simulate", "heart", "--seeds", 2, "--partition", "labels:5:0.7")
+    assert {one["slice"] for one in cut["gain_over_own_model"]} <= {f"site=site-{number}" for number in range(1, 6)}
+    ran = fedward("simulate", "heart", "--seeds", 1, "--sites", "synthetic:25:60:0.5")
+    assert ran.code == 0, ran
+    assert "the best possible AUROC" in ran.err
+    assert "The 20 of 25 hospitals that gain least." in " ".join(ran.out.split())
+    assert "alone:site-01" not in ran.out
+
+
+def test_hospitals_that_cannot_be_are_refused() -> None:
+    for sites in ("synthetic:", "synthetic:3", "synthetic:a:4", "synthetic:3:4:5:6"):
+        assert fedward("simulate", "heart", "--sites", sites, "--json").json["error"] == "usage"
+    assert fedward("simulate", "heart", "--partition", "warp:3", "--json").json["error"] == "bad-input"
+    both = fedward("simulate", "heart", "--partition", "iid:3", "--sites", "synthetic:5:50", "--json")
+    assert (both.code, both.json["error"]) == (2, "usage")

@@ -105,6 +105,28 @@ def test_fedadam_is_algorithm_2_of_reddi_et_al(deltas: list[float], beta1: float
     assert got[0] == pytest.approx(w, rel=1e-4, abs=1e-4)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    deltas=st.lists(st.floats(-10, 10), min_size=1, max_size=6),
+    beta1=st.floats(0, 0.99),
+    beta2=st.floats(0.01, 0.999),
+)
+def test_fedyogi_and_fedadagrad_are_algorithm_2_of_reddi_et_al(deltas: list[float], beta1: float, beta2: float) -> None:
+    rate, tau = 0.3, 1e-3
+    for name in ("fedyogi", "fedadagrad"):
+        w, m, v = -1.0, 0.0, 0.0
+        for delta in deltas:
+            m = beta1 * m + (1 - beta1) * delta
+            if name == "fedyogi":
+                v -= (1 - beta2) * delta**2 * (1 if v > delta**2 else -1 if v < delta**2 else 0)
+            else:
+                v += delta**2
+            w = w + rate * m / (math.sqrt(v) + tau)
+        rule = training(name, server_learning_rate=rate, server_momentum=beta1, server_beta2=beta2, server_epsilon=tau)
+        got = run(rule, [np.array([delta]) for delta in deltas], [-1.0])
+        assert got[0] == pytest.approx(w, rel=1e-4, abs=1e-4)
+
+
 def test_coordinates_do_not_mix() -> None:
     rule = training("fedadam", server_learning_rate=0.1)
     deltas = [np.array([1.0, -2.0, 0.0]), np.array([0.5, 4.0, 0.0])]

@@ -31,6 +31,8 @@ TRAINING: dict[str, dict[str, object]] = {
     "fedavg": AVERAGED,
     "fedprox": AVERAGED | {"algorithm": "fedprox", "proximal": 0.5},
     "fedadam": AVERAGED | {"algorithm": "fedadam"},
+    "fedyogi": AVERAGED | {"algorithm": "fedyogi"},
+    "fedadagrad": AVERAGED | {"algorithm": "fedadagrad"},
 }
 MODELS: dict[str, dict[str, object]] = {
     "logistic": {"name": "logistic-regression"},

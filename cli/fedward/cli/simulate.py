@@ -14,7 +14,12 @@ from fedward.cli.output import JsonOption, note, print_json, say, table
 
 if TYPE_CHECKING:
     from fedward.simulations.simulate import Outcome, Summary
+    from fedward.study.encoding import Encoded
     from fedward.study.manifest import Manifest
+
+
+MOST_ROWS = 20
+"""Hospitals that a table shows; `--json` and the folder have all."""
 
 
 class EngineChoice(StrEnum):
@@ -34,9 +39,17 @@ def simulate(
     sites: Annotated[
         str,
         typer.Option(
-            metavar="heart|DIR", help="The hospitals: a folder with NAME.csv and NAME.mapping.toml, or heart."
+            metavar="heart|DIR|synthetic:SITES:PATIENTS[:SHIFT]",
+            help="The hospitals: a folder with NAME.csv and NAME.mapping.toml, the example's, or made-up ones with a known truth.",
         ),
     ] = "heart",
+    partition: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="Cut all patients anew: iid:N, labels:N:ALPHA, sizes:N:ALPHA, shift:N:COLUMN or column:COLUMN.",
+        ),
+    ] = None,
     engine: Annotated[
         EngineChoice,
         typer.Option(
@@ -54,14 +67,13 @@ def simulate(
     Each seed draws the held-out patients, the samples and the noise anew. AUROC is exact, on held-out patients. The data must be
     public or your own: seeded noise protects nobody.
     """
-    from fedward.simulations.folders import read_hospitals
     from fedward.simulations.run_folder import RunFolder, summary
     from fedward.simulations.simulate import study as run
     from fedward.study.heart import heart_folder
     from fedward.study.manifest import load
 
     manifest = load(_study_file(study, heart_folder()))
-    hospitals = read_hospitals(heart_folder() if sites == "heart" else Path(sites), manifest)
+    hospitals = _hospitals(sites, partition, manifest)
     folder = None if out is None else RunFolder.open(out, manifest, hospitals, engine.value)
     tell = _progress(seeds)
     outcomes: list[Outcome] = []
@@ -81,6 +93,34 @@ def simulate(
         print_json(summary(outcomes) | {"study": manifest.study.id, "privacy": _privacy(manifest)})
     else:
         _show(manifest, outcomes, out)
+
+
+def _hospitals(sites: str, how: str | None, manifest: Manifest) -> dict[str, Encoded]:
+    from fedward.privacy.errors import UsageError
+    from fedward.simulations.folders import cut_hospitals, read_hospitals
+    from fedward.simulations.partition import parse_partition
+    from fedward.simulations.synthetic import synthetic
+    from fedward.study.heart import heart_folder
+
+    if sites.startswith("synthetic:"):
+        if how is not None:
+            raise UsageError(
+                "made-up hospitals are not cut anew", remedy="leave out --partition; SHIFT makes them differ"
+            )
+        try:
+            number, patients, *shift = sites.removeprefix("synthetic:").split(":")
+            numbers = int(number), int(patients), float(*shift)
+        except (ValueError, TypeError):
+            raise UsageError(
+                "--sites is no made-up hospitals",
+                expected="synthetic:SITES:PATIENTS or synthetic:SITES:PATIENTS:SHIFT",
+                got=sites,
+            ) from None
+        made = synthetic(manifest, *numbers)
+        note(f"the best possible AUROC on these made-up patients is {made.best:.3f}")
+        return dict(made.hospitals)
+    folder = heart_folder() if sites == "heart" else Path(sites)
+    return read_hospitals(folder, manifest) if how is None else cut_hospitals(folder, manifest, parse_partition(how))
 
 
 def _study_file(study: Path, heart: Path) -> Path:
@@ -120,6 +160,8 @@ def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> 
 
     found = summarise(outcomes)
     models = [one.model for one in found if one.slice == EVERYBODY]
+    if len(models) > MOST_ROWS:
+        models = [model for model in models if not model.startswith("alone:")]
     table(
         f"AUROC on held-out patients: {manifest.study.id}, {len(outcomes)} seeds",
         ("model", "mean (95%)", "one study"),
@@ -127,7 +169,15 @@ def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> 
         caption="The mean over seeds with its 95% interval; and the deviation from study to study.",
     )
     shown = [model for model in ("federated", "alone, mean", "pooled") if model in models]
-    parts = list(dict.fromkeys(one.slice for one in found if one.slice != EVERYBODY))
+    gained = sorted(gains(outcomes), key=lambda one: one.mean)
+    told = "" if len(gained) <= MOST_ROWS else f"The {MOST_ROWS} of {len(gained)} hospitals that gain least."
+    gained = gained[:MOST_ROWS]
+    sites = {one.slice for one in gained} if told else set()
+    parts = [
+        part
+        for part in dict.fromkeys(one.slice for one in found if one.slice != EVERYBODY)
+        if not told or part in sites or not part.startswith("site=")
+    ]
     by = {(one.model, one.slice): one for one in found}
     table(
         "By hospital and by group",
@@ -137,7 +187,8 @@ def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> 
     table(
         "What a hospital gains over its own model, on its own patients",
         ("hospital", "AUROC gained (95%)", "one study"),
-        [(one.slice.removeprefix("site="), *_cells(one, sign="+")) for one in gains(outcomes)],
+        [(one.slice.removeprefix("site="), *_cells(one, sign="+")) for one in gained],
+        caption=told or None,
     )
     diverged = [one.seed for one in outcomes if one.vector is None]
     if diverged:

@@ -2,7 +2,8 @@
 
 The pseudo-gradient is Δ = Σ wᵢ uᵢ / Σ wᵢ over the contributors, wᵢ the declared training cohort. Then
     fedsgd, fedavg, fedprox   m ← β m + Δ;  w ← w + η m            (McMahan et al. 2017, alg. 1; Reddi et al. 2021, FedAvgM)
-    fedadam                   m ← β₁ m + (1−β₁) Δ;  v ← β₂ v + (1−β₂) Δ²;  w ← w + η m / (√v + τ)   (ibid., alg. 2)
+    fedadam, fedyogi, fedadagrad   m ← β₁ m + (1−β₁) Δ;  w ← w + η m / (√v + τ)                     (ibid., alg. 2)
+        with v ← β₂ v + (1−β₂) Δ²;  v − (1−β₂) Δ² sign(v − Δ²);  v + Δ²
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ def step(
         FedwardError: the step did not stay finite; nothing of it may be committed.
     """
     rate, momentum = training.server_learning_rate, training.server_momentum
-    if training.algorithm == "fedadam":
+    if training.adaptive:
         first = momentum * state.first + (1 - momentum) * delta
-        second = training.server_beta2 * state.second + (1 - training.server_beta2) * delta**2
+        second = _second(state.second, delta**2, training)
         move = rate * first / (np.sqrt(second) + training.server_epsilon)
     else:
         first, second = momentum * state.first + delta, state.second
@@ -70,3 +71,13 @@ def step(
             "the model did not stay finite", remedy="lower training.server_learning_rate", code="training-diverged"
         )
     return model, OptimiserState(first, second)
+
+
+def _second(before: NDArray[np.float64], square: NDArray[np.float64], training: Training) -> NDArray[np.float64]:
+    """The second moment v after a round whose Δ² is `square`."""
+    beta = training.server_beta2
+    if training.algorithm == "fedadagrad":
+        return before + square
+    if training.algorithm == "fedyogi":
+        return np.asarray(before - (1 - beta) * square * np.sign(before - square))
+    return beta * before + (1 - beta) * square

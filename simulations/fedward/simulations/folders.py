@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from fedward.client.mapping import load_mapping
 from fedward.client.sources import read_site_table
 from fedward.privacy.errors import InputError
+from fedward.simulations.partition import Partition, partition
 from fedward.study.encoding import Encoded, encode
 from fedward.study.manifest import Manifest
 
@@ -33,10 +37,22 @@ def read_hospitals(source: Path, manifest: Manifest) -> dict[str, Encoded]:
     Raises:
         InputError: as `hospitals`, or a table does not fit its mapping or the study.
     """
+    return {name: encode(frame, manifest) for name, frame in _tables(source, manifest).items()}
+
+
+def cut_hospitals(source: Path, manifest: Manifest, how: Partition, seed: int = 0) -> dict[str, Encoded]:
+    """All patients of a folder as one table, cut into hospitals anew; arguments and errors as `read_hospitals` and `partition`.
+
+    The same identifier in two files is two patients.
+    """
+    tables = _tables(source, manifest)
+    whole = pd.concat([frame.set_axis(f"{name}/" + frame.index, axis=0) for name, frame in tables.items()])
+    pieces = partition(whole, how, manifest.outcome.column, np.random.default_rng(seed))
+    return {name: encode(frame, manifest) for name, frame in pieces.items()}
+
+
+def _tables(source: Path, manifest: Manifest) -> dict[str, pd.DataFrame]:
     return {
-        name: encode(
-            read_site_table(source / f"{name}.csv", load_mapping(source / f"{name}.mapping.toml"), manifest).frame,
-            manifest,
-        )
+        name: read_site_table(source / f"{name}.csv", load_mapping(source / f"{name}.mapping.toml"), manifest).frame
         for name in hospitals(source)
     }

@@ -58,7 +58,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """One way to spend ε. `learning_rate` is the server's; signal and noise are this module's, NaN for FedAdam."""
+    """One way to spend ε. `learning_rate` is the server's; signal and noise are this module's, NaN for adaptive server steps."""
 
     rounds: int
     local_steps: int
@@ -155,7 +155,7 @@ def check_delta(delta: float, patients: Mapping[str, int]) -> tuple[str, ...]:
 def candidates(
     manifest: Manifest, patients: Mapping[str, int], target: float, delta: float, rounds: Sequence[int] = ROUNDS
 ) -> tuple[Schedule, ...]:
-    """A schedule for each number of rounds, at the rule's rate; for FedAdam the manifest's own alone.
+    """A schedule for each number of rounds, at the rule's rate; for adaptive server steps the manifest's own alone.
 
     Args:
         manifest: the study: its algorithm, local steps, q, momentum, C and spare attempts stay.
@@ -171,7 +171,7 @@ def candidates(
     training = manifest.training
     if not rounds:
         raise InputError("no number of rounds to choose from", expected="at least one")
-    if training.algorithm == "fedadam":  # its steps are normalised: no rate bounds what noise does to them
+    if training.adaptive:  # its steps are normalised: no rate bounds what noise does to them
         sigma = _calibrated(manifest, training.rounds, target, delta)
         return (_schedule(manifest, training.rounds, sigma),)
     most = max(rounds)
@@ -327,7 +327,7 @@ def calibrated(
 ) -> Schedule:
     """The schedule with the smallest σ that keeps ε, by the gate itself; arguments and errors as `plan`."""
     found = replace(schedule, noise_multiplier=_calibrated(manifest, schedule.rounds, target, delta))
-    return found if manifest.training.algorithm == "fedadam" else _moved(manifest, patients, found)
+    return found if manifest.training.adaptive else _moved(manifest, patients, found)
 
 
 def by_trials(
@@ -337,7 +337,7 @@ def by_trials(
     within one standard error of the largest mean AUROC, paired over seeds (Breiman et al. 1984, section 3.4.3). The rule's own
     where a simulation takes minutes: another model than logistic regression, or several rows a patient.
     """
-    if manifest.training.algorithm == "fedadam" or not trials.fast(seal(manifest_at(manifest, rule), patients, rule)):
+    if manifest.training.adaptive or not trials.fast(seal(manifest_at(manifest, rule), patients, rule)):
         return rule
     limit = 2 * most_rate(manifest)
     tried = [

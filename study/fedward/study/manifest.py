@@ -143,7 +143,7 @@ class Model(Part):
 class Training(Part):
     """How a round trains. FedSGD is one full-batch step of clipped gradients per site and round."""
 
-    algorithm: Literal["fedsgd", "fedavg", "fedprox", "fedadam"]
+    algorithm: Literal["fedsgd", "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad"]
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
@@ -166,6 +166,11 @@ class Training(Part):
         if self.algorithm != "fedprox" and self.proximal > 0:
             raise ValueError(f"proximal belongs to fedprox, not {self.algorithm}")
         return self
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the server's steps are normalised by their own second moment."""
+        return self.algorithm in {"fedadam", "fedyogi", "fedadagrad"}
 
 
 MAX_DURATION_S = 366 * 86_400.0
