@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 from command import fedward, good
 
+from fedward.cli.output import shown, shown_left
 from fedward.client.home import SiteHome
 from fedward.client.policy import load_policy
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.errors import InputError
-from fedward.privacy.events import DpEvent, SharedEvent
+from fedward.privacy.events import CountEvent, DpEvent, SharedEvent
 from fedward.privacy.ledger import Budget, Charge, Head, Ledger, Reservation
 from fedward.study.terms import PRIVACY_WORDS
 
@@ -65,8 +67,8 @@ def test_spent_reserved_and_left_are_shown(home: SiteHome) -> None:
     assert [entry["kind"] for entry in data["entries"]] == ["reservation", "charge"]
     assert data["studies"][0]["reserved"] == epsilon([STEP] * 2, 1e-5)
     said = fedward(*ledger(home)).out
-    assert f"{data['spent']:.3f} of 3" in said
-    assert f"all that is reserved {data['committed']:.3f}" in said
+    assert f"{shown(data['spent'])} of 3" in said
+    assert f"all that is reserved {shown(data['committed'])}" in said
     assert PRIVACY_WORDS in said
 
 
@@ -97,7 +99,28 @@ def test_shared_noise_is_shown_against_both(tmp_path: Path) -> None:
     data = good(*ledger(home))
     assert (data["spent"], data["spent_against_everyone"]) == both
     assert both[0] < both[1]
-    assert f"{both[1]:.3f}" in fedward(*ledger(home)).out
+    out = tmp_path / "va.ledger"
+    good(*ledger(home, "--export", out))
+    for command in (ledger(home), ("site", "status", "--home", home.path), ("audit", "ledger", out)):
+        said = fedward(*command).out
+        assert f"{shown(both[1])}" in said
+        assert "where noise is shared, the coordinator and outsiders" in said
+        assert "composition: every study" in said
+
+
+def test_what_was_spent_is_never_shown_smaller_nor_what_is_left_larger() -> None:
+    assert (shown(2.7773), shown_left(7.2227)) == ("2.778", "7.222")
+    assert (shown(0.0001), shown(0.5), shown(0.0), shown(math.inf)) == ("0.001", "0.500", "0.000", "inf")
+
+
+def test_each_part_of_a_reservation_has_its_line(tmp_path: Path) -> None:
+    home = SiteHome.create(tmp_path / "va", "va", Budget(3.0, 1e-5))
+    with home.ledger() as book:
+        book.reserve(Reservation(A, "heart", (STEP, CountEvent(40.0, 1, 3, 1)), LATER, "cd" * 32), at=NOW)
+    lines = fedward(*ledger(home)).out.splitlines()
+    cells = [[cell.strip() for cell in line.split("│")[-3:-1]] for line in lines if "│" in line]
+    assert ["10", "1 x 1"] in cells
+    assert ["40 a count", "3 x 1"] in cells
 
 
 def test_a_period_of_the_policy_is_shown(home: SiteHome) -> None:
@@ -191,6 +214,7 @@ def test_a_rollback_of_both_files_is_recovered_by_the_head_that_somebody_kept(ho
 def test_with_nothing_left_the_budget_is_written_off(home: SiteHome) -> None:
     lose(home)
     (home.path / "ledger.sqlite.head").unlink()
+    assert "ledger-recover" in refused(5, "ledger-broken", *ledger(home))
     refused(3, "bad-input", *recovery(home, "--none-approved"))
     refused(2, "usage", *recovery(home, "--none-approved", "--write-off"))
     assert good(*recovery(home, "--write-off"))["lost"] == "anything"

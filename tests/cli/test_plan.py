@@ -99,7 +99,9 @@ def test_patients_by_name_and_the_studys_own_epsilon() -> None:
         ([], 2, "no numbers of patients"),
         (["--patients", "90,300", "--delta", "0.02"], 4, "promises nothing at hospital-1"),
         (["--patients", SIZES, "--epsilon", "3", "--budget", "1", "--rounds", "5"], 4, "does not hold it"),
-        (["--patients", "303,294", "--rounds", "5"], 3, "quorum 3 exceeds the roster of 2"),
+        (["--patients", SIZES, "--epsilon", "3", "--budget", "nan"], 2, "--budget is no lifetime"),
+        (["--patients", "303,294", "--rounds", "5"], 3, "manifest: quorum 3 exceeds the roster of 2"),
+        (["--patients", "303,294", "--rounds", "5"], 3, "at least as many hospitals as the quorum"),
         (["--patients", "A b=303,c=294,d=100", "--rounds", "5"], 3, "do not fit the study"),
         (["--on", "nowhere"], 3, "no hospital's data"),
     ],
@@ -110,6 +112,18 @@ def test_wrong_options_are_told(options: list[str], code: int, words: str) -> No
     assert ran.code == code, ran
     assert words in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_what_a_budget_cannot_hold_is_left_out_unless_it_was_asked_for() -> None:
+    found = good("plan", "heart", "--patients", SIZES, "--budget", 2, *FAST)
+    assert [one["epsilon"] for one in found["plans"]] == [0.5, 1.0]
+
+
+def test_what_a_ledger_is_charged_is_said_of_one_plan_alone() -> None:
+    said = " ".join(fedward("plan", "heart", "--patients", SIZES, "--epsilon", "0.5,1", *FAST).out.split())
+    assert "charged the larger of the two." in said
+    said = " ".join(fedward("plan", "heart", "--patients", SIZES, "--epsilon", "0.0001", *FAST).out.split())
+    assert "charged the larger of the two, ε = 0.001." in said
 
 
 def test_a_study_that_is_not_there() -> None:

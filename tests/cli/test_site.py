@@ -31,6 +31,7 @@ from fedward.privacy.signing import Identity, fingerprint
 from fedward.server.authority import Authority
 from fedward.study.heart import heart_folder
 from fedward.study.messages import Offer, pack
+from fedward.study.terms import PRIVACY_WORDS
 
 DATA = heart_folder()
 EVENT = DpEvent(10.0, 1.0, 1)
@@ -83,7 +84,9 @@ def test_from_init_to_ledger(fed: Federation, tmp_path: Path) -> None:
     assert good("site", "review", "--home", home) == {"proposals": []}
     status = good("site", "status", "--home", home)
     assert status["node"]["state"] == "never started"
-    assert status["ledger"] == {"spent": 0.0, "committed": 0.0, "budget": 7.0, "delta": 1e-3}
+    meaning = f"{PRIVACY_WORDS}; covers every patient of this hospital"
+    assert status["ledger"] == {"spent": 0.0, "committed": 0.0, "budget": 7.0, "delta": 1e-3, "privacy": meaning}
+    assert meaning in fedward("site", "status", "--home", home).out
     assert [dataset["patients"] for dataset in status["datasets"]] == [200]
     assert good("site", "ledger", "--home", home)["charges"] == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from secured import KilledError, Mortal, Wire, decide, draw_with, leaving, stage
 from fedward.client import datasets
 from fedward.privacy.errors import RefusalError
 from fedward.server.exploring import run_study
+from fedward.server.notices import tell_ended
 from fedward.server.records import ANSWERS
 from fedward.study import messages
 from fedward.study.answers import GRID, deviation, shape_of
@@ -71,6 +73,30 @@ def test_the_sum_is_that_of_the_hospitals_own_tallies(make: Make, secure: bool) 
     assert seen.answers[0].estimates[0].value == 920  # all four heart hospitals
     assert seen.as_json()["privacy"].startswith("unit: patient")
     assert "registered patients" in seen.as_json()["privacy"]
+
+
+def test_a_site_that_approves_after_the_end_is_given_its_reservation_back(tmp_path: Path) -> None:
+    """Nobody at the hospital knew of the end; without a second notice its budget would stay held for half a year."""
+    federation = Federation(tmp_path)
+    allow(federation)
+    exploration = heart_exploration(federation=QUICK)
+    federation.register(exploration)
+    sealed = federation.propose(exploration)
+    late = SITES[-1]
+    federation.approve(sealed, tuple(site for site in SITES if site != late))
+    federation.run()
+    assert federation.store.study(federation.key).state == "completed"
+    federation.approve(sealed, (late,))
+
+    def held() -> int:
+        with federation.sites[late].ledger() as ledger:
+            return len(ledger.reservations(at=federation.clock.unix()))
+
+    assert held() == 1
+    tell_ended(
+        federation.store, federation.transport, federation.clock, federation.home.identity(), federation.said.append
+    )
+    assert held() == 0
 
 
 def test_with_noise_every_number_is_off_by_what_its_interval_says(make: Make) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedward.cli.lifeline import PARENT
-from fedward.cli.output import stderr
+from fedward.cli.output import shown, stderr
 from fedward.client.home import SiteHome
 from fedward.client.policy import DEFAULT_POLICY, load_policy
 from fedward.privacy.errors import FedwardError, InputError, UnreachableError
@@ -208,7 +208,7 @@ class DemoFederation:
         contributed = [s.site for s in view.statuses if s.attempt == last and s.status == "contributed"]
         text = f"{len(contributed)} sites"
         if view.epsilon is not None:
-            text += f", ε spent {self.home(self.names[0]).ledger().spent():.2f} of {view.epsilon:g}"
+            text += f", ε charged {shown(self.home(self.names[0]).ledger().spent())} of {view.epsilon:g} per patient"
         newest = view.auroc()
         return text + (f", AUROC {newest.value:.3f} after round {newest.version}" if newest and newest.value else "")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedward.cli.demo_federation import DemoFederation
 from fedward.cli.measured import print_measured
-from fedward.cli.output import say, table
+from fedward.cli.output import say, shown, table
 from fedward.client import datasets
 from fedward.client.split import held_out
 from fedward.server import models as model_files
@@ -170,7 +170,7 @@ def show(results: dict[str, Any]) -> None:
     total = results["study"]["rounds"]
     spent = [
         (site, f"{results['contributions'].get(site, 0)} of {total}",
-         f"{line['spent']:.3f}" if privacy["mechanism"] != "none" else "no promise", f"{line['budget']:g}")
+         shown(line["spent"]) if privacy["mechanism"] != "none" else "no promise", f"{line['budget']:g}")
         for site, line in privacy["sites"].items()
     ]  # fmt: skip
     table("Privacy spent and rounds contributed", ("hospital", "rounds", "ε spent", "ε budget"), spent)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedward.cli.output import JsonOption, print_json, say, table
+from fedward.cli.output import JsonOption, print_json, say, shown, shown_left, table
 from fedward.cli.site_home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _show(home: SiteHome, book: Ledger, *, every: bool, as_json: bool) -> None:
         period = load_policy(home.policy_file).period
     except InputError:  # what was spent does not depend on it
         period = None
-    data = _summary(book.chain, now) | {"privacy": _meaning(book.chain)}
+    data = _summary(book.chain, now) | {"privacy": meaning(book.chain)}
     others = against_all_others(book)
     if others is not None:
         data["if_all_others_collude"] = {"spent": others[0], "held": others[1]}
@@ -118,30 +118,34 @@ def _show(home: SiteHome, book: Ledger, *, every: bool, as_json: bool) -> None:
         return
     rows = [[entry] for entry in book.entries()] if every else _runs(book.entries())
     columns = ("entry", "day (UTC)", "study", "what", "noise σ", "q x steps")
-    table("Privacy ledger", columns, [_row(run) for run in rows])
+    table("Privacy ledger", columns, [row for run in rows for row in _rows(run)],
+          caption="σ: in units of the clipping norm. Noise on counts: its deviation, and coordinates x times.")  # fmt: skip
     _say_summary(data)
     if period is not None:
         say(
-            f"In {period.days} days: ε = {data['period']['spent']:.3f} of {period.epsilon:g}, all that is reserved included; the "
-            "lifetime's budget never resets"
+            f"In {period.days} days: ε = {shown(data['period']['spent'])} of {period.epsilon:g}, all that is reserved included; "
+            "the lifetime's budget never resets"
         )
     say(f"What it means: {data['privacy']}")
     if others is not None:
-        say(
-            "Where noise is shared, that adversary is instead the coordinator and outsiders, with the colluders that each study "
-            f"names. Against {all_others_words()}: ε = {others[0]:.3f} spent, {others[1]:.3f} with all that is reserved"
-        )
+        say(f"Against {all_others_words()}: ε = {shown(others[0])} spent, {shown(others[1])} with all that is reserved")
 
 
-def _meaning(chain: Chain) -> str:
-    """What the ledger's ε means, and whose privacy it speaks of."""
-    from fedward.privacy.entries import Charge
-    from fedward.study.terms import PRIVACY_WORDS
+def meaning(chain: Chain) -> str:
+    """What the ledger's ε means, against whom, and whose privacy it speaks of."""
+    from fedward.privacy.entries import Charge, Reservation
+    from fedward.privacy.events import SharedEvent
+    from fedward.study.terms import EVERYONE, PRIVACY_WORDS
 
-    charges = [entry.what for entry in chain.entries if isinstance(entry.what, Charge)]
+    words, parts = PRIVACY_WORDS, [entry.what for entry in chain.entries]
+    charges = [part for part in parts if isinstance(part, Charge)]
+    held = [event for part in parts if isinstance(part, Reservation) for event in part.events]
+    if any(isinstance(event, SharedEvent) for event in (*held, *(charge.event for charge in charges))):
+        pooled = "where noise is shared, the coordinator and outsiders with the colluders that each study names"
+        words = words.replace(f"adversary: {EVERYONE}", f"adversary: {EVERYONE}, or, {pooled}")
     if any(charge.purpose == "evaluate-without-dp" for charge in charges):
-        return f"{PRIVACY_WORDS}; covers training patients only (counts of held-out patients left without noise)"
-    return f"{PRIVACY_WORDS}; covers every patient of this hospital"
+        return f"{words}; covers training patients only (counts of held-out patients left without noise)"
+    return f"{words}; covers every patient of this hospital"
 
 
 def _summary(chain: Chain, at: int) -> dict[str, Any]:
@@ -181,16 +185,16 @@ def _summary(chain: Chain, at: int) -> dict[str, Any]:
 def _say_summary(data: dict[str, Any]) -> None:
     budget = data["budget"]
     for study in data["studies"]:
-        reserved = f", {study['reserved']:.3f} more by itself is reserved" if study["reserved"] else ""
-        say(f"{study['study_id']}: ε = {study['epsilon']:.3f} by itself, {study['charges']} charges{reserved}")
+        reserved = f", {shown(study['reserved'])} more by itself is reserved" if study["reserved"] else ""
+        say(f"{study['study_id']}: ε = {shown(study['epsilon'])} by itself, {study['charges']} charges{reserved}")
     say(
-        f"Spent in all: ε = {data['spent']:.3f} of {budget['epsilon']:g}; with all that is reserved {data['committed']:.3f}; "
-        f"remaining {data['remaining']:.3f}; δ = {budget['delta']:g}"
+        f"Spent in all: ε = {shown(data['spent'])} of {budget['epsilon']:g}; with all that is reserved {shown(data['committed'])}; "
+        f"remaining {shown_left(data['remaining'])}; δ = {budget['delta']:g}"
     )
     if data["spent_against_everyone"] > data["spent"]:
         say(
             f"Some noise was shared: against the coordinator with all other hospitals together, spent are "
-            f"ε = {data['spent_against_everyone']:.3f}"
+            f"ε = {shown(data['spent_against_everyone'])}"
         )
     for entry in data["entries"]:
         if entry["kind"] == "recovery":
@@ -216,6 +220,17 @@ def _runs(entries: Sequence[Entry]) -> list[list[Entry]]:
     return [list(run) for _, run in groupby(entries, same)]
 
 
+def _rows(run: list[Entry]) -> list[tuple[str, ...]]:
+    """The rows of a run: one, but for a reservation, each of whose mechanisms has its own."""
+    from fedward.privacy.entries import Reservation
+
+    what, row = run[0].what, _row(run)
+    if not isinstance(what, Reservation):
+        return [row]
+    start = row[:-2]
+    return [(*(("",) * len(start) if index else start), *_mechanism(event)) for index, event in enumerate(what.events)]
+
+
 def _row(run: list[Entry]) -> tuple[str, ...]:
     from fedward.privacy.entries import Charge, Recovery, Release, Reservation
 
@@ -227,8 +242,7 @@ def _row(run: list[Entry]) -> tuple[str, ...]:
         rounds = f"{purpose}, round {_span(what.round, last.what.round)}"
         return (*start, what.study_id, rounds, *_mechanism(what.event, len(run)))
     if isinstance(what, Reservation):
-        noise, steps = zip(*(_mechanism(event) for event in what.events), strict=True)
-        return (*start, what.study_id, f"reserved for cohort {what.cohort[:8]}", "; ".join(noise), "; ".join(steps))
+        return (*start, what.study_id, f"reserved for cohort {what.cohort[:8]}", "-", "-")
     if isinstance(what, Release):
         return (*start, what.study_id, f"given free: {what.reason}", "-", "-")
     if isinstance(what, Recovery):
@@ -343,7 +357,7 @@ def audit(
     summary = _summary(export.chain, export.at)
     if as_json:
         print_json({"holds": True, "site": export.site, "key": export.key, "key_compared": key is not None, "at": export.at,
-                    "privacy": _meaning(export.chain)} | summary)  # fmt: skip
+                    "privacy": meaning(export.chain)} | summary)  # fmt: skip
         return
     at = f"{datetime.fromtimestamp(export.at, UTC):%Y-%m-%d %H:%M:%S}"
     say(
@@ -355,4 +369,4 @@ def audit(
         + ("" if key else "; compare it, or give --key")
     )
     _say_summary(summary)
-    say(f"What it means: {_meaning(export.chain)}")
+    say(f"What it means: {meaning(export.chain)}")

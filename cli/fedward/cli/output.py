@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 import typer
@@ -33,6 +34,21 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """A line about progress, on standard error, so that standard output stays the result."""
     stderr.print(Text(text), soft_wrap=True)
+
+
+def shown(epsilon: float) -> str:
+    """An ε that was or may be spent, to three places and rounded up: a smaller number would promise more than holds."""
+    return _places(epsilon, ROUND_CEILING)
+
+
+def shown_left(epsilon: float) -> str:
+    """An ε that is left, to three places and rounded down."""
+    return _places(epsilon, ROUND_FLOOR)
+
+
+def _places(value: float, rounding: str) -> str:
+    exact = Decimal(repr(value))
+    return str(exact.quantize(Decimal("0.001"), rounding=rounding)) if exact.is_finite() else str(value)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:

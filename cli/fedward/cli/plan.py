@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedward.cli.output import JsonOption, note, print_json, say, table
+from fedward.cli.output import JsonOption, note, print_json, say, shown, shown_left, table
 
 if TYPE_CHECKING:
     from fedward.simulations.planner import Plan, Schedule
@@ -33,7 +33,10 @@ def plan(
         ),
     ] = None,
     epsilon: Annotated[
-        str | None, typer.Option(metavar="ε,ε,…", help="The ε to compare; by default 0.5, 1, 3, 8 and the study's own.")
+        str | None,
+        typer.Option(
+            metavar="ε,ε,…", help="The ε to compare; by default 0.5, 1, 3, 8 and the study's own, up to --budget."
+        ),
     ] = None,
     delta: Annotated[
         float | None, typer.Option(help="δ of study and budget; the study's own by default, else 1/(10 N) or less.")
@@ -71,7 +74,7 @@ def plan(
     from fedward.study.manifest import load
 
     manifest = load(_study_file(study, heart_folder()))
-    targets = _targets(epsilon, manifest.privacy.epsilon)
+    targets = _targets(epsilon, manifest.privacy.epsilon, budget)
     if write is not None and len(targets) != 1:
         raise UsageError("--write needs exactly one --epsilon")
     public = None if on is None else read_hospitals(heart_folder() if on == "heart" else Path(on), manifest)
@@ -101,11 +104,15 @@ def _study_file(study: Path, heart: Path) -> Path:
     return heart / "study.toml" if str(study) == "heart" and not study.exists() else study
 
 
-def _targets(text: str | None, own: float | None) -> list[float]:
+def _targets(text: str | None, own: float | None, budget: float | None) -> list[float]:
+    """The ε to plan for: those asked for, or those of the usual ones and the study's own that a lifetime budget can hold."""
     from fedward.privacy.errors import UsageError
 
+    if budget is not None and not 0 < budget < float("inf"):
+        raise UsageError("--budget is no lifetime ε", expected="a number above 0", got=f"{budget:g}")
     if text is None:
-        return sorted({*EPSILONS, *([] if own is None else [own])})
+        usual = sorted({*EPSILONS, *([] if own is None else [own])})
+        return [value for value in usual if budget is None or value <= budget] or usual[:1]
     try:
         found = sorted({float(part) for part in text.split(",")})
     except ValueError:
@@ -228,7 +235,7 @@ def _show(manifest: Manifest, cohort: Mapping[str, int], plans: Sequence[Plan]) 
         "What it costs each hospital's patients",
         ("ε", "steps", "ε a round", "training", "evaluation", *(("later study", "as many more") if lifetime else ())),
         [_spent(one) for one in plans],
-        caption=_prices(plans[0]),
+        caption=_prices(plans[0], alone=len(plans) == 1),
     )
     table(
         "Hospitals: weight, and σ at each ε",
@@ -258,7 +265,7 @@ def _spent(one: Plan) -> list[str]:
     counted = "no noise" if one.evaluation is None else f"{one.evaluation:.4f}"
     row = [f"{one.epsilon:g}", str(one.schedule.local_steps * one.attempts), f"{one.per_round:.4f}"]
     row += [f"{one.training:.4f}", counted]
-    return row if one.left is None else [*row, f"ε = {one.left.later:.3f}", str(one.left.again)]
+    return row if one.left is None else [*row, f"ε = {shown_left(one.left.later)}", str(one.left.again)]
 
 
 def _meaning(one: Plan) -> str:
@@ -270,14 +277,15 @@ def _meaning(one: Plan) -> str:
     )
 
 
-def _prices(one: Plan) -> str:
-    words = [f"{one.attempts - one.schedule.rounds} spare attempts are counted.", _evaluation(one)]
+def _prices(one: Plan, *, alone: bool) -> str:
+    words = [f"{one.attempts - one.schedule.rounds} spare attempts are counted.", _evaluation(one, alone=alone)]
     if one.sampled:
-        prices = ", ".join(f"ε = {price:.3f} at q = {q:g}" for q, price in one.sampled.items())
+        prices = ", ".join(f"ε = {shown(price)} at q = {q:g}" for q, price in one.sampled.items())
         words.append(f"Sampled batches with equal noise would cost, instead of ε = {one.epsilon:g}: {prices}.")
     if one.against_all > one.training:
         words.append(
-            f"Noise is shared: should all other hospitals collude with the coordinator, training costs ε = {one.against_all:.3f}."
+            "Noise is shared: should all other hospitals collude with the coordinator, "
+            f"training costs ε = {shown(one.against_all)}."
         )
     if one.left is not None:
         words.append(
@@ -287,7 +295,8 @@ def _prices(one: Plan) -> str:
     return " ".join(words)
 
 
-def _evaluation(one: Plan) -> str:
+def _evaluation(one: Plan, *, alone: bool) -> str:
     if one.evaluation is None:
         return "Counts of held-out patients leave without noise: no ε covers those patients."
-    return f"A patient trains or is held out, so a ledger is charged the larger of the two, ε = {one.whole:.3f}."
+    price = f", ε = {shown(one.whole)}" if alone else ""
+    return f"A patient trains or is held out, so a ledger is charged the larger of the two{price}."

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fedward.cli.exploring import say_questions
-from fedward.cli.output import say
+from fedward.cli.output import say, shown
 from fedward.client import approvals, datasets
 from fedward.client.budgets import against_all_others, cost, warnings
 from fedward.client.home import SiteHome
@@ -135,7 +135,8 @@ def _print_cost(home: SiteHome, sealed: AnySealed) -> None:
     if isinstance(sealed, SealedManifest):
         say(f"  evaluation   {_evaluation(sealed)}")
     say(
-        f"  budget here  ε = {spent:.3f} spent, {after:.3f} with all of this study, of {budget.epsilon:g} (δ = {budget.delta:g})"
+        f"  budget here  ε = {shown(spent)} spent, {shown(after)} with all of this study, of {budget.epsilon:g} "
+        f"(δ = {budget.delta:g})"
     )
     if shares_noise(sealed):
         _print_adversaries(home, sealed)
@@ -156,15 +157,17 @@ def _print_adversaries(home: SiteHome, sealed: SealedManifest) -> None:
     """Shared noise has two adversaries, and an ε for each: never one number."""
     costs, terms = study_costs(sealed, home.site), site_terms(sealed, home.site)
     pool = terms.noise_multiplier * terms.honest_sites**0.5
-    say(f"  ε against    {coordinator_words(sealed.manifest)}: {costs['coordinator']:.3f}, by the noise of "
+    say(f"  ε against    {coordinator_words(sealed.manifest)}: {shown(costs['coordinator'])}, by the noise of "
         f"{terms.honest_sites} honest sites, σ = {pool:.4g}")  # fmt: skip
-    say(f"  ε against    {all_others_words()}: {costs['everyone']:.3f}, by this site's own noise, "
+    say(f"  ε against    {all_others_words()}: {shown(costs['everyone'])}, by this site's own noise, "
         f"σ = {terms.noise_multiplier:.4g}")  # fmt: skip
     everything = against_all_others(home.ledger())
     if everything is not None:
         spent, held = everything
         most = load_policy(home.policy_file).max_epsilon_all_others
-        say(f"  if all collude  ε = {spent:.3f} spent, {held:.3f} with all that is reserved, of {most:g} (policy)")
+        say(
+            f"  if all collude  ε = {shown(spent)} spent, {shown(held)} with all that is reserved, of {most:g} (policy)"
+        )
 
 
 def _dataset(home: SiteHome, sealed: AnySealed) -> datasets.Dataset | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedward.cli import ledger
-from fedward.cli.output import JsonOption, note, print_json, say, table
+from fedward.cli.output import JsonOption, note, print_json, say, shown, table
 from fedward.cli.site_home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def init(
     from fedward.privacy.ledger import Budget
     from fedward.privacy.signing import fingerprint
     from fedward.study.manifest import NAME
+    from fedward.study.terms import PRIVACY_WORDS
 
     if not re.fullmatch(NAME, name):
         raise InputError("the site's name cannot be used", expected="lower-case letters, digits, - and _", got=name)
@@ -59,12 +60,14 @@ def init(
                 "home": str(home),
                 "fingerprint": public,
                 "budget": {"epsilon": epsilon_budget, "delta": delta},
+                "privacy": PRIVACY_WORDS,
             }
         )
         return
     say(f'Site "{name}" lives in {home}. Its private keys were made here and stay here.')
     say(f"Its fingerprint is {public}")
-    say(f"Lifetime privacy budget: ε = {epsilon_budget:g}, δ = {delta:g}, per patient. Policy: {made.policy_file}")
+    say(f"Lifetime privacy budget: ε = {epsilon_budget:g}, δ = {delta:g}. Policy: {made.policy_file}")
+    say(f"What it means: {PRIVACY_WORDS}.")
     say(f"Next: fedward site request --home {home}")
 
 
@@ -225,7 +228,7 @@ def approve(
         raise RefusalError(
             "the study does not fit into what is left of the privacy budget",
             expected=f"ε at most {budget.epsilon:g} in all",
-            got=f"{after:.2f} with this study",
+            got=f"{shown(after)} with this study",
             remedy="reject it, or ask for a study with a smaller ε",
             code="budget-exhausted",
         )
@@ -277,8 +280,10 @@ def start(home: Home = DEFAULT_HOME) -> None:
 @app.command()
 def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     """Show this site: federation, node, data, studies and budget."""
+    from fedward.client.budgets import against_all_others
     from fedward.client.home import SiteHome
     from fedward.client.running import node_state
+    from fedward.study.terms import all_others_words
 
     opened = SiteHome.open(home)
     data: dict[str, Any] = {"site": opened.site, "home": str(home), "federation": None, "node": node_state(opened)}
@@ -294,7 +299,7 @@ def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     book = opened.ledger()
     data["ledger"] = {
         "spent": book.spent(), "committed": book.committed(at=int(time.time())),
-        "budget": book.budget.epsilon, "delta": book.budget.delta,
+        "budget": book.budget.epsilon, "delta": book.budget.delta, "privacy": ledger.meaning(book.chain),
     }  # fmt: skip
     if as_json:
         print_json(data)
@@ -308,9 +313,13 @@ def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     for line in data.get("studies", []):
         say(f"Study {line['study']} ({line['digest'][:12]}): {line['state']} here")
     say(
-        f"Privacy spent: ε = {data['ledger']['spent']:.3f} of {book.budget.epsilon:g} at δ = {book.budget.delta:g}, per patient; "
-        f"{data['ledger']['committed']:.3f} with all that is reserved"
+        f"Privacy spent: ε = {shown(data['ledger']['spent'])} of {book.budget.epsilon:g} at δ = {book.budget.delta:g}; "
+        f"{shown(data['ledger']['committed'])} with all that is reserved"
     )
+    others = against_all_others(book)
+    if others is not None:
+        say(f"Against {all_others_words()}: ε = {shown(others[0])}; {shown(others[1])} with all that is reserved")
+    say(f"What it means: {data['ledger']['privacy']}")
 
 
 app.command("ledger")(ledger.ledger)

@@ -23,8 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedward.client.policy import DEFAULT_POLICY
 from fedward.client.split import KEY_BYTES
 from fedward.privacy.countersign import countersigned
+from fedward.privacy.entries import broken
 from fedward.privacy.errors import InputError, IntegrityError, UsageError
 from fedward.privacy.ledger import Budget, Head, Ledger
+from fedward.privacy.ledgerfile import head_path
 from fedward.privacy.signing import Identity
 from fedward.study.enrolment import JoinKit
 from fedward.study.files import read_json, read_model, read_secret, write_atomic, write_secret
@@ -146,9 +148,11 @@ class SiteHome:
         """The ledger, compared with its head file and with the newest head that the coordinator has countersigned.
 
         Raises:
-            InputError: there is none, or its format is another version's.
-            IntegrityError: it is broken, cut short or rolled back.
+            InputError: its format is another version's.
+            IntegrityError: it is gone, broken, cut short or rolled back.
         """
+        if not self.ledger_file.exists() and not head_path(self.ledger_file).exists():
+            raise broken(f"the privacy ledger of this site is gone: there is no {self.ledger_file}")
         return Ledger.open(self.ledger_file, witness=self.countersigned_head())
 
     def countersigned_head(self) -> Head | None:

@@ -1,7 +1,7 @@
 """Telling hospitals that a study has ended, so that what it reserved there and never charged is free for others.
 
-A notice is no condition of anything: a site that cannot be reached is told when another study of the federation runs, and a
-reservation that nobody ends expires with its study.
+A notice is no condition of anything: a site that cannot be reached, or approves only after the end, is told when another
+study of the federation runs, and a reservation that nobody ends expires with its study.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def tell_ended(
 
 def _tell(store: Store, transport: Transport, clock: Clock, identity: Identity, study: StudyRow) -> None:
     sealed = parse_sealed(study.sealed or b"")
+    if sealed.expires_at <= clock.unix():
+        return
     keys = {entry.site: entry.identity_key for entry in sealed.roster}
     ends = [entry.sequence for entry in store.journal(study.key, "state")]
     known = {entry.data["site"] for entry in store.journal(study.key, TOLD) if entry.sequence > max(ends, default=0)}
@@ -61,5 +63,7 @@ def _tell(store: Store, transport: Transport, clock: Clock, identity: Identity, 
     if not requests:
         return
     for site, answer in exchange(transport, clock, requests, keys, NOTICE_S).items():
-        if isinstance(answer.reply, Standing) and answer.reply.study == sealed.digest:
+        # Who has not approved holds nothing yet, but may still approve: a person decides without knowing of the end.
+        reply = answer.reply
+        if isinstance(reply, Standing) and reply.study == sealed.digest and reply.state == "approved":
             store.note(study.key, TOLD, {"site": site}, clock.unix())

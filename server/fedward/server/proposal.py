@@ -111,7 +111,8 @@ def propose(
             "too few sites take part",
             expected=_expected(manifest),
             got=f"{len(roster)} ({reasons})",
-            remedy="at the sites named: start the node, register data for this study, then propose again",
+            remedy="at the sites named: start the node, register data for this study, or change the policy that refuses it; "
+            "then propose again",
             code="quorum-missed",
         )
     now = clock.unix()

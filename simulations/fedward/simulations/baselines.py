@@ -168,7 +168,11 @@ def rehearse(
             expires_at=1,
         )
     except ValidationError as error:
-        raise InputError("these hospitals do not fit the study", got=explain(error)) from None
+        raise InputError(
+            "these hospitals do not fit the study",
+            got=explain(error),
+            remedy="plan for at least as many hospitals as the quorum, each with a name of lower-case letters, digits, - and _",
+        ) from None
 
 
 def _placeholder(name: str) -> str:

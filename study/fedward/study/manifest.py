@@ -520,7 +520,7 @@ def explain(error: ValidationError) -> str:
         came = item.get("input")
         shown = f", got {came!r}" if isinstance(came, (str, int, float, bool)) and "got" not in item["msg"] else ""
         hint = " (a misspelt field?)" if item["type"] == "extra_forbidden" else ""
-        lines.append(f"{where}: {item['msg']}{shown}{hint}")
+        lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{shown}{hint}")
     return "; ".join(lines)
 
 
