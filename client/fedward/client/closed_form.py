@@ -11,6 +11,7 @@ time on the way in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 from torch import nn
 
+from fedward.privacy.errors import FedwardError
 from fedward.study.models import Logits
 
 _PAIRS = 1 << 16
@@ -29,8 +31,11 @@ _PAIRS = 1 << 16
 
 _FEW_PARAMETERS = 1 << 20
 
+_MOST_AMPLIFICATION = 1e9
+"""What a model may make of a rounding error: in float64 it then stays below 1e-6 of a patient's part of a sum."""
+
 Floats: TypeAlias = NDArray[Any]
-"""float32 or float64, as the model is."""
+"""float32 or float64."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,30 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...] | None:
         Layer(linear.weight.detach().numpy(), linear.bias.detach().numpy(), activation)
         for linear, activation in zip(linears, activations, strict=True)
     )
+
+
+def check_amplification(layers: Sequence[Layer]) -> None:
+    """That a model's outputs depend on round-off by little, whoever's rows they are of. It reads no data.
+
+    In a product of many rows the last bits of one depend on how many others there are and on its place among them. A model can be
+    made for which those bits turn everybody's gradient round, so that one patient less moves the sum by far more than C.
+
+    Raises:
+        FedwardError: `training-diverged`: the product over layers of their largest absolute row sums is above 1e9.
+    """
+    with np.errstate(all="ignore"):
+        found = math.prod(
+            max(1.0, float((np.abs(layer.weight).sum(axis=1, dtype=np.float64) + np.abs(layer.bias)).max()))
+            for layer in layers
+        )
+    if not found <= _MOST_AMPLIFICATION:
+        raise FedwardError(
+            "the model's parameters are too large for its gradients to be told from round-off",
+            expected=f"layers that amplify by at most {_MOST_AMPLIFICATION:g}",
+            got=f"{found:.2g}",
+            remedy="lower the learning rate",
+            code="training-diverged",
+        )
 
 
 @contextmanager

@@ -6,7 +6,8 @@ step. Several rows of a patient, its encounters, are sampled together and make o
 Models of Linear layers take the clipped sum in closed form (`closed_form`), the others per-patient gradients by Opacus's
 rules for layers (`row_gradients`, or its hooks); all are the same mechanism. Noise and sampling come from a CSPRNG
 (`privacy.draws`), injected as `Draws`. The noisy sum is stored as float32, as the wire is; the residual of Mironov
-2012's attack is what `privacy.draws` states.
+2012's attack is what `privacy.draws` states. The clipped sum in closed form is made in float64, from models that do not amplify
+round-off (`check_amplification`); other models' is float32's, and no bound on what round-off adds to its sensitivity is proven.
 
 With shared noise a round is one clipped sum over every patient, `unnoised_sum`: in float64, and wrapped in a type that gives
 nothing out but integers with their noise.
@@ -26,7 +27,7 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedward.client.closed_form import Batch, clipped_sum, few_threads, layers_of
+from fedward.client.closed_form import Batch, check_amplification, clipped_sum, few_threads, layers_of
 from fedward.client.row_gradients import RowGradients, supported
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError
@@ -76,7 +77,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         start = 0
         for parameter in self.params:
             end = start + parameter.numel()
-            parameter.grad = _noised(parameter.summed_grad, noise[start:end])
+            parameter.grad = _noised(parameter.summed_grad, noise[start:end], parameter.detach().numpy().dtype)
             start = end
             parameter.summed_grad._processed = True  # as Opacus's own add_noise marks it
 
@@ -115,20 +116,21 @@ class ClosedFormOptimizer(PatientOptimizer):
     def clip_and_accumulate(self) -> None:
         if self._batch is None:
             raise FedwardError("a step without a batch", code="no-batch")
+        check_amplification(self._layers)
         summed = clipped_sum(self._layers, self._batch, self.max_grad_norm)
         self.flat.summed_grad = torch.from_numpy(summed)  # type: ignore[attr-defined]
         self._batch = None  # never twice
 
     def add_noise(self) -> None:
         summed: torch.Tensor = self.flat.summed_grad  # type: ignore[attr-defined]
-        self.flat.grad = _noised(summed, self._draw())
+        self.flat.grad = _noised(summed, self._draw(), self.flat.detach().numpy().dtype)
         summed._processed = True  # type: ignore[attr-defined]
 
 
-def _noised(summed: torch.Tensor, noise: NDArray[np.float64]) -> torch.Tensor:
-    """The sum of both in float64, stored as the wire stores it, in the shape of the first."""
+def _noised(summed: torch.Tensor, noise: NDArray[np.float64], stored: Any) -> torch.Tensor:
+    """The sum of both in float64, stored as the model is, float32, in the shape of the first."""
     exact = summed.numpy()
-    noisy = np.add(exact, noise.reshape(exact.shape), out=np.empty_like(exact), casting="same_kind")
+    noisy = np.add(exact, noise.reshape(exact.shape), out=np.empty(exact.shape, stored), casting="same_kind")
     return torch.from_numpy(noisy)
 
 
@@ -165,7 +167,8 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
         step = _hooked_step(model, terms, draws)
     model.train()
     with few_threads(layers or ()):
-        for batch in _batches(data, terms, draws):
+        # In closed form float64: how float32 rounds one row depends on the others enough to move a sum by more than C.
+        for batch in _batches(data, terms, draws, data.inputs.dtype if layers is None else np.dtype(np.float64)):
             step(batch)
     update = to_vector(model) - base
     if not np.isfinite(update).all():
@@ -185,6 +188,7 @@ def unnoised_sum(model: nn.Module, data: Encoded, norm: float) -> UnnoisedSum:
     batch = _everybody(data, np.dtype(np.float64))
     layers = layers_of(model)
     if layers is not None:
+        check_amplification(layers)
         return UnnoisedSum(clipped_sum(layers, batch, norm))
     parameters = list(model.parameters())
     if batch.patients == 0:
@@ -215,9 +219,9 @@ def _everybody(data: Encoded, dtype: np.dtype[Any]) -> Batch:
     return Batch(inputs, outcomes, len(data), data.owners[order] if len(data) != len(order) else None)
 
 
-def _batches(data: Encoded, terms: SiteTerms, draws: Draws) -> Iterator[Batch]:
+def _batches(data: Encoded, terms: SiteTerms, draws: Draws, dtype: np.dtype[Any]) -> Iterator[Batch]:
     """A Poisson sample of patients for each step, each with all its rows."""
-    everybody = _everybody(data, data.inputs.dtype)
+    everybody = _everybody(data, dtype)
     inputs, outcomes, patients = everybody.inputs, everybody.outcomes, everybody.patients
     several = everybody.patient_of is not None
     owners = np.arange(patients) if everybody.patient_of is None else everybody.patient_of
