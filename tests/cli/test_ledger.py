@@ -123,6 +123,14 @@ def test_each_part_of_a_reservation_has_its_line(tmp_path: Path) -> None:
     assert ["40 a count", "3 x 1"] in cells
 
 
+def test_metrics_given_away_without_noise_are_not_said_to_be_covered(home: SiteHome) -> None:
+    with home.ledger() as book:
+        book.charge(Charge(A, "heart", 2, 0, None, purpose="metrics-without-dp"), at=NOW)
+    said = fedward(*ledger(home)).out
+    assert "covers training patients only" in said
+    assert "covers every patient" not in said
+
+
 def test_a_period_of_the_policy_is_shown(home: SiteHome) -> None:
     assert load_policy(home.policy_file).period is None
     limit = "period_days = 36500\nmax_epsilon_per_period = 2.5\n"

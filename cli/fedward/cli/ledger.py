@@ -143,7 +143,7 @@ def meaning(chain: Chain) -> str:
     if any(isinstance(event, SharedEvent) for event in (*held, *(charge.event for charge in charges))):
         pooled = "where noise is shared, the coordinator and outsiders with the colluders that each study names"
         words = words.replace(f"adversary: {EVERYONE}", f"adversary: {EVERYONE}, or, {pooled}")
-    if any(charge.purpose == "evaluate-without-dp" for charge in charges):
+    if any(charge.event is None and charge.purpose != "train-without-dp" for charge in charges):
         return f"{words}; covers training patients only (counts of held-out patients left without noise)"
     return f"{words}; covers every patient of this hospital"
 

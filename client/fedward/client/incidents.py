@@ -341,7 +341,7 @@ def write_new(path: Path, data: bytes) -> None:
             raise
         sync_folder(path.parent)
     except FileExistsError:
-        raise UsageError(f"{path} exists already", remedy="give --out a file that does not exist") from None
+        raise UsageError(f"{path} exists already", remedy="give a file that does not exist") from None
     except OSError as error:
         raise UnreachableError(
             f"cannot write {path}", got=os.strerror(error.errno or 0), remedy="free disk space or choose another folder"
