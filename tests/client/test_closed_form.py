@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 
 from fedward.client import closed_form
 from fedward.client.closed_form import Batch, clipped_sum, layers_of
+from fedward.privacy.errors import FedwardError
 from fedward.study.models import Logits
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
@@ -179,3 +181,18 @@ def test_products_of_small_layers_take_one_thread_and_of_large_ones_all() -> Non
     with closed_form.few_threads(large):
         assert threads() == before
     assert threads() == before
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
+def test_a_model_that_amplifies_round_off_or_is_no_number_is_refused(value: float) -> None:
+    model = network([3, 4], nn.ReLU, torch.float32)
+    closed_form.check_amplification(layers_of(model) or (), 1.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+    layers = layers_of(model)
+    assert layers is not None
+    for largest in (math.inf, value):
+        with pytest.raises(FedwardError) as caught:
+            closed_form.check_amplification(layers, largest)
+        assert caught.value.code == "training-diverged"

@@ -102,18 +102,25 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...] | None:
     )
 
 
-def check_amplification(layers: Sequence[Layer]) -> None:
+def check_amplification(layers: Sequence[Layer], largest: float = math.inf) -> None:
     """That a model's outputs depend on round-off by little, whoever's rows they are of. It reads no data.
 
     In a product of many rows the last bits of one depend on how many others there are and on its place among them. A model can be
     made for which those bits turn everybody's gradient round, so that one patient less moves the sum by far more than C.
 
+    Args:
+        layers: what `layers_of` gave.
+        largest: the largest absolute parameter, if it is known; it often decides at once.
+
     Raises:
         FedwardError: `training-diverged`: the product over layers of their largest absolute row sums is above 1e9.
     """
+    # A row sums at most its length times the largest. NaN, the first argument of `max`, stays and fails both comparisons.
+    if math.prod(max((layer.weight.shape[1] + 1) * largest, 1.0) for layer in layers) <= _MOST_AMPLIFICATION:
+        return
     with np.errstate(all="ignore"):
         found = math.prod(
-            max(1.0, float((np.abs(layer.weight).sum(axis=1, dtype=np.float64) + np.abs(layer.bias)).max()))
+            max(float((np.abs(layer.weight).sum(axis=1, dtype=np.float64) + np.abs(layer.bias)).max()), 1.0)
             for layer in layers
         )
     if not found <= _MOST_AMPLIFICATION:

@@ -116,7 +116,8 @@ class ClosedFormOptimizer(PatientOptimizer):
     def clip_and_accumulate(self) -> None:
         if self._batch is None:
             raise FedwardError("a step without a batch", code="no-batch")
-        check_amplification(self._layers)
+        flat = self.flat.detach().numpy()
+        check_amplification(self._layers, max(float(flat.max()), -float(flat.min())))
         summed = clipped_sum(self._layers, self._batch, self.max_grad_norm)
         self.flat.summed_grad = torch.from_numpy(summed)  # type: ignore[attr-defined]
         self._batch = None  # never twice
