@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 os.environ |= {
     "OMP_NUM_THREADS": "1",
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from opacus import PrivacyEngine
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -40,6 +42,8 @@ from fedward.simulations.site_stack import SiteStack
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, parse
 from fedward.study.models import build, load_vector, to_vector
+
+_Prepared: TypeAlias = tuple[nn.Module, torch.optim.Optimizer, Any]
 
 PATIENTS, WIDTH, HIDDEN, BATCH, RATE = 20_000, 30, (64, 32), 32, 0.05
 TURNS = 5
@@ -81,26 +85,33 @@ def _against(sites: int, *, private: bool, peak: float) -> list[Figure]:
 
 
 def _plain_loop(manifest: Manifest, data: dict[str, Encoded]) -> Callable[[], None]:
-    sets = [TensorDataset(torch.from_numpy(one.inputs), torch.from_numpy(one.outcomes)) for one in data.values()]
-    base = to_vector(build(manifest))
+    def prepared(model: nn.Module, patients: TensorDataset) -> _Prepared:
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        return model, optimizer, DataLoader(patients, batch_size=BATCH, shuffle=True)
 
-    def run() -> None:
-        updates = []
-        for patients in sets:
-            model = build(manifest)
-            load_vector(model, base)
-            optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-            for inputs, outcomes in DataLoader(patients, batch_size=BATCH, shuffle=True):
-                optimizer.zero_grad()
-                torch.autograd.backward(binary_cross_entropy_with_logits(model(inputs), outcomes))
-                optimizer.step()
-            updates.append(to_vector(model) - base)
-        weighted_mean(updates, [float(len(patients)) for patients in sets])
-
-    return run
+    return _loop(manifest, data, prepared)
 
 
 def _opacus_loop(manifest: Manifest, data: dict[str, Encoded]) -> Callable[[], None]:
+    def prepared(model: nn.Module, patients: TensorDataset) -> _Prepared:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that its noise is not cryptographic
+            made: _Prepared = PrivacyEngine().make_private(
+                module=model,
+                optimizer=torch.optim.SGD(model.parameters(), lr=RATE),
+                data_loader=DataLoader(patients, batch_size=BATCH),
+                noise_multiplier=1.0,
+                max_grad_norm=1.0,
+            )
+        return made
+
+    return _loop(manifest, data, prepared)
+
+
+def _loop(
+    manifest: Manifest, data: dict[str, Encoded], prepared: Callable[[nn.Module, TensorDataset], _Prepared]
+) -> Callable[[], None]:
+    """One round, site after site, with what `prepared` makes of each site's model and patients."""
     sets = [TensorDataset(torch.from_numpy(one.inputs), torch.from_numpy(one.outcomes)) for one in data.values()]
     base = to_vector(build(manifest))
 
@@ -109,18 +120,10 @@ def _opacus_loop(manifest: Manifest, data: dict[str, Encoded]) -> Callable[[], N
         for patients in sets:
             model = build(manifest)
             load_vector(model, base)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that its noise is not cryptographic
-                private, optimizer, loader = PrivacyEngine().make_private(
-                    module=model,
-                    optimizer=torch.optim.SGD(model.parameters(), lr=RATE),
-                    data_loader=DataLoader(patients, batch_size=BATCH),
-                    noise_multiplier=1.0,
-                    max_grad_norm=1.0,
-                )
+            trained, optimizer, loader = prepared(model, patients)
             for inputs, outcomes in loader:
                 optimizer.zero_grad()
-                torch.autograd.backward(binary_cross_entropy_with_logits(private(inputs), outcomes))
+                torch.autograd.backward(binary_cross_entropy_with_logits(trained(inputs), outcomes))
                 optimizer.step()
             updates.append(to_vector(model) - base)
         weighted_mean(updates, [float(len(patients)) for patients in sets])

@@ -14,6 +14,7 @@ from observed import committed, outcomes, run, state
 from scipy import stats
 from secured import Hand, Truth, Wire, check_sums, draw_with, leaving, make_quick, ready
 
+from fedward.cli.output import shown
 from fedward.cli.review import as_data, print_review
 from fedward.client import approvals
 from fedward.client.budgets import against_all_others
@@ -198,6 +199,6 @@ def test_a_review_shows_both_promises_side_by_side(federation: Federation, capsy
     print_review(home, sealed)
     text = " ".join(capsys.readouterr().out.split())
     costs = study_costs(sealed, "va")
-    assert f"at most 1 other hospital colluding: {costs['coordinator']:.3f}" in text
-    assert f"all other hospitals colluding: {costs['everyone']:.3f}" in text
+    assert f"at most 1 other hospital colluding: {shown(costs['coordinator'])}" in text
+    assert f"all other hospitals colluding: {shown(costs['everyone'])}" in text
     assert as_data(home, sealed)["privacy"]["against"] == costs

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedward.cli.output import JsonOption, note, print_json, say, shown, shown_left, table
+from fedward.cli.study_file import study_file
 
 if TYPE_CHECKING:
     from fedward.simulations.planner import Plan, Schedule
@@ -73,7 +74,7 @@ def plan(
     from fedward.study.heart import heart_folder
     from fedward.study.manifest import load
 
-    manifest = load(_study_file(study, heart_folder()))
+    manifest = load(study_file(study))
     targets = _targets(epsilon, manifest.privacy.epsilon, budget)
     if write is not None and len(targets) != 1:
         raise UsageError("--write needs exactly one --epsilon")
@@ -96,12 +97,6 @@ def plan(
         print_json(_as_json(manifest, cohort, plans, on))
     else:
         _show(manifest, cohort, plans)
-
-
-def _study_file(study: Path, heart: Path) -> Path:
-    if study.is_dir():
-        return study / "study.toml"
-    return heart / "study.toml" if str(study) == "heart" and not study.exists() else study
 
 
 def _targets(text: str | None, own: float | None, budget: float | None) -> list[float]:

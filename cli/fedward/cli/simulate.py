@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedward.cli.output import JsonOption, note, print_json, say, table
+from fedward.cli.study_file import study_file
 
 if TYPE_CHECKING:
     from fedward.simulations.simulate import Outcome, Summary
@@ -69,10 +70,9 @@ def simulate(
     """
     from fedward.simulations.run_folder import RunFolder, summary
     from fedward.simulations.simulate import study as run
-    from fedward.study.heart import heart_folder
     from fedward.study.manifest import load
 
-    manifest = load(_study_file(study, heart_folder()))
+    manifest = load(study_file(study))
     hospitals = _hospitals(sites, partition, manifest)
     folder = None if out is None else RunFolder.open(out, manifest, hospitals, engine.value)
     tell = _progress(seeds)
@@ -121,12 +121,6 @@ def _hospitals(sites: str, how: str | None, manifest: Manifest) -> dict[str, Enc
         return dict(made.hospitals)
     folder = heart_folder() if sites == "heart" else Path(sites)
     return read_hospitals(folder, manifest) if how is None else cut_hospitals(folder, manifest, parse_partition(how))
-
-
-def _study_file(study: Path, heart: Path) -> Path:
-    if study.is_dir():
-        return study / "study.toml"
-    return heart / "study.toml" if str(study) == "heart" and not study.exists() else study
 
 
 def _progress(seeds: int, every: float = 2.0) -> Callable[[int, bool], None]:
