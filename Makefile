@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@echo "== installing torch (CPU) =="
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@echo "== installing Fedward and the tested set of constraints.txt =="
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[monitor,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[monitor,simulation,dev]'
 	@touch $@
 
 demo: $(READY)
