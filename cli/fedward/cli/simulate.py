@@ -15,7 +15,6 @@ from fedward.cli.study_file import study_file
 
 if TYPE_CHECKING:
     from fedward.simulations.simulate import Outcome, Summary
-    from fedward.study.encoding import Encoded
     from fedward.study.manifest import Manifest
 
 
@@ -70,10 +69,14 @@ def simulate(
     """
     from fedward.simulations.run_folder import RunFolder, summary
     from fedward.simulations.simulate import study as run
+    from fedward.simulations.sources import read_sites
     from fedward.study.manifest import load
 
     manifest = load(study_file(study))
-    hospitals = _hospitals(sites, partition, manifest)
+    source = read_sites(sites, manifest, partition)
+    if source.said:
+        note(source.said)
+    hospitals = source.hospitals
     folder = None if out is None else RunFolder.open(out, manifest, hospitals, engine.value)
     tell = _progress(seeds)
     outcomes: list[Outcome] = []
@@ -93,34 +96,6 @@ def simulate(
         print_json(summary(outcomes) | {"study": manifest.study.id, "privacy": _privacy(manifest)})
     else:
         _show(manifest, outcomes, out)
-
-
-def _hospitals(sites: str, how: str | None, manifest: Manifest) -> dict[str, Encoded]:
-    from fedward.privacy.errors import UsageError
-    from fedward.simulations.folders import cut_hospitals, read_hospitals
-    from fedward.simulations.partition import parse_partition
-    from fedward.simulations.synthetic import synthetic
-    from fedward.study.heart import heart_folder
-
-    if sites.startswith("synthetic:"):
-        if how is not None:
-            raise UsageError(
-                "made-up hospitals are not cut anew", remedy="leave out --partition; SHIFT makes them differ"
-            )
-        try:
-            number, patients, *shift = sites.removeprefix("synthetic:").split(":")
-            numbers = int(number), int(patients), float(*shift)
-        except (ValueError, TypeError):
-            raise UsageError(
-                "--sites is no made-up hospitals",
-                expected="synthetic:SITES:PATIENTS or synthetic:SITES:PATIENTS:SHIFT",
-                got=sites,
-            ) from None
-        made = synthetic(manifest, *numbers)
-        note(f"the best possible AUROC on these made-up patients is {made.best:.3f}")
-        return dict(made.hospitals)
-    folder = heart_folder() if sites == "heart" else Path(sites)
-    return read_hospitals(folder, manifest) if how is None else cut_hospitals(folder, manifest, parse_partition(how))
 
 
 def _progress(seeds: int, every: float = 2.0) -> Callable[[int, bool], None]:
