@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from fedward.study.fields import Part, Positive
 
@@ -63,6 +63,19 @@ class Training(Part):
         if not counts and self.byzantine > 0:
             raise ValueError(f'byzantine belongs to aggregation "trimmed-mean" or "krum", not "{self.aggregation}"')
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what was added later and is not used: a study keeps the digest under which it was approved."""
+        added = {
+            name: Training.model_fields[name].default
+            for name in ("q", "aggregation", "byzantine", "kept", "fine_tuning_steps")
+        }
+        return {
+            name: value
+            for name, value in plain(self).items()
+            if name not in added or getattr(self, name) != added[name]
+        }
 
     @property
     def adaptive(self) -> bool:
