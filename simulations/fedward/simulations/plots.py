@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fedward.privacy.errors import InputError
-from fedward.simulations.expected import interval
 from fedward.simulations.simulate import Outcome, gains
+from fedward.study.bootstrap import interval
 
 _BLUE, _GREY = "#0b6e99", "#777777"
 

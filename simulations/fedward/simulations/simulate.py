@@ -18,7 +18,8 @@ from fedward.privacy.errors import FedwardError, InputError
 from fedward.simulations.baselines import Split, engine_rounds, local_only, pool, pooled, predict, rehearse, split
 from fedward.simulations.draws import UnsafeKeyedDraws
 from fedward.simulations.engines import EngineName, engine
-from fedward.simulations.expected import interval, split_key
+from fedward.simulations.expected import split_key
+from fedward.study.bootstrap import interval
 from fedward.study.encoding import Encoded, group_names
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import exact_auroc
