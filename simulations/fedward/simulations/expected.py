@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from fedward.client.datasets import declared
 from fedward.privacy.errors import FedwardError, InputError
-from fedward.simulations.baselines import Split, UnsafeSeededDraws, federate, pool, predict, split
+from fedward.simulations.baselines import Split, UnsafeSeededDraws, pool, predict, split
+from fedward.simulations.rounds import federate
 from fedward.simulations.stacked import federate_stacked, predict_stacked, stackable
 from fedward.study.bootstrap import interval
 from fedward.study.encoding import Encoded
