@@ -6,11 +6,11 @@ import altair as alt
 import pandas as pd
 
 from fedward.dashboard import words
-from fedward.dashboard.views import ALONE, FEDERATED, OWN, POOLED, SERIES
+from fedward.dashboard.views import FEDERATED, SERIES
 
 Chart = alt.LayerChart | alt.FacetChart
 """What layering charts gives."""
-SHAPES = {FEDERATED: "circle", OWN: "square", POOLED: "diamond", ALONE: "triangle-up"}
+SHAPES = dict(zip(SERIES, ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross"), strict=True))
 _ZERO = "zero"
 _LABEL_PIXELS, _ROW, _FRAME = 190, 19, 96
 """Pixels of a name beside its row, of one model's row, and of axis and legend around the rows."""
@@ -34,6 +34,7 @@ def convergence(curve: pd.DataFrame, levels: pd.DataFrame) -> Chart:
 
 def dots(frame: pd.DataFrame, kind: str, title: str) -> Chart:
     """A dot and interval for each model at each hospital or group, in the frame's order. `kind`: the column that names them."""
+    frame = frame[frame["model"].isin(SERIES)]
     found = set(frame["model"])
     present = [name for name in SERIES if name in found]
     base = alt.Chart(frame.assign(told=_told(frame))).encode(
@@ -68,7 +69,7 @@ def differences(frame: pd.DataFrame, kind: str, title: str, beside: int) -> Char
     )
     lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title="AUROC"), x2="high:Q")
     marks = base.mark_point(filled=True, size=75, opacity=1).encode(
-        x=alt.X("mean:Q", title="AUROC", axis=_values("+.2f"))
+        x=alt.X("mean:Q", title="AUROC", axis=_values("+.3~f"))
     )
     none = alt.Chart(pd.DataFrame({"none": [0.0], "model": [_ZERO]})).mark_rule(strokeDash=[2, 3], strokeWidth=1.5)
     line = none.encode(x=alt.X("none:Q", title="AUROC"), color=colour)
@@ -111,7 +112,7 @@ def _rows(kind: str, order: list[str]) -> alt.Y:
 
 def _values(form: str) -> alt.Axis:
     zero = "abs(datum.value) < 1e-9 ? '0' : datum.label"
-    return alt.Axis(format=form, tickCount=5, labelFlush=False, labelExpr=zero)
+    return alt.Axis(format=form, tickCount=5, tickMinStep=0.005, labelFlush=False, labelExpr=zero)
 
 
 def _legend(names: list[str]) -> alt.Legend:

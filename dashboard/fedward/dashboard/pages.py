@@ -11,7 +11,7 @@ import streamlit as st
 
 from fedward.dashboard import charts, views, words
 from fedward.dashboard.record import Record, Stamp, read, stamp
-from fedward.dashboard.views import ALONE, FEDERATED, POOLED, View
+from fedward.dashboard.views import ALONE, FEDERATED, POOLED, UNATTACKED, UNTUNED, View
 from fedward.privacy.errors import FedwardError
 
 EVERY_S = 2
@@ -21,22 +21,23 @@ MOST = 20
 _NO_PRIVACY = "A hospital's own model and the pooled one are ridge fits, trained without privacy."
 _INTERVALS = "Intervals: 95%, of the mean over seeds."
 
+Sentence = Callable[[Record, View], str]
 LayOut = Callable[[Record, View], None]
 
 
 def accuracy(folder: Path) -> None:
     """Does it work?"""
-    _page(folder, _accuracy)
+    _page(folder, views.accuracy_sentence, _accuracy)
 
 
 def fairness(folder: Path) -> None:
     """For whom does it work less well?"""
-    _page(folder, _fairness)
+    _page(folder, views.fairness_sentence, _fairness)
 
 
 def provenance(folder: Path) -> None:
     """What was run, and can it be run again?"""
-    _page(folder, _provenance)
+    _page(folder, views.provenance_sentence, _provenance, fewest=0)
 
 
 @st.cache_data(max_entries=2, show_spinner="Reading the run's folder")
@@ -45,18 +46,24 @@ def _seen(folder: str, at: Stamp) -> tuple[Record, View]:  # noqa: ARG001 - the 
     return record, views.view(record)
 
 
-def _page(folder: Path, lay_out: LayOut) -> None:
-    """A page of a folder that may change while it is looked at, or that may not be readable."""
+def _page(folder: Path, sentence: Sentence, lay_out: LayOut, fewest: int = 1) -> None:
+    """A page of a folder that may change while it is looked at, or that may not be readable.
+
+    `fewest`: the seeds without which there is nothing to lay out.
+    """
     at = stamp(folder)
     try:
         record, shown = _seen(str(folder), at)
     except FedwardError as error:
         _tell(error)
-    else:
-        st.header(words.plain(_title(record)), anchor=False)
+        _watch(folder, at, None)
+        return
+    st.header(words.plain(_title(record)), anchor=False)
+    st.subheader(words.plain(sentence(record, shown), 600), anchor=False)
+    _watch(folder, at, None if record.finished else len(record.seeds))
+    if len(record.seeds) >= fewest:
         lay_out(record, shown)
-        st.caption(words.plain(views.privacy_sentence(record), 1000))
-    _watch(folder, at)
+    st.caption(words.plain(views.privacy_sentence(record), 1000))
 
 
 def _title(record: Record) -> str:
@@ -76,36 +83,25 @@ def _tell(error: FedwardError) -> None:
 
 
 @st.fragment(run_every=EVERY_S)
-def _watch(folder: Path, at: Stamp) -> None:
-    """Shows the page anew when the folder has changed; costs a few looks at the file system else."""
+def _watch(folder: Path, at: Stamp, done: int | None) -> None:
+    """Draws the page anew when the folder has changed, and says of an unfinished run since when nothing has come.
+
+    Costs a few looks at the file system where nothing has. `done`: the seeds of an unfinished run, else None.
+    """
     if stamp(folder) != at:
         st.rerun()
+    if done is not None:
+        seeds, since = words.counted(done, "seed is", "seeds are"), words.ago(time.time() - max(at) / 1e9)
+        st.info(
+            f"Not finished: {seeds} done, the last sign came {since}. The page follows by itself; a run that was broken "
+            "off goes on with the same `fedward simulate`.",
+            icon=":material/hourglass_top:",
+        )
 
 
-def _sentence(text: str) -> None:
-    st.subheader(words.plain(text, 600), anchor=False)
-
-
-def _progress(record: Record) -> None:
-    """Says of an unfinished run since when nothing has come."""
-    if record.finished:
-        return
-    since = words.ago(time.time() - max(stamp(record.path)) / 1e9)
-    done = words.counted(len(record.seeds), "seed is", "seeds are")
-    st.info(
-        f"Not finished: {done} done, the last sign {since} when this was drawn. The page follows by itself; a run that was "
-        "broken off goes on with the same `fedward simulate`.",
-        icon=":material/hourglass_top:",
-    )
-
-
-def _accuracy(record: Record, shown: View) -> None:
-    _sentence(views.accuracy_sentence(record, shown))
-    _progress(record)
-    if not record.seeds:
-        return
+def _accuracy(_record: Record, shown: View) -> None:
     _figures(shown)
-    levels = shown.models[shown.models["model"].isin([ALONE, POOLED])].dropna(subset=["mean"])
+    levels = shown.models[shown.models["model"].isin([ALONE, POOLED, UNTUNED, UNATTACKED])].dropna(subset=["mean"])
     if not shown.curve.empty:
         _heading("How it converges")
         chart = charts.convergence(shown.curve, levels)
@@ -122,7 +118,8 @@ def _accuracy(record: Record, shown: View) -> None:
     _table("Hospitals: AUROC", "hospitals", shown.hospitals)
     _table("Hospitals: gain over the own model", "gains", shown.gains, signed=True)
     _table("Rounds", "rounds", shown.curve)
-    _extras(shown, of_fairness=False)
+    for place, (name, frame) in enumerate(shown.extras.items()):
+        _table(f"From the run's summary: {name}", f"summary-{place}", frame)
 
 
 def _figures(shown: View) -> None:
@@ -147,11 +144,7 @@ def _left_out(shown: View) -> str:
     return f" Charts show the {MOST} of {number} hospitals that gain least; the table has all." if number > MOST else ""
 
 
-def _fairness(record: Record, shown: View) -> None:
-    _sentence(views.fairness_sentence(shown))
-    _progress(record)
-    if not record.seeds:
-        return
+def _fairness(_record: Record, shown: View) -> None:
     if not shown.groups.empty:
         _heading("By fairness group, held-out patients of all hospitals")
         order = {name: place for place, name in enumerate(dict.fromkeys(shown.groups["group"]))}
@@ -163,21 +156,14 @@ def _fairness(record: Record, shown: View) -> None:
         )
         _table("Groups: AUROC", "groups", shown.groups)
         _table("Groups: difference from everybody", "group-gaps", shown.gaps, signed=True)
-    _extras(shown, of_fairness=True)
-
-
-def _extras(shown: View, *, of_fairness: bool) -> None:
-    """The summary's other tables, those of fairness with the groups and the others with the models."""
-    for place, (name, frame) in enumerate(shown.extras.items()):
-        if ("fairness" in name) == of_fairness:
-            _table(f"From the run's summary: {name}", f"summary-{place}", frame)
+    if not shown.spreads.empty:
+        _heading("Largest difference between the groups of an attribute")
+        _chart(charts.dots(shown.spreads, "gap", "largest difference"), charts.dots_words(shown.spreads, "gap"))
+        st.caption("A group without patients of an outcome is left out. Of noise alone gaps are above 0.")
+        _table("Largest differences", "gaps", shown.spreads)
 
 
 def _provenance(record: Record, _shown: View) -> None:
-    done = words.counted(len(record.seeds), "seed is", "seeds are")
-    engine = words.one_line(record.identity.get("engine", "stacked"), 20)
-    _sentence(f"{done} done with the {engine} engine; manifest, patients, seed, engine and machine fix every number.")
-    _progress(record)
     study = record.study.get("study")
     if isinstance(study, dict) and study.get("description"):
         st.markdown(words.plain(study["description"], 2000))
@@ -187,6 +173,7 @@ def _provenance(record: Record, _shown: View) -> None:
     left.download_button("Manifest (study.json)", _bytes(record.path / "study.json"), "study.json", on_click="ignore")
     right.download_button("This table (CSV)", views.csv(table), "run.csv", on_click="ignore")
     st.markdown("The same again, into a folder of its own:")
+    engine = words.one_line(record.identity.get("engine"), 20)
     st.code(f"fedward simulate STUDY --engine {engine} --seeds {len(record.seeds)} --out DIR", language=None)
 
 

@@ -18,9 +18,11 @@ import pandas as pd
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.study.manifest import Manifest, parse
 
-FORMAT = 1
+FORMAT = 2
 SCORES = ("seed", "model", "slice", "patients", "positives", "auroc", "brier")
 CURVE = ("seed", "round", "auroc")
+_SAID = ("study", "environment", "simulation")
+"""Files that say what was run; the first thing that a run writes."""
 
 Stamp = tuple[int, ...]
 
@@ -31,9 +33,10 @@ class Record:
 
     Attributes:
         path: the folder.
-        identity: run.json: format, manifest digest, patients' digest, engine.
+        identity: run.json: format, engine, digests of manifest, patients and options.
         study: study.json, the manifest in canonical form.
         environment: environment.json.
+        options: simulation.json, the simulator's own.
         scores: columns SCORES, a row for each seed, model and slice; NaN is undefined.
         curve: columns CURVE; round 0 is the model before the first round.
         seeds: those that are done.
@@ -46,6 +49,7 @@ class Record:
     identity: Mapping[str, Any]
     study: Mapping[str, Any]
     environment: Mapping[str, Any]
+    options: Mapping[str, Any]
     scores: pd.DataFrame
     curve: pd.DataFrame
     seeds: tuple[int, ...]
@@ -105,16 +109,16 @@ def read(path: Path) -> Record:
             got=f"format {identity.get('format')}"[:40],
             remedy="open it with the version in its environment.json",
         )
-    study, environment = (_object(path / f"{name}.json") for name in ("study", "environment"))
+    study, environment, options = (_object(path / f"{name}.json") for name in _SAID)
     seeds = sorted(int(file.stem) for file in (path / "seeds").glob("*.json") if file.stem.isdecimal())
     summary = _object(path / "summary.json") if (path / "summary.json").exists() else {}
     told = [int(seed) for seed in _numbers(summary.get("seeds"))]
     if summary and set(told) >= set(seeds):
         diverged = tuple(int(seed) for seed in _numbers(summary.get("diverged")))
         scores, curve = _table(path / "scores.parquet", SCORES), _table(path / "rounds.parquet", CURVE)
-        return Record(path, identity, study, environment, scores, curve, tuple(told), diverged, True, summary)
+        return Record(path, identity, study, environment, options, scores, curve, tuple(told), diverged, True, summary)
     scores, curve, diverged = _of_seeds([path / "seeds" / f"{seed}.json" for seed in seeds])
-    return Record(path, identity, study, environment, scores, curve, tuple(seeds), diverged, False, {})
+    return Record(path, identity, study, environment, options, scores, curve, tuple(seeds), diverged, False, {})
 
 
 def _of_seeds(files: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame, tuple[int, ...]]:
@@ -180,7 +184,7 @@ def _numbers(found: object) -> list[int]:
 
 
 def _unreadable(file: Path) -> InputError:
-    if file.name in {"run.json", "study.json", "environment.json"}:
+    if file.stem in {"run", *_SAID}:
         remedy = "restore it, or simulate into a new folder: fedward simulate STUDY --out DIR"
     elif file.parent.name == "seeds":
         remedy = f"delete it and run the same fedward simulate again: seed {file.stem} is then made anew"

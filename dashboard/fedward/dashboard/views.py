@@ -21,12 +21,13 @@ from fedward.study.bootstrap import interval
 from fedward.study.terms import privacy_words
 
 FEDERATED, POOLED, ALONE, OWN = "federated", "pooled", "alone, mean", "own model"
-SERIES = (FEDERATED, OWN, POOLED, ALONE)
+UNTUNED, UNATTACKED = "federated, before fine-tuning", "federated, nobody attacking"
+SERIES = (FEDERATED, OWN, POOLED, ALONE, UNTUNED, UNATTACKED)
 """The order of legends and colours, on every page."""
 
 _EVERYBODY, _SITE, _PREFIX = "everybody", "site=", "alone:"
 _FIGURES = ("mean", "low", "high", "deviation", "seeds")
-_OWN_KEYS = frozenset({"seeds", "diverged", "auroc", "gain_over_own_model"})
+_KNOWN = frozenset({"seeds", "diverged", "auroc", "gain_over_own_model", "fairness_gap"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class View:
         gains: hospital, patients, and the figures: federated less own model there, paired; the least first.
         groups: attribute, group, patients, model, and the figures.
         gaps: attribute, group, patients, and the figures: a group's AUROC less everybody's, federated, paired; the least first.
+        spreads: gap, model, patients, and the figures: how far an attribute's groups lie apart; of a finished run.
         extras: the summary's other tables, by name.
     """
 
@@ -51,6 +53,7 @@ class View:
     gains: pd.DataFrame
     groups: pd.DataFrame
     gaps: pd.DataFrame
+    spreads: pd.DataFrame
     extras: Mapping[str, pd.DataFrame]
 
 
@@ -65,6 +68,7 @@ def view(record: Record) -> View:
         gains=_gains(parts),
         groups=_named(_sliced(parts[~parts["slice"].str.startswith(_SITE)], "group")),
         gaps=_named(_gaps(parts, everybody)),
+        spreads=_spreads(record.summary),
         extras=extras(record.summary),
     )
 
@@ -87,7 +91,7 @@ def extras(summary: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     found: dict[str, pd.DataFrame] = {}
     single: list[dict[str, object]] = []
     for name, value in summary.items():
-        if name in _OWN_KEYS:
+        if name in _KNOWN:
             continue
         rows = _rows(value)
         if rows:
@@ -95,6 +99,18 @@ def extras(summary: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
         elif isinstance(value, (str, int, float)):
             single.append({"figure": words.one_line(name.replace("_", " "), 60), "value": str(value)})
     return found | ({"other figures": pd.DataFrame(single)} if single else {})
+
+
+def _spreads(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """The summary's gaps, named as people say them: "sex: equalized odds"."""
+    columns = ["gap", "model", "patients", *_FIGURES]
+    frame = pd.json_normalize(_rows(summary.get("fairness_gap", []))).rename(columns={"slice": "gap"})
+    if not set(columns) <= set(frame.columns):
+        return pd.DataFrame(columns=columns)
+    numbers = frame[["patients", *_FIGURES]].apply(pd.to_numeric, errors="coerce")
+    names = frame[["gap", "model"]].astype(str)
+    found: pd.DataFrame = pd.concat([names.assign(gap=names["gap"].str.replace("_", " ")), numbers], axis=1)
+    return found
 
 
 def _rows(value: object) -> list[dict[str, Any]]:
@@ -118,7 +134,7 @@ def _parts(scores: pd.DataFrame) -> pd.DataFrame:
         scores["model"].str.removeprefix(_PREFIX) == scores["slice"].str.removeprefix(_SITE)
     )
     own = scores[sites & at_home].assign(model=OWN)
-    shared = scores["model"].isin([FEDERATED, POOLED])
+    shared = ~scores["model"].str.startswith(_PREFIX)
     return pd.concat([scores[sites & shared], own, _with_alone(scores[elsewhere])], ignore_index=True)
 
 
@@ -231,12 +247,21 @@ def accuracy_sentence(record: Record, shown: View) -> str:
     over = words.counted(len(record.seeds) - len(record.diverged), "seed", "seeds")
     if not math.isfinite(mean):
         return f"No federated AUROC: {_diverged(record)}" if record.diverged else "The federated AUROC is undefined."
-    said = [f"Federated AUROC {words.estimate(mean, low, high)} over {over}"]
-    for other, name in ((ALONE, "beside the average hospital alone"), (POOLED, "beside the pool that privacy forbids")):
+    attacked = adversaries(record)
+    under = f" while {words.listed(attacked, 4)}" if attacked else ""
+    said = [f"Federated AUROC {words.estimate(mean, low, high)} over {over}{under}"]
+    for other, name in ((ALONE, "the average hospital alone"), (POOLED, "the pool that privacy forbids")):
         lead = row(shown.lead, "model", other)
         if math.isfinite(lead[0]):
-            said.append(f"{words.difference(*lead)} {name}")
+            said.append(f"{words.difference(*lead)} {'over' if lead[0] > 0 else 'against'} {name}")
     return "; ".join(said) + "." + (f" {_diverged(record)}" if record.diverged else "")
+
+
+def adversaries(record: Record) -> list[str]:
+    """Who attacks, and how: "va attacks (sign-flip)"."""
+    found = record.options.get("adversaries")
+    rows = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return [f"{one.get('site')} attacks ({one.get('attack')})" for one in rows]
 
 
 def _diverged(record: Record) -> str:
@@ -252,12 +277,14 @@ def gain_sentence(shown: View) -> str:
     if known.empty:
         return ""
     sure = known.dropna(subset=["low"])
+    if sure.empty:
+        return "One seed gives no interval: more seeds tell which hospitals gain over their own model."
     more, less = int((sure["low"] > 0).sum()), int((sure["high"] < 0).sum())
-    said = f"On their own patients {more} of {len(known)} hospitals gain over their own model, {less} lose"
-    return f"{said}; for {len(known) - more - less} the interval holds zero or there is none."
+    said = f"On their own patients {more} of {len(sure)} hospitals gain over their own model, {less} lose"
+    return f"{said}; for {len(sure) - more - less} the interval holds zero."
 
 
-def fairness_sentence(shown: View) -> str:
+def fairness_sentence(_record: Record, shown: View) -> str:
     """For whom does it work less well? The group whose AUROC is farthest below everybody's."""
     known = shown.gaps.dropna(subset=["mean"])
     if known.empty:
@@ -270,6 +297,13 @@ def fairness_sentence(shown: View) -> str:
         return f"Lowest AUROC beside everybody's: {worst['group']}, {told}; one seed gives no interval."
     sure = "" if worst["high"] < 0 else " The interval holds zero."
     return f"Lowest AUROC beside everybody's: {worst['group']}, {told}.{sure}"
+
+
+def provenance_sentence(record: Record, _shown: View) -> str:
+    """How much was run, and what fixes it."""
+    done = words.counted(len(record.seeds), "seed is", "seeds are")
+    engine = record.identity.get("engine")
+    return f"{done} done with the {engine} engine; manifest, patients, seed, engine and machine fix every number."
 
 
 def privacy_sentence(record: Record) -> str:
@@ -300,6 +334,8 @@ def facts(record: Record) -> pd.DataFrame:
         ("patients' digest", str(record.identity.get("patients", ""))),
         ("engine", str(record.identity.get("engine", ""))),
         ("seeds done", f"{len(record.seeds)}: {words.listed([str(one) for one in record.seeds], 20)}"),
+        ("adversaries", words.listed(adversaries(record)) or "none"),
+        ("decision threshold", str(record.options.get("threshold", ""))),
         ("diverged", words.listed([str(one) for one in record.diverged], 20) or "none"),
         ("finished", "yes" if record.finished else "no"),
     ]
