@@ -50,13 +50,12 @@ class Page:
     def text(self) -> str:
         return str(self.value("document.body ? document.body.innerText : ''"))
 
-    def wait(self, script: str, seconds: float = 40.0) -> Any:
-        """The first true value of JavaScript. Raises: AssertionError with the page's text, after so long."""
+    def wait(self, script: str, seconds: float = 40.0) -> None:
+        """Until JavaScript comes to something true. Raises: AssertionError with the page's text, after so long."""
         deadline = time.monotonic() + seconds
-        while not (found := self.value(script)):
+        while not self.value(f"!!({script})"):
             assert time.monotonic() < deadline, f"{script}: not within {seconds:g} s; the page says {self.text()!r}"
             time.sleep(0.1)
-        return found
 
     def picture(self, file: Path) -> None:
         """What the page looks like, as PNG."""

@@ -17,7 +17,7 @@ def plain(text: object, most: int = 200) -> str:
     """Text of a file for a place that reads Markdown: every sign stands for itself, on one line, at most so many."""
     shown = one_line(text, most)
     kept = "".join(f"\\{sign}" if sign in string.punctuation else sign for sign in shown)
-    return re.sub(r"(\\[:@]|(?i:www))", rf"\1{_JOINER}", kept)
+    return re.sub(r"(\\[:@](?=\S)|(?i:www))", rf"\1{_JOINER}", kept)
 
 
 def one_line(text: object, most: int = 200) -> str:
@@ -28,7 +28,7 @@ def one_line(text: object, most: int = 200) -> str:
 
 def figure(value: float) -> str:
     """A share of one as the field writes it: .894; 1.000; "undefined" for NaN."""
-    return UNDEFINED if not math.isfinite(value) else re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}").replace("-", "−")
+    return UNDEFINED if not math.isfinite(value) else re.sub(r"^(-?)0\.", r"\1.", f"{value:z.3f}").replace("-", "−")
 
 
 def signed(value: float) -> str:
