@@ -76,12 +76,12 @@ CLIPPED = """
   const box = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].filter(text => {
     const at = text.getBoundingClientRect();
-    return at.width > 0 && (at.left < box.left - 1 || at.right > box.right + 1 || at.bottom > box.bottom + 1);
+    return at.width > 0 && (at.left < box.left - 3 || at.right > box.right + 3 || at.bottom > box.bottom + 3);
   }).map(text => text.textContent);
 }).concat([...document.querySelectorAll('h2, h3, [data-testid=stMetricValue] div')]
   .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent))
 """
-"""Texts that stick out of their chart, or that do not fit where they stand."""
+"""Texts that stick out of their chart by more than the air around their glyphs, or that do not fit where they stand."""
 
 
 def test_a_run_that_goes_on_is_followed_and_its_page_stays_where_it_is(run: Path, tmp_path: Path) -> None:
@@ -115,6 +115,8 @@ def test_it_serves_this_machine_alone_and_text_of_files_makes_no_link(tmp_path: 
         page.wait("document.body.innerText.includes('Not finished')")
         assert page.value("document.querySelector('h2').innerText.replaceAll('\\u2060', '')") == title
         assert page.value("document.querySelectorAll('a[href*=evil], h2 img, h2 .katex, h2 strong').length") == 0
+        elsewhere = "performance.getEntriesByType('resource').map(one => one.name).filter(one => !one.startsWith(location.origin))"
+        assert page.value(elsewhere) == []
         sockets = processes.listening(process.pid)
         assert {host for host, _ in sockets} == {"127.0.0.1"}
         foreign = {"Host": "evil.example", "Connection": "Upgrade", "Upgrade": "websocket",
