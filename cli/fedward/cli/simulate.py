@@ -33,14 +33,18 @@ def simulate(
     study: Annotated[
         Path,
         typer.Argument(
-            metavar="STUDY", help='The study\'s TOML file, or a folder with study.toml; "heart" is the example.'
+            metavar="STUDY",
+            help="The study's TOML file, a folder with study.toml, or an example: heart, diabetes130, pneumonia.",
         ),
     ],
     sites: Annotated[
         str,
         typer.Option(
-            metavar="heart|DIR|synthetic:SITES:PATIENTS[:SHIFT]",
-            help="The hospitals: a folder with NAME.csv and NAME.mapping.toml, the example's, or made-up ones with a known truth.",
+            metavar="heart|DIR|diabetes130:PATH|medmnist:PATH|synthetic:SITES:PATIENTS[:SHIFT]",
+            help=(
+                "The hospitals: a folder with NAME.csv and NAME.mapping.toml, the example's, your own download of Diabetes 130-US "
+                "Hospitals or of a MedMNIST file, or made-up ones with a known truth."
+            ),
         ),
     ] = "heart",
     partition: Annotated[
