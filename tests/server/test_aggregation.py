@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.server.aggregation import OptimiserState, step, weighted_mean
 from fedward.server.models import pack_optimiser, unpack_optimiser
-from fedward.study.manifest import Training
+from fedward.study.training import Training
 
 numbers = st.floats(-1e6, 1e6, width=32)
 

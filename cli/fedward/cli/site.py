@@ -46,7 +46,7 @@ def init(
     from fedward.privacy.errors import InputError
     from fedward.privacy.ledger import Budget
     from fedward.privacy.signing import fingerprint
-    from fedward.study.manifest import NAME
+    from fedward.study.fields import NAME
     from fedward.study.terms import PRIVACY_WORDS
 
     if not re.fullmatch(NAME, name):

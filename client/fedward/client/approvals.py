@@ -21,9 +21,10 @@ from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError, IntegrityError, RefusalError
 from fedward.privacy.signing import from_text, to_text, verify
 from fedward.study.exploration import SealedExploration
+from fedward.study.fields import Part
 from fedward.study.files import read_json, read_model, write_atomic
 from fedward.study.kinds import AnySealed, parse_sealed
-from fedward.study.manifest import HEX_KEY, Part
+from fedward.study.manifest import HEX_KEY
 
 State = Literal["pending", "approved", "rejected"]
 

@@ -23,9 +23,10 @@ from fedward.client.sources import read_site_table
 from fedward.privacy.canonical import digest_of
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.study.encoding import Encoded, encode
+from fedward.study.fields import NAME, Part
 from fedward.study.files import read_model, write_atomic
 from fedward.study.kinds import AnyManifest
-from fedward.study.manifest import HEX_KEY, NAME, BaseManifest, Manifest, Part
+from fedward.study.manifest import HEX_KEY, BaseManifest, Manifest
 
 ROUNDING = 10
 

@@ -25,8 +25,9 @@ from fedward.privacy.canonical import canonical_json, digest, digest_of
 from fedward.privacy.durable import sync_folder
 from fedward.privacy.errors import FedwardError, InputError, IntegrityError, UnreachableError, UsageError
 from fedward.privacy.signing import SIGNATURE_BYTES, verify
+from fedward.study.fields import NAME, Part
 from fedward.study.files import read_model, write_secret
-from fedward.study.manifest import HEX_KEY, NAME, Part, explain
+from fedward.study.manifest import HEX_KEY, explain
 from fedward.study.messages import Code, Count, open_request
 
 MAX_INCIDENTS = 1_000

@@ -18,7 +18,8 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError
-from fedward.study.manifest import BaseManifest, CategoricalFeature, Feature, Finite, Part, explain, read_text
+from fedward.study.fields import Finite, Part
+from fedward.study.manifest import BaseManifest, CategoricalFeature, Feature, explain, read_text
 
 OUTCOME_LEVELS = ("0", "1")
 """What an outcome's codes map to: 1 has the outcome, 0 has not."""

@@ -19,8 +19,9 @@ from fedward.client.policy import Policy
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError, IntegrityError, RefusalError
 from fedward.privacy.ledger import Charge, Ledger
+from fedward.study.fields import Part
 from fedward.study.files import read_model, write_secret
-from fedward.study.manifest import HEX_KEY, Part, SealedManifest
+from fedward.study.manifest import HEX_KEY, SealedManifest
 from fedward.study.messages import Count
 from fedward.study.metrics import Counts, histogram_shape
 from fedward.study.site_metrics import Values, may_leave, site_metrics

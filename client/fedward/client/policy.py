@@ -17,8 +17,9 @@ from fedward.privacy.errors import InputError
 from fedward.privacy.shares import Period
 from fedward.study.evaluation import counts_keep_promise
 from fedward.study.exploration import Exploration, SealedExploration
+from fedward.study.fields import Part
 from fedward.study.kinds import AnySealed
-from fedward.study.manifest import Part, SealedManifest, explain, read_toml
+from fedward.study.manifest import SealedManifest, explain, read_toml
 from fedward.study.schedule import study_costs
 from fedward.study.terms import shares_noise
 
@@ -115,6 +116,8 @@ def objections(policy: Policy, sealed: AnySealed, patients: int, origin: Callabl
     found = exploring_objections(policy, sealed.manifest, origin) if isinstance(sealed, SealedExploration) else []
     if isinstance(sealed, SealedManifest) and policy.require_dp and sealed.manifest.privacy.mechanism == "none":
         found.append(Objection("policy-requires-dp", "the study trains without differential privacy"))
+    if isinstance(sealed, SealedManifest) and (only := sealed.manifest.training.simulated_only):
+        found.append(Objection("simulated-only", f"this node does not run {only}: it would train something else"))
     evaluation = sealed.manifest.counting.epsilon if isinstance(sealed, SealedManifest) else None
     costs = [epsilon for epsilon in (privacy.epsilon, evaluation) if epsilon is not None]
     if costs and not max(costs) <= policy.max_epsilon:

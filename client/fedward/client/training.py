@@ -148,8 +148,11 @@ def _flattened(model: nn.Module) -> nn.Parameter:
 _Step: TypeAlias = Callable[[Batch], None]
 
 
-def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Vector:
+def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws, correction: Vector | None = None) -> Vector:
     """Train in place from the model's parameters and return the update (trained − base), shape (d,) float32.
+
+    `correction`, shape (d,), joins every step's gradient after its noise: SCAFFOLD's control variates. It must not be of these
+    patients but through what has left with noise.
 
     Raises:
         FedwardError: training produced a number that is not finite, nothing of it may leave (with noise that is decided by the
@@ -161,11 +164,11 @@ def train(model: nn.Module, data: Encoded, terms: SiteTerms, draws: Draws) -> Ve
     base = to_vector(model)
     layers = layers_of(model) if terms.private else None
     if not terms.private:
-        step = _plain_step(model, terms)
+        step = _plain_step(model, terms, correction)
     elif layers is not None:
-        step = _closed_step(model, terms, draws)
+        step = _closed_step(model, terms, draws, correction)
     else:
-        step = _hooked_step(model, terms, draws)
+        step = _hooked_step(model, terms, draws, correction)
     model.train()
     with few_threads(layers or ()):
         # In closed form float64: how float32 rounds one row depends on the others enough to move a sum by more than C.
@@ -237,9 +240,9 @@ def _batches(data: Encoded, terms: SiteTerms, draws: Draws, dtype: np.dtype[Any]
         yield Batch(inputs[chosen], outcomes[chosen], number, place)
 
 
-def _closed_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
+def _closed_step(model: nn.Module, terms: SiteTerms, draws: Draws, correction: Vector | None = None) -> _Step:
     optimizer = ClosedFormOptimizer(model, terms, draws)
-    pull = _Pull([optimizer.flat], terms.proximal)
+    pull = _Pull([optimizer.flat], terms.proximal, correction)
 
     def step(batch: Batch) -> None:
         optimizer.take(batch)
@@ -256,11 +259,11 @@ def _descend(parameter: nn.Parameter, rate: float) -> None:
         parameter.detach().add_(parameter.grad, alpha=-rate)
 
 
-def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws) -> _Step:
+def _hooked_step(model: nn.Module, terms: SiteTerms, draws: Draws, correction: Vector | None = None) -> _Step:
     differentiate = _row_gradients(model)
     optimizer = PatientOptimizer(torch.optim.SGD(model.parameters(), lr=terms.learning_rate), terms, draws)
     parameters = list(model.parameters())
-    pull = _Pull(parameters, terms.proximal)
+    pull = _Pull(parameters, terms.proximal, correction)
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -295,9 +298,9 @@ def _gather(model: nn.Module, patients: int, patient_of: torch.Tensor) -> None:
         parameter.grad_sample = gathered  # type: ignore[attr-defined]
 
 
-def _plain_step(model: nn.Module, terms: SiteTerms) -> _Step:
+def _plain_step(model: nn.Module, terms: SiteTerms, correction: Vector | None = None) -> _Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=terms.learning_rate)
-    pull = _Pull(list(model.parameters()), terms.proximal)
+    pull = _Pull(list(model.parameters()), terms.proximal, correction)
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
@@ -320,13 +323,26 @@ def _loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 
 class _Pull:
-    """FedProx (Li et al. 2020, eq. 2): adds μ(w − w₀) after the noise, as post-processing that costs no privacy."""
+    """What joins a step's gradient after its noise, as post-processing that costs no privacy: FedProx's μ(w − w₀)
+    (Li et al. 2020, eq. 2), and a correction that is the same for all steps."""
 
-    def __init__(self, parameters: list[nn.Parameter], proximal: float) -> None:
+    def __init__(self, parameters: list[nn.Parameter], proximal: float, correction: Vector | None) -> None:
         self._proximal = proximal
         self._anchors = [(parameter, parameter.detach().clone()) for parameter in parameters] if proximal else []
+        self._corrections = (
+            [] if correction is None else list(zip(parameters, _parts(parameters, correction), strict=True))
+        )
 
     def __call__(self) -> None:
         for parameter, anchor in self._anchors:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - anchor, alpha=self._proximal)
+        for parameter, part in self._corrections:
+            if parameter.grad is not None:
+                parameter.grad.add_(part)
+
+
+def _parts(parameters: list[nn.Parameter], vector: Vector) -> list[torch.Tensor]:
+    """A vector, shape (d,), cut into the parameters' shapes."""
+    parts = torch.split(torch.from_numpy(vector.astype(np.float32)), [parameter.numel() for parameter in parameters])
+    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]

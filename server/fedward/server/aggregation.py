@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import FedwardError, InputError
-from fedward.study.manifest import Training
 from fedward.study.models import Vector
+from fedward.study.training import Training
 
 
 @dataclass(frozen=True)

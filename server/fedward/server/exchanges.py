@@ -19,7 +19,7 @@ from fedward.privacy.secagg.contexts import Batch, RoundContext
 from fedward.privacy.secagg.coordinator import BatchSetup, OpenBatch, SlotSum
 from fedward.privacy.signing import Identity
 from fedward.server.admission import Admitted, Limits, admit, admit_answers, open_answer
-from fedward.server.aggregation import weighted_mean
+from fedward.server.robust import aggregate
 from fedward.study import messages
 from fedward.study.evaluation import most_noise
 from fedward.study.exploration import SealedExploration
@@ -82,7 +82,8 @@ class PlainExchange:
         delta = None
         if isinstance(self._sealed, SealedManifest) and self.request.train:
             weights = [training_cohort(self._sealed, site) for site in sites]
-            delta = weighted_mean([one.update for one in admitted if one.update is not None], weights)
+            updates = [one.update for one in admitted if one.update is not None]
+            delta = aggregate(updates, weights, self._sealed.manifest.training)
         counts = [one.counts for one in admitted if one.counts is not None]
         return Gathered(delta, np.sum(np.stack(counts), axis=0) if self.request.evaluate else None)
 

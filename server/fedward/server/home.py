@@ -20,9 +20,10 @@ from pydantic import Field, ValidationError
 from fedward.privacy.errors import InputError, UsageError
 from fedward.privacy.signing import Identity
 from fedward.server.authority import Authority
+from fedward.study.fields import Part
 from fedward.study.files import read_model, read_secret, write_atomic, write_secret
 from fedward.study.lock import held, hold
-from fedward.study.manifest import Part, explain
+from fedward.study.manifest import explain
 
 LOCK_S = 1.0
 

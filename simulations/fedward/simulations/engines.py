@@ -23,8 +23,12 @@ EngineName: TypeAlias = Literal["stacked", "loop"]
 class Engine(Protocol):
     """The sites of one study."""
 
-    def updates(self, base: Vector) -> NDArray[np.float32]:
-        """Every site's update from a base model of shape (d,), in the roster's order: shape (sites, d).
+    def updates(self, base: Vector, corrections: Vector | None = None) -> NDArray[np.float32]:
+        """Every site's update (trained − base), in the roster's order: shape (sites, d).
+
+        Args:
+            base: the model to start from, shape (d,), or each site's, shape (sites, d).
+            corrections: what joins each site's gradient at every step, shape (sites, d).
 
         Raises:
             FedwardError: training did not stay finite.
@@ -47,14 +51,16 @@ class SiteLoop:
         self._sealed = sealed
         self._sites = [(site_terms(sealed, site), training[site], draws[site]) for site in sites]
 
-    def updates(self, base: Vector) -> NDArray[np.float32]:
+    def updates(self, base: Vector, corrections: Vector | None = None) -> NDArray[np.float32]:
         """As `Engine.updates`."""
         found = []
-        for terms, data, draws in self._sites:
+        bases = np.broadcast_to(base, (len(self._sites), base.shape[-1]))
+        for place, (terms, data, draws) in enumerate(self._sites):
             # A new model each time, as a node builds one for each request: Opacus's hooks must not pile up on one.
             model = build(self._sealed.manifest)
-            load_vector(model, base)
-            found.append(train(model, data, terms, draws))
+            load_vector(model, bases[place])
+            correction = None if corrections is None else corrections[place]
+            found.append(train(model, data, terms, draws, correction))
         return np.stack(found)
 
 

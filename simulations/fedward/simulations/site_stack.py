@@ -73,17 +73,19 @@ class SiteStack:
         ]
         self._pieces = [self._members[start : start + size] for start, size in self._cut()]
 
-    def updates(self, base: Vector) -> Single:
-        """Every site's update (trained − base) from a base model of shape (d,): shape (sites, d).
+    def updates(self, base: Vector, corrections: Vector | None = None) -> Single:
+        """As `engines.Engine.updates`.
 
         Raises:
             FedwardError: training produced a number that is not finite.
         """
+        bases = np.broadcast_to(base, (len(self._members), self._size))
         found = np.empty((len(self._members), self._size), dtype=np.float32)
         start = 0
         with few_threads(self._layers), np.errstate(all="ignore"):  # what is not finite is refused below
             for piece in self._pieces:
-                self._train(piece, base, found[start : start + len(piece)])
+                place = slice(start, start + len(piece))
+                self._train(piece, bases[place], None if corrections is None else corrections[place], found[place])
                 start += len(piece)
         if not np.isfinite(found).all():
             raise FedwardError(
@@ -104,10 +106,10 @@ class SiteStack:
         pieces.append((start, len(self._members) - start))
         return pieces
 
-    def _train(self, piece: Sequence[_Member], base: Vector, out: Single) -> None:
-        """Writes the updates of some sites, shape (s, d)."""
+    def _train(self, piece: Sequence[_Member], base: Single, corrections: Single | None, out: Single) -> None:
+        """Writes the updates of some sites, shape (s, d), as the bases and corrections are."""
         terms = piece[0].terms
-        model = np.repeat(base[None, :], len(piece), axis=0)
+        model = np.array(base)
         total = np.empty_like(model)
         layers, sums = self._views(model), self._views(total)
         scale = np.array([[terms.learning_rate / member.terms.expected_batch] for member in piece], dtype=np.float32)
@@ -121,6 +123,8 @@ class SiteStack:
             total *= scale
             if terms.proximal:
                 total += np.float32(terms.learning_rate * terms.proximal) * (model - base)
+            if corrections is not None:
+                total += np.float32(terms.learning_rate) * corrections
             model -= total
         np.subtract(model, base, out=out)
 

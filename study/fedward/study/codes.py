@@ -35,6 +35,7 @@ _DECISIONS: Final = {
     "foreign-study": "the proposed study belongs to another federation",
     "foreign-key": "the proposed study names another key for the site",
     "refused": "the site refuses; its log says why",
+    "simulated-only": "the study trains by an algorithm that no node runs, only the simulator",
     "policy-requires-dp": "the site's policy refuses studies without differential privacy",
     "policy-requires-secure-aggregation": "the site's policy refuses studies whose coordinator sees its own update",
     "policy-evaluation-noise": "the site's policy refuses studies whose counts of held-out patients carry no noise",

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.signing import Identity, Purpose, from_text, to_text, verify
-from fedward.study.manifest import HEX_KEY, NAME, Part
+from fedward.study.fields import NAME, Part
+from fedward.study.manifest import HEX_KEY
 
 Pem = Annotated[str, Field(min_length=20, max_length=20_000)]
 Signature = Annotated[str, Field(max_length=100)]

@@ -16,18 +16,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fedward.privacy.errors import InputError
+from fedward.study.fields import COLUMN, NAME, Finite, Part, Positive
 from fedward.study.manifest import (
-    COLUMN,
-    NAME,
     Ascending,
     BaseManifest,
     BaseSealed,
     CategoricalFeature,
-    Finite,
     Level,
     NumericFeature,
-    Part,
-    Positive,
     PrivacyTerms,
     parse_data,
     read_toml,

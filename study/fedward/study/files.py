@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from fedward.privacy.durable import replace_file
 from fedward.privacy.errors import InputError, IntegrityError, UnreachableError
-from fedward.study.manifest import Part, explain, read_text
+from fedward.study.fields import Part
+from fedward.study.manifest import explain, read_text
 
 P = TypeVar("P", bound=Part)
 

@@ -17,8 +17,6 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -29,25 +27,17 @@ from pydantic import (
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.privacy.secagg.contexts import MAX_MEMBERS, MIN_MEMBERS, least_threshold
+from fedward.study.fields import COLUMN, NAME, Finite, Part, Positive
+from fedward.study.training import Training
 
 MAX_MANIFEST_BYTES = 1_000_000
 """A manifest is read by people; a larger file is refused before it is parsed."""
 
 MAX_DECLARED_PATIENTS = 100_000_000
 
-NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-COLUMN = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 HEX_KEY = r"^[0-9a-f]{64}$"
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Level = Annotated[str, Field(min_length=1, max_length=64)]
-
-
-class Part(BaseModel):
-    """Base of every table of the manifest: immutable, strict, unknown fields refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -138,39 +128,6 @@ class Model(Part):
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=4)] = ()
     channels: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(max_length=4)] = ()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-
-class Training(Part):
-    """How a round trains. FedSGD is one full-batch step of clipped gradients per site and round."""
-
-    algorithm: Literal["fedsgd", "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad"]
-    rounds: Annotated[int, Field(ge=1, le=10_000)]
-    server_learning_rate: Positive = 1.0
-    server_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-    server_beta2: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.99
-    server_epsilon: Positive = 1e-3
-    local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
-    local_learning_rate: Positive = 0.1
-    sampling_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
-    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    holdout: Annotated[float, Field(ge=0.05, le=0.9, allow_inf_nan=False)] = 0.33
-    missing: Literal["midpoint", "refuse"] = "midpoint"
-    weights: Literal["declared"] = "declared"
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Training:
-        if self.algorithm == "fedsgd" and (self.local_steps != 1 or self.sampling_rate != 1.0):
-            raise ValueError("fedsgd takes one full-batch step: leave out local_steps and sampling_rate")
-        if self.algorithm == "fedprox" and self.proximal == 0:
-            raise ValueError("fedprox needs proximal above 0")
-        if self.algorithm != "fedprox" and self.proximal > 0:
-            raise ValueError(f"proximal belongs to fedprox, not {self.algorithm}")
-        return self
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the server's steps are normalised by their own second moment."""
-        return self.algorithm in {"fedadam", "fedyogi", "fedadagrad"}
 
 
 MAX_DURATION_S = 366 * 86_400.0
@@ -389,6 +346,23 @@ class Manifest(BaseManifest):
             bins=chosen.bins or (10 if noised else 100),
             temper=chosen.temper or (2.0 if noised else 4.0),
         )
+
+    @model_validator(mode="after")
+    def _algorithm_fits(self) -> Self:
+        training = self.training
+        if training.aggregation != "mean" and self.privacy.secure_aggregation:
+            raise ValueError(
+                f'aggregation "{training.aggregation}" compares the sites\' updates one by one, and a secure sum hides them: '
+                "leave it out, or write secure_aggregation = false, knowing that the coordinator then sees each site's update"
+            )
+        if training.aggregation != "mean" and self.federation.quorum < training.least_sites:
+            raise ValueError(
+                f'aggregation "{training.aggregation}" with byzantine = {training.byzantine} needs a quorum of at least '
+                f"{training.least_sites}, got {self.federation.quorum}"
+            )
+        if training.algorithm == "qfedavg" and self.privacy.mechanism != "none":
+            raise ValueError('qfedavg weighs sites by losses that carry no noise: it needs mechanism "none"')
+        return self
 
     @model_validator(mode="after")
     def _one_sum_a_round(self) -> Self:

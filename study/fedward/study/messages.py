@@ -35,7 +35,8 @@ from fedward.privacy.errors import InputError, IntegrityError
 from fedward.privacy.secagg.contexts import MAX_MEMBERS, MAX_SLOTS
 from fedward.privacy.signing import SIGNATURE_BYTES, Identity, verify
 from fedward.study import codes
-from fedward.study.manifest import HEX_KEY, NAME, Part, explain
+from fedward.study.fields import NAME, Part
+from fedward.study.manifest import HEX_KEY, explain
 from fedward.study.witness import SignedHead, Witnessed
 
 MAGIC = b"FWD1"

@@ -17,8 +17,9 @@ from fedward.privacy.errors import InputError, IntegrityError
 from fedward.privacy.secagg.contexts import RoundContext
 from fedward.privacy.secagg.transcript import BatchRecord, SumRecord, check_batch, check_sums
 from fedward.privacy.signing import from_text, verify
+from fedward.study.fields import Part
 from fedward.study.kinds import AnySealed, parse_sealed
-from fedward.study.manifest import Part, explain
+from fedward.study.manifest import explain
 from fedward.study.secure import batch_of
 
 MAX_TRANSCRIPT_BYTES = 1_000_000_000

@@ -15,7 +15,8 @@ from fedward.privacy.countersign import countersign, countersigned
 from fedward.privacy.entries import Head
 from fedward.privacy.errors import IntegrityError
 from fedward.privacy.signing import Identity, from_text, to_text, verify
-from fedward.study.manifest import HEX_KEY, NAME, Part
+from fedward.study.fields import NAME, Part
+from fedward.study.manifest import HEX_KEY
 
 Signature = Annotated[str, Field(max_length=100)]
 
