@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -34,8 +35,13 @@ def test_what_unfolds_to_too_much_is_refused_unread(tmp_path: Path) -> None:
 def test_a_size_that_lies_is_refused(tmp_path: Path) -> None:
     data = archive(tmp_path / "a.zip", **{"t.csv": bytes(5_000_000)}).read_bytes()
     (tmp_path / "b.zip").write_bytes(data.replace((5_000_000).to_bytes(4, "little"), (100).to_bytes(4, "little")))
-    with pytest.raises(InputError, match="cannot be read as a zip"):
-        member(tmp_path / "b.zip", "t.csv", 1000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="cannot be read as a zip"):
+            member(tmp_path / "b.zip", "t.csv", 1000)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000  # it was never unfolded
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_no_archive_or_lacks_the_member_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from command import fedward, good
 from downloads import downloaded
 
 from fedward.privacy.errors import InputError
-from fedward.simulations.diabetes130 import SPECIALTY, read_stays
+from fedward.simulations.diabetes130 import SPECIALTY, Stays, read_stays
+from fedward.simulations.folders import cut_table
+from fedward.simulations.partition import parse_partition
 from fedward.simulations.sources import read_sites
 from fedward.study.encoding import group_names, input_names
 from fedward.study.examples import example_folder
@@ -52,10 +54,14 @@ def plain() -> list[dict[str, str]]:
     return [row for row in rows if row["discharge_disposition_id"] not in GONE]
 
 
-def test_every_count_is_the_file_s(plain: list[dict[str, str]]) -> None:
-    stays = read_stays(downloaded(ARCHIVE), MANIFEST)
-    frame = stays.frame
-    assert len(frame) == len(plain) == 101_766 - stays.left_out
+@pytest.fixture(scope="module")
+def real() -> Stays:
+    return read_stays(downloaded(ARCHIVE), MANIFEST)
+
+
+def test_every_count_is_the_file_s(plain: list[dict[str, str]], real: Stays) -> None:
+    frame = real.frame
+    assert len(frame) == len(plain) == 101_766 - real.left_out
     assert Counter(frame.index) == Counter(row["patient_nbr"] for row in plain)
     assert int(frame["readmitted_30_days"].sum()) == sum(row["readmitted"] == "<30" for row in plain)
     for column, origin, name in (
@@ -70,7 +76,7 @@ def test_every_count_is_the_file_s(plain: list[dict[str, str]]) -> None:
     assert int(frame["inpatient_stays"].sum()) == sum(min(5, int(row["number_inpatient"])) for row in plain)
     bounds = {"num_lab_procedures": 100, "num_medications": 40, "number_outpatient": 5, "number_emergency": 5}
     bounds |= {"number_inpatient": 5, "number_diagnoses": 9}
-    assert stays.clipped == sum(int(row[name]) > most for row in plain for name, most in bounds.items())
+    assert real.clipped == sum(int(row[name]) > most for row in plain for name, most in bounds.items())
 
 
 def test_a_patient_is_tested_on_the_first_stay(plain: list[dict[str, str]]) -> None:
@@ -94,9 +100,8 @@ def test_a_patient_is_tested_on_the_first_stay(plain: list[dict[str, str]]) -> N
     assert max(rates) > 1.4 * min(rates)
 
 
-def test_the_command_cuts_the_download_by_a_column_that_the_study_lacks() -> None:
-    source = f"diabetes130:{downloaded(ARCHIVE)}"
-    hospitals = read_sites(source, MANIFEST, "column:admission_source_id").hospitals
+def test_it_is_cut_by_a_column_that_the_study_lacks(real: Stays) -> None:
+    hospitals = cut_table(real.frame, MANIFEST, parse_partition("column:admission_source_id"))
     assert {"admission-source-id-7", "admission-source-id-17"} <= set(hospitals)
     assert sum(len(data) for data in hospitals.values()) == 69_990
 
