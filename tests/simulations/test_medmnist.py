@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import fedward, good
 from downloads import downloaded
 from federation import heart_manifest
 
 from fedward.privacy.errors import InputError, UsageError
-from fedward.simulations import simulate
 from fedward.simulations.medmnist import PARTS, read_images
 from fedward.simulations.sources import read_sites
 from fedward.study.examples import example_folder
@@ -69,14 +69,16 @@ def test_coloured_images_become_channel_first(tmp_path: Path) -> None:
     assert build(manifest) is not None
 
 
-def test_the_study_is_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulate, "baselines", lambda _manifest, _training: {})
-    short = MANIFEST.model_copy(update={"training": MANIFEST.training.model_copy(update={"rounds": 2})})
-    found = read_sites(f"medmnist:{saved(tmp_path, arrays(28, 28))}", short, "labels:3:5")
-    assert "70 images, each counted as a patient" in found.said
-    outcome = simulate.study(short, found.hospitals, 0)
-    assert len(outcome.curve) == 3
-    assert outcome.vector is not None
+def test_the_study_is_simulated_from_the_command_line(tmp_path: Path) -> None:
+    folder = tmp_path / "example"
+    good("example", "pneumonia", folder)
+    text = (folder / "study.toml").read_text().replace("rounds = 40", "rounds = 2").replace("28, 28", "8, 8")
+    (folder / "study.toml").write_text(text)
+    path = saved(tmp_path, arrays(8, 8))
+    ran = fedward("simulate", folder, "--sites", f"medmnist:{path}", "--partition", "labels:3:5", "--seeds", 1)
+    assert ran.code == 0, ran
+    assert "70 images, each counted as a patient" in ran.err
+    assert "pneumonia-cnn" in ran.out
 
 
 def test_images_need_a_partition(tmp_path: Path) -> None:
