@@ -8,8 +8,8 @@ from pathlib import Path
 import tomli_w
 
 from fedward.privacy.errors import UsageError
+from fedward.simulations.options import load_study
 from fedward.simulations.synthetic import synthetic_tables
-from fedward.study.manifest import load
 
 
 def write_hospitals(
@@ -34,7 +34,7 @@ def write_hospitals(
         UsageError: the folder is not empty.
         InputError: as `synthetic`, or the study cannot be read.
     """
-    manifest = load(study)
+    manifest, _ = load_study(study)
     tables = synthetic_tables(manifest, sites, patients, shift, seed)
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty", remedy="give a new folder")
