@@ -23,5 +23,5 @@ def test_an_example_can_be_sealed(name: str) -> None:
 
 
 def test_another_name_is_refused() -> None:
-    with pytest.raises(InputError, match="no example.*heart, diabetes130, pneumonia"):
+    with pytest.raises(InputError, match=r"no example.*heart, diabetes130, pneumonia"):
         example_folder("lung")
