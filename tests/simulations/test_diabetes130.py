@@ -16,7 +16,7 @@ from downloads import downloaded
 from fedward.privacy.errors import InputError
 from fedward.simulations.diabetes130 import SPECIALTY, Stays, read_stays
 from fedward.simulations.folders import cut_table
-from fedward.simulations.partition import parse_partition
+from fedward.simulations.partition import parse_partition, partition
 from fedward.simulations.sources import read_sites
 from fedward.study.encoding import group_names, input_names
 from fedward.study.examples import example_folder
@@ -104,6 +104,12 @@ def test_it_is_cut_by_a_column_that_the_study_lacks(real: Stays) -> None:
     hospitals = cut_table(real.frame, MANIFEST, parse_partition("column:admission_source_id"))
     assert {"admission-source-id-7", "admission-source-id-17"} <= set(hospitals)
     assert sum(len(data) for data in hospitals.values()) == 69_990
+    ordered = partition(
+        real.frame, parse_partition("shift:4:num_procedures"), "readmitted_30_days", np.random.default_rng(0)
+    )
+    means = [piece["num_procedures"].mean() for piece in ordered.values()]
+    assert means == sorted(means)
+    assert means[3] > means[0] + 2
 
 
 def small(patients: int = 60) -> list[dict[str, str]]:

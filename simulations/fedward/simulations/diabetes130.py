@@ -59,8 +59,8 @@ class Stays:
     """The download's table.
 
     Attributes:
-        frame: a row a stay, indexed by patient; the study's columns, `SPECIALTY`, and the file's own columns, as text, where the
-            study has no column of that name. A patient's stays run from the latest to the first.
+        frame: a row a stay, indexed by patient; the study's columns, `SPECIALTY`, and the file's own columns where the study
+            has none of that name, whole numbers as such and the rest as text. A patient's stays run from the latest to the first.
         left_out: stays that ended in death or hospice.
         clipped: values above or below the study's bounds, which became the bound.
     """
@@ -175,7 +175,9 @@ def _mapping(manifest: Manifest) -> SiteMapping:
 
 
 def _with_own_columns(frame: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
-    """With what the file itself has, for a partition to cut by; "?" is missing there too."""
+    """With what the file itself has, for a partition to cut by: whole numbers as such, "?" missing there too."""
     own = raw[[name for name in raw.columns if name not in frame.columns]].set_index(frame.index)
     place = own[PHYSICIAN].map(lambda name: _LEVELS.get(name, "surgery" if name.startswith("Surg") else "other"))
-    return pd.concat([frame, own.mask(own == "?")], axis=1).assign(**{SPECIALTY: place})
+    own = own.mask(own == "?")
+    whole = [name for name in own.columns if own[name].str.fullmatch(r"[0-9]{1,18}").eq(True).all()]
+    return pd.concat([frame, own.astype(dict.fromkeys(whole, np.int64))], axis=1).assign(**{SPECIALTY: place})

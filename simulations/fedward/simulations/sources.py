@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedward.privacy.errors import UsageError
+from fedward.privacy.errors import InputError, UsageError
 from fedward.simulations.diabetes130 import SPECIALTY, read_stays
 from fedward.simulations.folders import cut_hospitals, cut_table, read_hospitals
 from fedward.simulations.medmnist import read_images
@@ -49,13 +49,27 @@ def read_sites(text: str, manifest: Manifest, partition: str | None = None) -> S
         UsageError: the text is malformed, made-up hospitals were to be cut, or data that names no hospitals was not.
         InputError: the data is not there, does not fit the study or cannot be cut so.
     """
-    kind, _, rest = text.partition(":")
-    if kind in _READERS:
+    kind, colon, rest = text.partition(":")
+    if kind in _READERS and (colon or not Path(text).exists()):
+        if not rest:
+            raise UsageError("--sites lacks what is behind the colon", expected=f"{kind}:{_REST[kind]}", got=text)
         return _READERS[kind](rest, manifest, partition)
-    folder = heart_folder() if text == "heart" else Path(text)
+    if text != "heart":
+        return Sites(_folder(Path(text), manifest, partition))
+    try:
+        return Sites(_folder(heart_folder(), manifest, partition))
+    except InputError as error:
+        raise InputError(
+            f'the heart example\'s hospitals do not serve study "{manifest.study.id}"',
+            got=error.text(),
+            remedy="name other hospitals with --sites",
+        ) from None
+
+
+def _folder(folder: Path, manifest: Manifest, partition: str | None) -> dict[str, Encoded]:
     if partition is None:
-        return Sites(read_hospitals(folder, manifest))
-    return Sites(cut_hospitals(folder, manifest, parse_partition(partition)))
+        return read_hospitals(folder, manifest)
+    return cut_hospitals(folder, manifest, parse_partition(partition))
 
 
 def _stays(path: str, manifest: Manifest, partition: str | None) -> Sites:
@@ -98,4 +112,5 @@ def _made_up(text: str, manifest: Manifest, partition: str | None) -> Sites:
     return Sites(made.hospitals, f"the best possible AUROC on these made-up patients is {made.best:.3f}")
 
 
+_REST = {"synthetic": "SITES:PATIENTS[:SHIFT]", "diabetes130": "PATH", "medmnist": "PATH"}
 _READERS = {"synthetic": _made_up, "diabetes130": _stays, "medmnist": _images}
