@@ -56,6 +56,9 @@ def test_what_is_no_run_says_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="a file"):
         check(tmp_path / "file")
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(InputError, match="a sweep's folder"):
+        check(tmp_path)
     (tmp_path / "federation.json").write_text("{}")
     with pytest.raises(InputError, match=r"coordinator's home.*fedward coordinator status"):
         check(tmp_path)

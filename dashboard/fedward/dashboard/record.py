@@ -78,6 +78,12 @@ def check(path: Path) -> None:
             remedy=f"fedward coordinator status STUDY --follow --home {path}",
             code="not-a-run",
         )
+    if (path / "sweep.json").is_file():
+        raise InputError(
+            f"{path} is a sweep's folder: the monitor shows runs of one study",
+            remedy=f"fedward monitor {path}/chosen/VALUE, once the sweep has chosen; its plots are in {path}/plots",
+            code="not-a-run",
+        )
     raise InputError(
         f"{path} is not a run's folder",
         expected="a folder that `fedward simulate` made, with run.json in it",
