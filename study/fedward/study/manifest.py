@@ -363,7 +363,9 @@ class Manifest(BaseManifest):
         if training.algorithm == "qfedavg" and self.privacy.mechanism != "none":
             raise ValueError('qfedavg weighs sites by losses that carry no noise: it needs mechanism "none"')
         if training.algorithm == "qfedavg" and self.privacy.secure_aggregation:
-            raise ValueError("qfedavg weighs single sites, and a secure sum hides them: write secure_aggregation = false")
+            raise ValueError(
+                "qfedavg weighs single sites, and a secure sum hides them: write secure_aggregation = false"
+            )
         return self
 
     @model_validator(mode="after")
