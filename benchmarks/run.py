@@ -18,7 +18,17 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 NAMES = {
     name: FOLDER / f"{name}.py"
-    for name in ("foundation", "secagg", "training", "utility", "ledger", "shared_noise", "simulation", "peers")
+    for name in (
+        "foundation",
+        "secagg",
+        "training",
+        "utility",
+        "ledger",
+        "shared_noise",
+        "simulation",
+        "fed_heart",
+        "peers",
+    )  # fmt: skip
 }
 LIMIT_S = 12 * 60.0
 LONGER_S = {"peers": 60 * 60.0}  # the first time, it installs them, gigabytes of torch among them

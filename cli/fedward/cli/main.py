@@ -12,7 +12,7 @@ from typing import Annotated
 import click
 import typer
 
-from fedward.cli import audit, coordinator, demo, example, plan, privacy, simulate, site
+from fedward.cli import audit, coordinator, demo, example, plan, privacy, simulate, site, sweep
 from fedward.cli.output import print_error, stderr
 from fedward.privacy.errors import FedwardError, UsageError
 
@@ -36,6 +36,7 @@ app.command("demo")(demo.demo)
 app.command("example")(example.example)
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
+app.command("sweep")(sweep.sweep)
 
 
 def _version(wanted: bool) -> None:

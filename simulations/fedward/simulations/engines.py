@@ -13,6 +13,7 @@ from fedward.client.training import train, unnoised_sum
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import InputError
 from fedward.simulations.site_stack import SiteStack, stackable
+from fedward.simulations.site_vmap import SiteVmap, worth_it
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
 from fedward.study.models import Vector, build, load_vector
@@ -105,7 +106,7 @@ def roster_of(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Ma
 def engine(
     name: EngineName, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]
 ) -> Engine | SharedSum:
-    """The engine of that name; "stacked" is the loop where a study cannot be stacked, and shared noise has its own.
+    """The engine of that name; "stacked" is the loop where stacking cannot be or is slower, and shared noise has its own.
 
     Arguments and errors as `SiteLoop`.
     """
@@ -113,4 +114,6 @@ def engine(
         return SharedSum(sealed, training, draws)
     if name == "stacked" and stackable(sealed, training):
         return SiteStack(sealed, training, draws)
+    if name == "stacked" and worth_it(sealed, training):
+        return SiteVmap(sealed, training, draws)
     return SiteLoop(sealed, training, draws)
