@@ -28,7 +28,7 @@ NAMES = {
         "simulation",
         "fed_heart",
         "peers",
-    )  # fmt: skip
+    )
 }
 LIMIT_S = 12 * 60.0
 LONGER_S = {"peers": 60 * 60.0}  # the first time, it installs them, gigabytes of torch among them
