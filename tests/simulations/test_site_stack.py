@@ -161,3 +161,17 @@ def test_other_draws_give_another_model() -> None:
     base = to_vector(build(study.manifest))
     other = {site: UnsafeSeededDraws(5, place) for place, site in enumerate(SIZES)}
     assert not np.allclose(SiteStack(study, data, keyed()).updates(base), SiteStack(study, data, other).updates(base))
+
+
+def test_a_row_whose_gradient_is_not_finite_adds_nothing_as_at_a_node() -> None:
+    study = rehearse(
+        heart_manifest(training=AVERAGED | {"sampling_rate": 1.0, "local_steps": 1}), SIZES, noise_multiplier=1.7
+    )
+    data = hospitals(study.manifest)
+    broken = data["a"].inputs.copy()
+    broken[3, 2] = np.inf
+    data["a"] = Encoded(data["a"].patients, broken, data["a"].outcomes, data["a"].membership)
+    base = to_vector(build(study.manifest))
+    found = SiteStack(study, data, keyed()).updates(base)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, SiteLoop(study, data, keyed()).updates(base), rtol=1e-4, atol=2e-6)

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from fedward.cli.output import JsonOption, print_json, say
-from fedward.cli.study_file import study_file
 
 _NEXT = {
     "heart": "Next: read {0}/study.toml; then fedward coordinator --help, fedward site --help",
@@ -82,6 +81,7 @@ def _copied(folder: Path, name: str) -> list[str]:
 
 def _made_up(folder: Path, study: Path, sites: int, patients: int, shift: float, seed: int) -> list[str]:
     from fedward.simulations.write_folder import write_hospitals
+    from fedward.study.examples import study_file
 
     names = write_hospitals(folder, study_file(study), sites, patients, shift, seed)
     return ["study.toml", *(f"{name}{suffix}" for name in names for suffix in (".csv", ".mapping.toml"))]

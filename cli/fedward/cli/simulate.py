@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedward.cli.output import JsonOption, note, print_json, say, table
-from fedward.cli.study_file import study_file
 
 if TYPE_CHECKING:
     from fedward.simulations.simulate import Outcome, Summary
@@ -61,6 +60,12 @@ def simulate(
         ),
     ] = EngineChoice.STACKED,
     seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Simulated studies, with seeds 0, 1, …")] = 20,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="A probability from here on is called positive, for gaps and attacks; 0.5, or as the study's file says."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep everything there; a run that was broken off goes on.")
     ] = None,
@@ -76,7 +81,8 @@ def simulate(
     from fedward.simulations.seeds import run_seeds
     from fedward.simulations.sources import read_sites
 
-    manifest, options = load_study(study_file(study))
+    manifest, options = load_study(study)
+    options = options if threshold is None else options.with_threshold(threshold)
     source = read_sites(sites, manifest, partition)
     if source.said:
         note(source.said)

@@ -11,7 +11,6 @@ import typer
 
 from fedward.cli.output import JsonOption, note, print_json, say, table
 from fedward.cli.simulate import EngineChoice, cells, privacy, privacy_sentence, short
-from fedward.cli.study_file import study_file
 
 if TYPE_CHECKING:
     from fedward.simulations.simulate import Outcome
@@ -69,7 +68,7 @@ def sweep(
     from fedward.simulations.sweep_folder import SweepFolder
     from fedward.simulations.sweep_plots import draw_sweep
 
-    manifest, options = load_study(study_file(study))
+    manifest, options = load_study(study)
     varied = [parse_vary(text) for text in vary]
     found = settings(manifest, varied)
     fields = [one.field for one in varied]

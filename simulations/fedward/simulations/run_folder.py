@@ -136,15 +136,20 @@ class RunFolder:
 
     def finish(self, manifest: Manifest, outcomes: Sequence[Outcome]) -> None:
         """Write the tables of all seeds, and their summary."""
-        scores = [{"seed": one.seed, **asdict(score)} for one in outcomes for score in one.scores]
-        curve = [
-            {"seed": one.seed, "round": number, "auroc": area}
-            for one in outcomes
-            for number, area in enumerate(one.curve)
-        ]
-        pd.DataFrame(scores).to_parquet(self.path / "scores.parquet", index=False)
-        pd.DataFrame(curve).to_parquet(self.path / "rounds.parquet", index=False)
+        score_table(outcomes).to_parquet(self.path / "scores.parquet", index=False)
+        round_table(outcomes).to_parquet(self.path / "rounds.parquet", index=False)
         write_atomic(self.path / "summary.json", plain_json(summary(manifest, outcomes)))
+
+
+def score_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Every score of every seed, a row each."""
+    return pd.DataFrame([{"seed": one.seed, **asdict(score)} for one in outcomes for score in one.scores])
+
+
+def round_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """The federated model's AUROC by seed and round."""
+    rows = [(one.seed, number, area) for one in outcomes for number, area in enumerate(one.curve)]
+    return pd.DataFrame(rows, columns=["seed", "round", "auroc"])
 
 
 def summary(manifest: Manifest, outcomes: Sequence[Outcome]) -> dict[str, object]:

@@ -196,7 +196,6 @@ class SiteStack(Stack):
             errors.append(error)
         errors.reverse()
         if terms.private:
-            _leave_out_infinite(inputs, errors)
             factors = _factors(inputs, errors, terms.clipping_norm)
             for part in errors:
                 np.multiply(part, factors, out=part)
@@ -290,23 +289,18 @@ def _before(error: Single, weight: Single) -> Single:
     return np.asarray(found)
 
 
-def _leave_out_infinite(inputs: Sequence[Single], errors: Sequence[Single]) -> None:
-    """A row whose gradient is not finite adds nothing, as at a node; in place."""
-    ends = sum(part.sum(axis=2) for part in (*inputs, *errors))
-    if np.isfinite(ends).all():
-        return
-    for part in (*inputs, *errors):
-        part[~np.isfinite(ends)] = 0
-
-
 def _factors(inputs: Sequence[Single], errors: Sequence[Single], norm: float) -> Single:
-    """What each row's gradient is multiplied by, so that its norm is at most C; shape (s, b, 1)."""
+    """What each row's gradient is multiplied by, so that its norm is at most C; shape (s, b, 1). Rows that have none become 0."""
     squares: Single = np.zeros(inputs[0].shape[:2], dtype=np.float32)
     for a, error in zip(inputs, errors, strict=True):
         part = _lengths(a)
         part += 1
         part *= _lengths(error)
         squares += part
+    finite = np.isfinite(squares)
+    if not finite.all():  # as at a node, a row whose gradient is not finite adds nothing
+        for whole in (*inputs, *errors, squares):
+            whole[~finite] = 0
     np.sqrt(squares, out=squares)
     squares += _TINY
     np.divide(np.float32(norm), squares, out=squares)

@@ -83,7 +83,8 @@ def _by_value(file: Path, along: str, found: Mapping[str, Sequence[Summary]], la
     for place, (value, values) in enumerate(found.items()):
         by = {one.slice: one for one in values}
         shift = 0.6 * ((place + 0.5) / len(found) - 0.5)
-        dots(axes, [by[part] for part in parts if part in by], f"C{place}", shift, f"{along} = {value}")
+        found_at = {spot: by[part] for spot, part in enumerate(parts) if part in by}
+        dots(axes, found_at, f"C{place}", shift, f"{along} = {value}")
     names = [part.removeprefix("site=").split(":")[0] for part in parts]
     axes.set_xticks(np.arange(len(parts)), names, rotation=30, ha="right")
     axes.set_ylabel(label)

@@ -27,3 +27,11 @@ def example_folder(name: str) -> Path:
             remedy="install fedward again, as a wheel unpacked into a folder",
         )
     return folder
+
+
+def study_file(study: Path | str) -> Path:
+    """A study's TOML file: the path itself, study.toml of a folder, or an example's by its name where nothing has that name."""
+    path = Path(study)
+    if path.is_dir():
+        return path / "study.toml"
+    return example_folder(str(study)) / "study.toml" if str(study) in EXAMPLES and not path.exists() else path
