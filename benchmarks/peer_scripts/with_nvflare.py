@@ -17,8 +17,8 @@ HERE = Path(__file__).resolve().parent
 PERIOD_S = 0.01  # how often its server looks for a round's end; shipped as 0.5, which would be most of a round
 
 MOST_PROCESSES = 10
-"""Its simulator is fastest with a process for each site: with fewer, sites are started anew in every round, which takes
-seconds each. A hundred such processes, a Python with torch each, need more memory than most machines have."""
+"""Its simulator is fastest with a process for each site, 330 MB each; with fewer, sites are started anew in every round, for
+seconds each. A hundred processes would need more memory than most machines have."""
 
 
 def main() -> None:
