@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import fedward
 from federation import heart_manifest
 
 from fedward.privacy.errors import InputError
@@ -175,6 +176,36 @@ def test_a_flipped_sign_costs_accuracy_and_the_same_seed_tells_how_much(
     assert lost > 0.05
     assert 0 < figure.success <= 1
     assert {one.model for one in attacked([outcome])} == {"success", "unattacked", "auroc_drop"}
+
+
+def test_what_a_site_keeps_it_does_not_falsify(hospitals: dict[str, Encoded]) -> None:
+    """An attack is on what is sent: a site's own layers train as anybody's."""
+    kept = heart_manifest(
+        training=PLAIN_TRAINING | {"kept": ["0.bias"], "rounds": 1},
+        privacy=WITHOUT,
+        model={"name": "logistic-regression"},
+    )
+    honest = study(kept, hospitals, 1).own
+    for attack in ("free-rider", "sign-flip", "scaling"):
+        own = study(kept, hospitals, 1, options=options({"site": "va", "attack": attack})).own
+        assert honest is not None
+        assert own is not None
+        np.testing.assert_array_equal(own[:, -1], honest[:, -1])
+        assert (own[:, :-1] != honest[:, :-1]).any()
+
+
+def test_the_command_says_why_a_study_has_no_model(tmp_path: Path) -> None:
+    """Rates are not to blame where the coordinator turned updates away."""
+    file = tmp_path / "study.toml"
+    text = (heart_folder() / "study.toml").read_text(encoding="utf-8")
+    text = text.replace("secure_aggregation = true", "secure_aggregation = false")
+    attackers = ", ".join(f'{{ site = "{site}", attack = "scaling", factor = 1e6 }}' for site in ("va", "hungarian"))
+    file.write_text(f"{text}\n[simulation]\nadversaries = [{attackers}]\n", encoding="utf-8")
+    done = fedward("simulate", str(file), "--seeds", "2")
+    said = " ".join(done.out.split())
+    assert "fewer updates were admitted than the study needs" in said
+    assert "lower the rates" not in said
+    assert done.code == 0
 
 
 def test_a_free_rider_gains_what_the_others_make(manifest: Manifest, hospitals: dict[str, Encoded]) -> None:

@@ -164,8 +164,24 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, hospitals: dict[str,
         RunFolder.open(tmp_path / "full", MANIFEST, hospitals, "stacked")
 
 
+def test_a_folder_whose_making_was_broken_off_is_made_again(tmp_path: Path, hospitals: dict[str, Encoded]) -> None:
+    RunFolder.open(tmp_path / "run", MANIFEST, hospitals, "stacked")
+    (tmp_path / "run" / "run.json").rename(
+        tmp_path / "run" / ".run.json.abcdefgh"
+    )  # killed before the last file was there
+    RunFolder.open(tmp_path / "run", MANIFEST, hospitals, "stacked")
+    assert (tmp_path / "run" / "run.json").is_file()
+    (tmp_path / "run" / "run.json").write_text("[]")
+    with pytest.raises(InputError, match="cannot be read"):
+        RunFolder.open(tmp_path / "run", MANIFEST, hospitals, "stacked")
+    (tmp_path / "run" / "run.json").unlink()
+    (tmp_path / "run" / "seeds" / "0.json").write_text("{}")  # of a study that was done: nobody knows of which run
+    with pytest.raises(InputError, match="other files"):
+        RunFolder.open(tmp_path / "run", MANIFEST, hospitals, "stacked")
+
+
 @pytest.mark.parametrize(
-    "broken", ["{", '{"scores": [], "curve": []}', '{"scores": [{"a": 1}], "curve": [], "failure": ""}']
+    "broken", ["{", "[]", '{"scores": [], "curve": []}', '{"scores": [{"a": 1}], "curve": [], "failure": ""}']
 )
 def test_a_damaged_seed_is_named(
     tmp_path: Path, hospitals: dict[str, Encoded], outcomes: list[Outcome], broken: str
@@ -176,6 +192,9 @@ def test_a_damaged_seed_is_named(
     with pytest.raises(InputError, match="delete it"):
         folder.done(0)
     folder.keep(outcomes[0])
+    (folder.path / "models" / "0.safetensors").write_bytes(b"abc")
+    with pytest.raises(InputError, match="delete it"):
+        folder.done(0)
     shutil.rmtree(folder.path / "models")
     with pytest.raises(InputError, match="delete it"):
         folder.done(0)

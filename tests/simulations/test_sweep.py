@@ -167,6 +167,19 @@ def test_a_folder_goes_on_after_a_kill_and_refuses_another_sweep(
         SweepFolder.open(heart_folder(), found, hospitals, "stacked", PLAIN)
 
 
+def test_what_was_chosen_has_a_folder_of_its_own(tmp_path: Path, hospitals: dict[str, Encoded]) -> None:
+    """With more seeds another setting may be chosen for a value; and a value may be any text."""
+    found = settings(MANIFEST, [Vary("privacy.epsilon", (1.0, 3.0)), Vary("training.rounds", (2, 4))])
+    folder = SweepFolder.open(tmp_path / "s", found, hospitals, "stacked", PLAIN)
+    places = [folder.chosen(value, found[0]) for value in ("1", "a b", "a-b", "..", "", "x" * 1000)]
+    places += [folder.chosen("1", one) for one in found[1:]]
+    assert len(set(places)) == len(places) - 1  # "a b" and "a-b" are the same study's
+    for place in places:
+        assert place.parent == tmp_path / "s" / "chosen"
+        place.mkdir(parents=True, exist_ok=True)
+    assert folder.chosen("1", found[0]) == places[0]
+
+
 def test_the_command_sweeps_and_goes_on(tmp_path: Path) -> None:
     arguments = ("sweep", "heart", "--vary", "privacy.epsilon=1,3", "--vary", "training.rounds=2,4", "--seeds", "2")
     done = fedward(*arguments, "--out", str(tmp_path / "s"), "--json")
@@ -178,7 +191,8 @@ def test_the_command_sweeps_and_goes_on(tmp_path: Path) -> None:
         )
         assert one["setting"] == best["setting"]
         assert one["privacy"]["epsilon"] == float(value)
-        run = json.loads((tmp_path / "s" / "chosen" / value / "summary.json").read_text())
+        (place,) = (tmp_path / "s" / "chosen").glob(f"{value}-*")
+        run = json.loads((place / "summary.json").read_text())
         assert run == one["test"]
     assert {path.name for path in (tmp_path / "s" / "plots").iterdir()} == {
         "auroc.svg",

@@ -166,14 +166,25 @@ def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> 
     )
     _show_gaps(gaps(manifest, outcomes))
     _show_attacks(attacked(outcomes))
-    diverged = [one.seed for one in outcomes if one.vector is None]
-    if diverged:
-        say(
-            f"{len(diverged)} studies did not stay finite (seeds {', '.join(map(str, diverged[:10]))}): lower the rates."
-        )
+    for said in failures(outcomes):
+        say(said)
     say(privacy_sentence(manifest))
     if out is not None:
         say(f"Everything is kept in {out}; the same command goes on there.")
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why studies have no federated model, a sentence for each reason; their seeds are in no federated figure."""
+    found: dict[str, list[int]] = {}
+    for one in outcomes:
+        if one.vector is None:
+            found.setdefault(one.failure, []).append(one.seed)
+    return [
+        f"{len(seeds)} of {len(outcomes)} studies have no federated model and count in none of its figures (seeds "
+        f"{', '.join(map(str, seeds[:10]))}{', …' if len(seeds) > 10 else ''}): {why}"
+        + ("; lower the rates." if why.endswith("stay finite") else ".")
+        for why, seeds in found.items()
+    ]
 
 
 def _show_gaps(found: Sequence[Summary]) -> None:

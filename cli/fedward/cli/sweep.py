@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedward.cli.output import JsonOption, note, print_json, say, table
-from fedward.cli.simulate import EngineChoice, cells, privacy, privacy_sentence, short
+from fedward.cli.simulate import EngineChoice, cells, failures, privacy, privacy_sentence, short
 
 if TYPE_CHECKING:
     from fedward.simulations.simulate import Outcome
@@ -91,7 +91,7 @@ def sweep(
     outcomes: dict[str, list[Outcome]] = {}
     for number, (value, one) in enumerate(chosen.items()):
         note(f"test {number + 1} of {len(chosen)}: {one.setting.name}, {seeds} seeds")
-        place = None if folder is None else folder.chosen(value)
+        place = None if folder is None else folder.chosen(value, one.setting)
         outcomes[value] = run_seeds(one.setting.manifest, hospitals, seeds, engine.value, options, place)
     summary = _summary(field, validated, chosen, outcomes)
     if folder is not None:
@@ -183,6 +183,9 @@ def _show(
         rows,
         caption="The mean over seeds with its 95% interval. Nothing was chosen by these figures.",
     )
+    for value in chosen:
+        for said in failures(outcomes[value]):
+            say(f"{along} = {value}: {said}")
     for said in dict.fromkeys(privacy_sentence(one.setting.manifest, along) for one in chosen.values()):
         say(said)
     if out is not None:

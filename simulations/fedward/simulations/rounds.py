@@ -159,15 +159,15 @@ class _Server:
             raise InputError("adversaries that change updates need noise of each site's own, not shared noise")
 
     def updates(self, base: Vector) -> Vector:
-        """What the sites send of a model, or of their own, shape (s, d)."""
+        """What the sites' training makes of a model, or of their own, shape (s, d)."""
         if isinstance(self._engine, SharedSum):
             raise InputError("with shared noise no site has an update of its own")
-        found = self._engine.updates(base, None if self._control is None else self._control.corrections())
-        return found if self._factors is None else found * self._factors
+        return self._engine.updates(base, None if self._control is None else self._control.corrections())
 
     def delta(self, shared: Vector, updates: Vector) -> NDArray[np.float64]:
-        """Δ, shape (d,), from what the sites sent."""
+        """Δ, shape (d,), from what the sites' training made: adversaries multiply it before they send it."""
         chosen = self._sealed.manifest.training
+        updates = updates if self._factors is None else updates * self._factors
         admitted = self._admitted(updates)
         if self._control is not None:
             self._control.learn(updates, admitted)

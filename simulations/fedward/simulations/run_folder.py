@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -68,7 +69,7 @@ class RunFolder:
         found = cls(path, identity)
         if (path / "run.json").exists():
             found._check()
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and not unused(path, ("study.json", "simulation.json", "environment.json")):
             raise InputError(
                 f"{path} holds other files", expected="a new or empty folder", remedy="choose another --out"
             )
@@ -81,6 +82,8 @@ class RunFolder:
             known = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise InputError(f"{self.path}/run.json cannot be read", remedy="choose another --out") from None
+        if not isinstance(known, dict):
+            raise InputError(f"{self.path}/run.json cannot be read", remedy="choose another --out")
         different = [name for name, value in self._identity.items() if known.get(name) != value]
         if different:
             raise InputError(
@@ -116,7 +119,7 @@ class RunFolder:
             attacks = tuple(
                 AttackFigure(**{name: _number(value) for name, value in one.items()}) for one in data["attacks"]
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             raise InputError(f"{file} or its model cannot be read", remedy="delete it: the seed is run again") from None
         return Outcome(seed, scores, curve, vector, data["failure"], tensors.get("own"), attacks)
 
@@ -139,6 +142,14 @@ class RunFolder:
         score_table(outcomes).to_parquet(self.path / "scores.parquet", index=False)
         round_table(outcomes).to_parquet(self.path / "rounds.parquet", index=False)
         write_atomic(self.path / "summary.json", plain_json(summary(manifest, outcomes)))
+
+
+def unused(path: Path, known: tuple[str, ...] = ()) -> bool:
+    """Whether a folder is empty but for what is there when its making is broken off: these files, parts of them, empty folders."""
+    return path.is_dir() and all(
+        not any(part.iterdir()) if part.is_dir() else part.name in known or part.name.startswith(".")
+        for part in path.iterdir()
+    )
 
 
 def score_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:

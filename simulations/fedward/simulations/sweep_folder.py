@@ -1,9 +1,9 @@
 """A sweep on disk; it goes on where it was broken off.
 
-sweep.json            what it is: digests of settings and patients, engine, options; the field along which settings are chosen
+sweep.json            what it is: digests of settings and patients, engine, options
 validation.jsonl      a line for each setting and seed, as it was found
 validation.parquet    the same as a table
-chosen/VALUE/         the chosen studies, each a run's folder
+chosen/VALUE-DIGEST/  the chosen studies, each a run's folder; with more seeds another study may be chosen for a value
 summary.json, plots/*.svg
 """
 
@@ -23,7 +23,7 @@ from fedward.privacy.errors import InputError
 from fedward.simulations.engines import EngineName
 from fedward.simulations.grid import Setting
 from fedward.simulations.options import Options
-from fedward.simulations.run_folder import hospitals_digest, plain_json
+from fedward.simulations.run_folder import hospitals_digest, plain_json, unused
 from fedward.simulations.sweep import Validated
 from fedward.study.encoding import Encoded
 from fedward.study.files import write_atomic
@@ -66,7 +66,7 @@ class SweepFolder:
                 raise InputError(f"{file} cannot be read", remedy="choose another --out") from None
             if not same:
                 raise InputError(f"{path} holds another sweep", remedy="choose another --out", code="another-run")
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and not unused(path):
             raise InputError(
                 f"{path} holds other files", expected="a new or empty folder", remedy="choose another --out"
             )
@@ -87,9 +87,9 @@ class SweepFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def chosen(self, value: str) -> Path:
-        """The folder of what was chosen for a value."""
-        return self.path / "chosen" / re.sub(r"[^A-Za-z0-9._-]+", "-", value)
+    def chosen(self, value: str, setting: Setting) -> Path:
+        """The folder of what was chosen for a value: its name is the value, as far as files can have it, and the study's digest."""
+        return self.path / "chosen" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', value)[:60]}-{_key(setting)[:8]}"
 
     def finish(self, validated: Sequence[Validated], seeds: Sequence[int], summary: Mapping[str, object]) -> None:
         """Write the table of validation figures, and the summary."""
@@ -111,7 +111,7 @@ def _read(file: Path) -> dict[tuple[str, int], float]:
     if not file.exists():
         return {}
     found = {}
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8", errors="replace")
     whole, _, rest = text.rpartition("\n")
     if rest:
         write_atomic(file, (whole + "\n" if whole else "").encode())
