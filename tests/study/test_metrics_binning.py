@@ -70,7 +70,9 @@ def test_every_metric_is_within_its_binning_error(found: list[tuple[int, bool]],
     )
     within(brier_bounds(counts, edges), float(brier(counts, centres)), brier_score_loss(outcomes, scores))
     within(
-        calibration_gap_bounds(counts, edges), float(calibration_gap(counts, centres)), scores.mean() - outcomes.mean(dtype=float)
+        calibration_gap_bounds(counts, edges),
+        float(calibration_gap(counts, centres)),
+        scores.mean() - outcomes.mean(dtype=float),
     )
     cells = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, binning[0] - 1)
     raw = sum(abs((scores - outcomes)[cells == cell].sum()) for cell in set(cells)) / len(scores)

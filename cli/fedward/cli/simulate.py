@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from fedward.cli.output import JsonOption, note, print_json, say, table
 from fedward.cli.study_file import study_file
 
 if TYPE_CHECKING:
+    from fedward.simulations.engines import EngineFactory, EngineName
     from fedward.simulations.simulate import Outcome, Summary
     from fedward.study.manifest import Manifest
 
@@ -27,6 +29,7 @@ class EngineChoice(StrEnum):
 
     STACKED = "stacked"
     LOOP = "loop"
+    FLOWER = "flower"
 
 
 def simulate(
@@ -53,9 +56,22 @@ def simulate(
     engine: Annotated[
         EngineChoice,
         typer.Option(
-            help="stacked: all sites at once, and the loop where a model cannot be stacked; loop: as a node trains."
+            help="stacked: all sites at once, and the loop where a model cannot be stacked; loop: as a node trains; "
+            "flower: the loop's code in the processes of Flower's Ray simulation."
         ),
     ] = EngineChoice.STACKED,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="For --engine flower: how many processes train; by default one a core."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            help="For --engine flower: a Ray cluster that this machine belongs to; all its cores train. "
+            "Without it Ray is started here, on loopback.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Simulated studies, with seeds 0, 1, …")] = 20,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep everything there; a run that was broken off goes on.")
@@ -80,13 +96,14 @@ def simulate(
     folder = None if out is None else RunFolder.open(out, manifest, hospitals, engine.value)
     tell = _progress(seeds)
     outcomes: list[Outcome] = []
-    for seed in range(seeds):
-        known = None if folder is None else folder.done(seed)
-        outcome = known or run(manifest, hospitals, seed, engine.value)
-        if folder is not None and known is None:
-            folder.keep(outcome)
-        outcomes.append(outcome)
-        tell(seed + 1, known is not None)
+    with _engine(engine, len(hospitals), workers, ray_address) as chosen:
+        for seed in range(seeds):
+            known = None if folder is None else folder.done(seed)
+            outcome = known or run(manifest, hospitals, seed, chosen)
+            if folder is not None and known is None:
+                folder.keep(outcome)
+            outcomes.append(outcome)
+            tell(seed + 1, known is not None)
     if folder is not None:
         from fedward.simulations.plots import draw
 
@@ -96,6 +113,23 @@ def simulate(
         print_json(summary(outcomes) | {"study": manifest.study.id, "privacy": _privacy(manifest)})
     else:
         _show(manifest, outcomes, out)
+
+
+@contextmanager
+def _engine(
+    choice: EngineChoice, sites: int, workers: int | None, address: str | None
+) -> Iterator[EngineName | EngineFactory]:
+    from fedward.privacy.errors import UsageError
+
+    if choice is not EngineChoice.FLOWER:
+        if workers is not None or address is not None:
+            raise UsageError("--workers and --ray-address are for Flower's engine", remedy="add --engine flower")
+        yield choice.value
+        return
+    from fedward.simulations.flower.engine import FlowerEngines
+
+    with FlowerEngines(sites, workers=workers, address=address, tell=note) as engines:
+        yield engines
 
 
 def _progress(seeds: int, every: float = 2.0) -> Callable[[int, bool], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -34,6 +34,10 @@ class Engine(Protocol):
             FedwardError: training did not stay finite.
         """
         ...
+
+
+EngineFactory: TypeAlias = Callable[[SealedManifest, Mapping[str, Encoded], int], Engine]
+"""Makes the engine of a study from its training patients and its seed, and draws by keys of its own."""
 
 
 class SiteLoop:

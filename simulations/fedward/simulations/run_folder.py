@@ -26,7 +26,6 @@ from safetensors.numpy import save as save_tensors
 
 from fedward.privacy.canonical import digest_of
 from fedward.privacy.errors import InputError
-from fedward.simulations.engines import EngineName
 from fedward.simulations.simulate import Outcome, Score, gains, summarise
 from fedward.study.encoding import Encoded
 from fedward.study.files import write_atomic
@@ -42,7 +41,7 @@ class RunFolder:
         self.path, self._identity = path, identity
 
     @classmethod
-    def open(cls, path: Path, manifest: Manifest, hospitals: Mapping[str, Encoded], engine: EngineName) -> RunFolder:
+    def open(cls, path: Path, manifest: Manifest, hospitals: Mapping[str, Encoded], engine: str) -> RunFolder:
         """Make the folder, or go on with one that holds the same run.
 
         Raises:

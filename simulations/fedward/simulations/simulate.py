@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.privacy.errors import FedwardError, InputError
+from fedward.privacy.errors import FedwardError, InputError, UnreachableError
 from fedward.simulations.baselines import Split, engine_rounds, local_only, pool, pooled, predict, rehearse, split
 from fedward.simulations.draws import UnsafeKeyedDraws
-from fedward.simulations.engines import EngineName, engine
+from fedward.simulations.engines import EngineFactory, EngineName, engine
 from fedward.simulations.expected import interval, split_key
 from fedward.study.encoding import Encoded, group_names
 from fedward.study.manifest import Manifest
@@ -74,7 +74,7 @@ def study(
     manifest: Manifest,
     hospitals: Mapping[str, Encoded],
     seed: int,
-    engine_name: EngineName = "stacked",
+    engine_name: EngineName | EngineFactory = "stacked",
     tell: Report = lambda _line: None,
 ) -> Outcome:
     """Simulate one study with all its baselines.
@@ -83,12 +83,13 @@ def study(
         manifest: the study.
         hospitals: every hospital's patients, held-out ones included.
         seed: at least 0.
-        engine_name: who computes the sites' updates.
+        engine_name: who computes the sites' updates; or what makes the engine.
         tell: hears of each round.
 
     Raises:
         InputError: no hospital, the study does not fit them, or the seed is below 0.
         RefusalError: no noise multiplier in reach keeps the manifest's promise.
+        UnreachableError: the engine's workers are lost.
     """
     if not hospitals or seed < 0:
         raise InputError("a simulation needs hospitals and a seed of at least 0", got=f"{len(hospitals)}, seed {seed}")
@@ -97,17 +98,21 @@ def study(
     }
     sealed = rehearse(manifest, {site: len(data) for site, data in hospitals.items()})
     training = {site: part.training for site, part in splits.items()}
-    draws = {site: UnsafeKeyedDraws(seed, place) for place, site in enumerate(splits)}
+    if isinstance(engine_name, str):
+        draws = {site: UnsafeKeyedDraws(seed, place) for place, site in enumerate(splits)}
+        sites = engine(engine_name, sealed, training, draws)
+    else:
+        sites = engine_name(sealed, training, seed)
     unseen = _unseen(splits)
     curve: list[float] = []
     vector: Vector | None = None
     failure = ""
     try:
-        for number, model in enumerate(engine_rounds(sealed, engine(engine_name, sealed, training, draws))):
+        for number, model in enumerate(engine_rounds(sealed, sites)):
             tell(f"seed {seed}: round {number} of {manifest.training.rounds}")
             curve.append(_auroc(predict(manifest, model, unseen.everybody), unseen.everybody.outcomes))
             vector = model
-    except InputError:
+    except (InputError, UnreachableError):
         raise
     except FedwardError as error:  # a study that diverged is a result, and the other seeds go on
         vector, failure = None, error.what
