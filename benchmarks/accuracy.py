@@ -55,18 +55,10 @@ import torch
 
 from benchmarks.figures import Figure, at_least, report
 from fedward.privacy.accounting import epsilon
-from fedward.simulations.baselines import (
-    Split,
-    UnsafeSeededDraws,
-    auroc,
-    federate,
-    local_only,
-    pooled,
-    rehearse,
-    split,
-)
+from fedward.simulations.baselines import Split, UnsafeSeededDraws, auroc, local_only, pooled, rehearse, split
 from fedward.simulations.expected import split_key
 from fedward.simulations.folders import read_hospitals
+from fedward.simulations.rounds import federate
 from fedward.study.encoding import Encoded
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import Manifest, SealedManifest, load, parse

@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from fedward.privacy.accounting import epsilon
-from fedward.simulations.baselines import UnsafeSeededDraws, auroc, federate, predict, rehearse, split
+from fedward.simulations.baselines import UnsafeSeededDraws, auroc, predict, rehearse, split
 from fedward.simulations.expected import split_key
 from fedward.simulations.folders import read_hospitals
+from fedward.simulations.rounds import federate
 from fedward.study.encoding import Encoded
 from fedward.study.evaluation import count_events
 from fedward.study.heart import heart_folder

@@ -35,9 +35,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.figures import Figure, at_least, at_most, report
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.events import Event, SharedEvent, View
-from fedward.simulations.baselines import UnsafeSeededDraws, auroc, federate, rehearse
+from fedward.simulations.baselines import UnsafeSeededDraws, auroc, rehearse
 from fedward.simulations.expected import Trials
 from fedward.simulations.folders import read_hospitals
+from fedward.simulations.rounds import federate
 from fedward.study.encoding import Encoded
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import Manifest, SealedManifest, load, parse

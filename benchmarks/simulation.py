@@ -35,9 +35,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.figures import Figure, at_least, at_most, report
 from benchmarks.timing import fastest, timed
 from fedward.server.aggregation import weighted_mean
-from fedward.simulations.baselines import engine_rounds, rehearse
+from fedward.simulations.baselines import rehearse
 from fedward.simulations.draws import UnsafeKeyedDraws
 from fedward.simulations.engines import engine
+from fedward.simulations.rounds import engine_rounds
 from fedward.simulations.site_stack import SiteStack
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, parse
@@ -150,7 +151,7 @@ def many() -> None:
     began = time.perf_counter()
     sealed = rehearse(manifest, _registered(manifest, data), noise_multiplier=1.0)
     draws = {site: UnsafeKeyedDraws(place) for place, site in enumerate(data)}
-    for _ in engine_rounds(sealed, engine("stacked", sealed, data, draws)):
+    for _ in engine_rounds(sealed, data, engine("stacked", sealed, data, draws)):
         pass
     took = time.perf_counter() - began
     sys.stdout.write(f"{took} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}\n")

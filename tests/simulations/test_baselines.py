@@ -23,15 +23,14 @@ from fedward.simulations.baselines import (
     PENALTY,
     UnsafeSeededDraws,
     auroc,
-    federate,
     local_only,
     pool,
     pooled,
     predict,
     rehearse,
-    rounds,
     split,
 )
+from fedward.simulations.rounds import federate, rounds
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.manifest import Manifest
 from fedward.study.schedule import study_events

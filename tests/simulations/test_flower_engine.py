@@ -35,7 +35,7 @@ pytestmark = pytest.mark.xdist_group("ray")
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 SIZES = {"a": 97, "b": 3, "c": 40, "d": 260}
-SEED = 5
+SEED = (5, 1)
 
 
 def hospitals(manifest: Manifest) -> dict[str, Encoded]:
@@ -61,7 +61,7 @@ def sealed(*, private: bool = True, steps: int = 7, rate: float = 0.4) -> Sealed
 
 
 def looped(study: SealedManifest, base: Vector, call: int, corrections: Vector | None = None) -> Vector:
-    draws = {site: UnsafeKeyedDraws(SEED, place, call) for place, site in enumerate(SIZES)}
+    draws = {site: UnsafeKeyedDraws(*SEED, place, call) for place, site in enumerate(SIZES)}
     return SiteLoop(study, hospitals(study.manifest), draws).updates(base, corrections)
 
 

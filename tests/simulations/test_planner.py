@@ -17,10 +17,11 @@ from fedward.privacy.errors import InputError, RefusalError
 from fedward.privacy.events import CountEvent, DpEvent
 from fedward.privacy.ledger import Ledger
 from fedward.simulations import planner
-from fedward.simulations.baselines import UnsafeSeededDraws, federate, rehearse, split
+from fedward.simulations.baselines import UnsafeSeededDraws, rehearse, split
 from fedward.simulations.expected import Trials, split_key, summarise
 from fedward.simulations.folders import read_hospitals
 from fedward.simulations.planner import Schedule, by_rule, by_trials, candidates, check_delta, left, most_rate, plan
+from fedward.simulations.rounds import federate
 from fedward.simulations.stacked import federate_stacked
 from fedward.study import schedule as releases_of
 from fedward.study.encoding import Encoded, input_names

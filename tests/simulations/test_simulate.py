@@ -128,9 +128,9 @@ def test_a_folder_goes_on_and_gives_the_same_tables(
     for outcome in outcomes:
         assert folder.done(outcome.seed) is None
         folder.keep(outcome)
-    folder.finish(outcomes)
-    draw(folder.path / "plots", outcomes)
-    assert {path.name for path in (folder.path / "plots").iterdir()} == {"convergence.svg", "gain.svg"}
+    folder.finish(MANIFEST, outcomes)
+    draw(folder.path / "plots", MANIFEST, outcomes)
+    assert {path.name for path in (folder.path / "plots").iterdir()} == {"convergence.svg", "gain.svg", "gap.svg"}
 
     again = RunFolder.open(tmp_path / "run", MANIFEST, hospitals, "stacked")
     read = [again.done(seed) for seed in range(3)]
@@ -141,7 +141,7 @@ def test_a_folder_goes_on_and_gives_the_same_tables(
     assert again.done(3) is None
     kept = pd.read_parquet(folder.path / "scores.parquet")
     assert len(kept) == sum(len(one.scores) for one in outcomes)
-    assert list(kept.columns) == ["seed", "model", "slice", "patients", "positives", "auroc", "brier"]
+    assert list(kept.columns) == ["seed", *Score.__dataclass_fields__]
     assert len(pd.read_parquet(folder.path / "rounds.parquet")) == 3 * 4
     assert json.loads((folder.path / "summary.json").read_text()) == json.loads(json.dumps(summary(outcomes)))
     assert Manifest.model_validate_json((folder.path / "study.json").read_bytes()) == MANIFEST

@@ -14,9 +14,10 @@ from fedward.client.split import held_out
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.server.models import load_model
 from fedward.simulations import site_stack
-from fedward.simulations.baselines import UnsafeSeededDraws, engine_rounds, rehearse
+from fedward.simulations.baselines import UnsafeSeededDraws, rehearse
 from fedward.simulations.draws import UnsafeKeyedDraws
 from fedward.simulations.engines import EngineName, SiteLoop, engine
+from fedward.simulations.rounds import engine_rounds
 from fedward.simulations.site_stack import SiteStack, stackable
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.heart import SITES
@@ -138,7 +139,7 @@ def test_stack_loop_and_real_nodes_reach_the_same_parameters(training: str, secu
     engines: tuple[EngineName, ...] = ("stacked", "loop")
     for name in engines:
         draws = {entry.site: UnsafeKeyedDraws(11, SITES.index(entry.site)) for entry in study.roster}
-        *_, simulated = engine_rounds(study, engine(name, study, training_data, draws))
+        *_, simulated = engine_rounds(study, training_data, engine(name, study, training_data, draws))
         np.testing.assert_allclose(simulated, ours, rtol=1e-4, atol=1e-4 if secure else 2e-6)
         assert np.abs(ours).max() > 0.05
 

@@ -9,7 +9,8 @@ import pytest
 from federation import heart_manifest
 
 from fedward.privacy.errors import InputError
-from fedward.simulations.baselines import UnsafeSeededDraws, federate, predict, rehearse
+from fedward.simulations.baselines import UnsafeSeededDraws, predict, rehearse
+from fedward.simulations.rounds import federate
 from fedward.simulations.stacked import federate_stacked, predict_stacked, stackable
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.manifest import Manifest, SealedManifest

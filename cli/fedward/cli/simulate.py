@@ -83,23 +83,23 @@ def simulate(
     Each seed draws the held-out patients, the samples and the noise anew. AUROC is exact, on held-out patients. The data must be
     public or your own: seeded noise protects nobody.
     """
+    from fedward.simulations.options import load_study
     from fedward.simulations.run_folder import RunFolder, summary
     from fedward.simulations.simulate import study as run
     from fedward.simulations.sources import read_sites
-    from fedward.study.manifest import load
 
-    manifest = load(study_file(study))
+    manifest, options = load_study(study_file(study))
     source = read_sites(sites, manifest, partition)
     if source.said:
         note(source.said)
     hospitals = source.hospitals
-    folder = None if out is None else RunFolder.open(out, manifest, hospitals, engine.value)
+    folder = None if out is None else RunFolder.open(out, manifest, hospitals, engine.value, options)
     tell = _progress(seeds)
     outcomes: list[Outcome] = []
     with _engine(engine, len(hospitals), workers, ray_address) as chosen:
         for seed in range(seeds):
             known = None if folder is None else folder.done(seed)
-            outcome = known or run(manifest, hospitals, seed, chosen)
+            outcome = known or run(manifest, hospitals, seed, chosen, options=options)
             if folder is not None and known is None:
                 folder.keep(outcome)
             outcomes.append(outcome)
@@ -107,10 +107,10 @@ def simulate(
     if folder is not None:
         from fedward.simulations.plots import draw
 
-        folder.finish(outcomes)
-        draw(folder.path / "plots", outcomes)
+        folder.finish(manifest, outcomes)
+        draw(folder.path / "plots", manifest, outcomes)
     if as_json:
-        print_json(summary(outcomes) | {"study": manifest.study.id, "privacy": _privacy(manifest)})
+        print_json(summary(manifest, outcomes) | {"study": manifest.study.id, "privacy": _privacy(manifest)})
     else:
         _show(manifest, outcomes, out)
 
@@ -124,7 +124,7 @@ def _engine(
     if choice is not EngineChoice.FLOWER:
         if workers is not None or address is not None:
             raise UsageError("--workers and --ray-address are for Flower's engine", remedy="add --engine flower")
-        yield choice.value
+        yield "loop" if choice is EngineChoice.LOOP else "stacked"
         return
     from fedward.simulations.flower.engine import FlowerEngines
 
@@ -159,7 +159,7 @@ def _privacy(manifest: Manifest) -> dict[str, object]:
 
 
 def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> None:
-    from fedward.simulations.simulate import EVERYBODY, gains, summarise
+    from fedward.simulations.simulate import EVERYBODY, attacked, gains, gaps, summarise
 
     found = summarise(outcomes)
     models = [one.model for one in found if one.slice == EVERYBODY]
@@ -193,6 +193,8 @@ def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> 
         [(one.slice.removeprefix("site="), *_cells(one, sign="+")) for one in gained],
         caption=told or None,
     )
+    _show_gaps(gaps(manifest, outcomes))
+    _show_attacks(attacked(outcomes))
     diverged = [one.seed for one in outcomes if one.vector is None]
     if diverged:
         say(
@@ -205,6 +207,37 @@ def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> 
         say(f"ε at most {said['epsilon']:g} at δ = {said['delta']:g}, were it real: {said['meaning']}.")
     if out is not None:
         say(f"Everything is kept in {out}; the same command goes on there.")
+
+
+def _show_gaps(found: Sequence[Summary]) -> None:
+    """How far groups lie apart, a row for each attribute and kind."""
+    models = [model for model in ("federated", "pooled") if any(one.model == model for one in found)]
+    by = {(one.model, one.slice): one for one in found}
+    if models:
+        table(
+            "Largest difference between groups",
+            ("of", *models),
+            [
+                (part.replace("_", " "), *(_short(by[model, part]) for model in models))
+                for part in dict.fromkeys(one.slice for one in found)
+            ],
+            caption="A group without patients of an outcome is left out. Of noise alone gaps are above 0.",
+        )
+
+
+def _show_attacks(found: Sequence[Summary]) -> None:
+    """What each adversary reached."""
+    by = {(one.model, one.slice): one for one in found}
+    if found:
+        table(
+            "What the adversaries reached",
+            ("adversary", "success", "unattacked", "AUROC lost"),
+            [
+                (who, *(_short(by[figure, who]) for figure in ("success", "unattacked", "auroc_drop")))
+                for who in dict.fromkeys(one.slice for one in found)
+            ],
+            caption="Success is what docs/simulation.md says of each attack; AUROC is lost to all of them together.",
+        )
 
 
 def _cells(one: Summary, sign: str = "") -> tuple[str, str]:

@@ -75,7 +75,7 @@ def admit(data: bytes, *, site: str, key: str, request: Work, request_digest: st
     update = messages.floats_from_bytes(body[: 4 * length], length, "the update") if request.train else None
     counts = messages.counts_from_bytes(body[4 * length :], limits.shape, -limits.noise) if request.evaluate else None
     if update is not None:
-        _plausible_update(update, limits)
+        check_update(update, limits)
     if counts is not None:
         _plausible_counts(counts, limits)
     return Admitted(update, counts)
@@ -105,7 +105,11 @@ def admit_answers(data: bytes, *, site: str, key: str, request: Work, request_di
     return Admitted(None, answers)
 
 
-def _plausible_update(update: Vector, limits: Limits) -> None:
+def check_update(update: Vector, limits: Limits) -> None:
+    """
+    Raises:
+        InputError: the update, shape (d,), is larger than an honest one can be.
+    """
     norm = float(np.linalg.norm(update.astype(np.float64)))
     if not norm <= limits.norm:
         raise InputError(

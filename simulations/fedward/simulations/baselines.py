@@ -1,40 +1,37 @@
-"""A study in one process, and what to hold it against: each hospital alone, and the pool that privacy forbids.
+"""What a study needs on one machine: splits, a sealed manifest, seeded draws; and what to hold it against: each hospital alone,
+and the pool that privacy forbids.
 
-`federate` is the product without its network: the same terms, the same local training, the same aggregation, called in
-a loop. Only the draws are injected, and the manifest is sealed with placeholder keys, since nobody has to be convinced.
-The baselines train the study's own model on the same encoding, so that a difference comes from who saw which patients.
+The manifest is sealed with placeholder keys, since nobody has to be convinced. The baselines train the study's own model on the
+same encoding, so that a difference comes from who saw which patients.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from scipy.optimize import minimize
+from scipy.special import expit
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from fedward.client.closed_form import layers_of
 from fedward.client.datasets import declared
 from fedward.client.split import held_out
-from fedward.client.training import unnoised_sum
-from fedward.privacy.draws import Draws
-from fedward.privacy.errors import FedwardError, InputError
-from fedward.server.aggregation import OptimiserState, step, weighted_mean
-from fedward.simulations.engines import Engine, SiteLoop
+from fedward.privacy.errors import InputError
 from fedward.study.encoding import Encoded
 from fedward.study.evaluation import count_deviation
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, explain
 from fedward.study.metrics import exact_auroc
 from fedward.study.models import Vector, build, load_vector, scores, to_vector
 from fedward.study.schedule import least_noise
-from fedward.study.secure import secure_terms
-from fedward.study.terms import training_cohort
 
 PENALTY = 10.0
 """λ of the baselines' ridge, one for every hospital and study: where the heart hospitals alone did best on splits that no
@@ -44,6 +41,9 @@ _MOST_STEPS = 1000
 _FLAT = 1e-5
 """Largest entry of the summed loss's gradient at which a baseline of up to a thousand patients counts as converged; a patient's own
 is about 1, and round-off grows with their number."""
+_SMALL = 5000
+"""Rows up to which a network of Linear layers is fitted by full batches."""
+_MOST_EPOCHS, _PATIENCE, _BATCH = 100, 10, 32
 
 
 class UnsafeSeededDraws:
@@ -179,74 +179,13 @@ def _placeholder(name: str) -> str:
     return hashlib.sha256(b"fedward/simulation/" + name.encode()).hexdigest()
 
 
-def rounds(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Draws) -> Iterator[Vector]:
-    """The model before the first round and after each, shape (d,) float32: `rounds + 1` of them.
-
-    Every site of the roster contributes to every round, in roster order, as in a run in which nothing fails.
-
-    Args:
-        sealed: the study, from `rehearse` or a coordinator.
-        training: each roster site's training patients.
-        draws: where noise and Poisson samples come from.
-
-    Raises:
-        InputError: a site of the roster has no patients here, or another site has.
-        FedwardError: training did not stay finite.
-    """
-    if sealed.manifest.privacy.noise == "shared":
-        return _rounds(sealed, lambda base: _shared_delta(sealed, base, training, draws))
-    return engine_rounds(sealed, SiteLoop(sealed, training, {entry.site: draws for entry in sealed.roster}))
-
-
-def engine_rounds(sealed: SealedManifest, sites: Engine) -> Iterator[Vector]:
-    """The same, with the sites' updates computed by an engine. Raises FedwardError as `rounds`."""
-    weights = [training_cohort(sealed, entry.site) for entry in sealed.roster]
-    return _rounds(sealed, lambda base: weighted_mean(list(sites.updates(base)), weights))
-
-
-def _rounds(sealed: SealedManifest, pseudo_gradient: Callable[[Vector], NDArray[np.float64]]) -> Iterator[Vector]:
-    vector = to_vector(build(sealed.manifest))
-    state = OptimiserState.zeros(len(vector))
-    yield vector
-    for _ in range(sealed.manifest.training.rounds):
-        vector, state = step(vector, pseudo_gradient(vector), state, sealed.manifest.training)
-        yield vector
-
-
-def _shared_delta(
-    sealed: SealedManifest, base: Vector, training: Mapping[str, Encoded], draws: Draws
-) -> NDArray[np.float64]:
-    """Δ of a round with shared noise, shape (d,): the ring's own sum, without masks, which cancel."""
-    sites = [entry.site for entry in sealed.roster]
-    if set(training) != set(sites):
-        raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(training))
-    terms = secure_terms(sealed, len(sites), dimension=len(base), train=True, evaluate=False)
-    if terms.noise is None:
-        raise InputError("the study's noise is not shared")
-    total = np.zeros(len(base), dtype=terms.ring.dtype)
-    for site in sites:
-        model = build(sealed.manifest)
-        load_vector(model, base)
-        summed = unnoised_sum(model, training[site], terms.noise.clipping_norm)
-        vector, _ = terms.encode(site, summed.noised(terms.noise, draws), None, os.urandom)
-        total += vector
-    delta, _ = terms.decode(terms.ring.open_sum(total, len(sites)), sites)
-    if delta is None:
-        raise InputError("a round that trains has an update")
-    return delta
-
-
-def federate(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Draws) -> Vector:
-    """The study's last model, shape (d,) float32; arguments and errors as `rounds`."""
-    *_, last = rounds(sealed, training, draws)
-    return last
-
-
 def local_only(manifest: Manifest, training: Encoded, penalty: float = PENALTY) -> Vector:
     """What a hospital reaches alone, without privacy: the study's model fitted to its training patients.
 
-    Minimises Σᵢ BCE(xᵢ, yᵢ) + λ/2 ‖W‖² by full-batch L-BFGS (Nocedal & Wright 2006, algorithm 7.5) in float64 until the
-    gradient is flat. W are the weights; biases and norms' scales (parameters of one dimension) are not penalised.
+    Minimises Σᵢ BCE(xᵢ, yᵢ) + λ/2 ‖W‖² in float64 until the gradient is flat: one linear layer by Newton's method in a trust
+    region (Nocedal & Wright 2006, algorithm 4.3), a small network of Linear layers by full-batch L-BFGS (ibid., 7.5). W are the
+    weights; biases and norms' scales (parameters of one dimension) are not penalised. Other models, and what does not become flat,
+    are trained by Adam until a fifth of the patients, left out for that, is fitted no better (`_stopped_early`).
 
     Args:
         manifest: the study; of its training table nothing is used but the encoding's.
@@ -258,7 +197,6 @@ def local_only(manifest: Manifest, training: Encoded, penalty: float = PENALTY) 
 
     Raises:
         InputError: the penalty is not above 0, or the patients do not have both outcomes.
-        FedwardError: the fit did not converge.
     """
     if not (np.isfinite(penalty) and penalty > 0):
         raise InputError("the penalty is no finite number above 0", got=repr(penalty))
@@ -266,8 +204,16 @@ def local_only(manifest: Manifest, training: Encoded, penalty: float = PENALTY) 
         # Without a penalty on it the bias would grow for ever, and an AUROC of such a model says nothing.
         raise InputError("a baseline needs patients of both outcomes", got=f"{len(training)} patients of at most one")
     model = build(manifest).double().train()
-    _fit(model, torch.from_numpy(training.inputs).double(), torch.from_numpy(training.outcomes).double(), penalty)
-    return to_vector(model)
+    layers = layers_of(model)
+    if layers is not None and len(layers) == 1:
+        found = _newton(training, penalty)
+        if found is not None:
+            return found
+    elif layers is not None and len(training.outcomes) <= _SMALL:
+        inputs, outcomes = (torch.from_numpy(part).double() for part in (training.inputs, training.outcomes))
+        if _fitted(model, inputs, outcomes, penalty):
+            return to_vector(model)
+    return _stopped_early(manifest, training, penalty)
 
 
 def pooled(manifest: Manifest, hospitals: Iterable[Encoded], penalty: float = PENALTY) -> Vector:
@@ -275,9 +221,36 @@ def pooled(manifest: Manifest, hospitals: Iterable[Encoded], penalty: float = PE
     return local_only(manifest, pool(hospitals), penalty)
 
 
-def _fit(model: nn.Module, inputs: torch.Tensor, outcomes: torch.Tensor, penalty: float) -> None:
+def _flat(rows: int) -> float:
+    return _FLAT * max(1.0, rows / 1000)
+
+
+def _newton(training: Encoded, penalty: float) -> Vector | None:
+    """Weights, then bias, of ridge-penalised logistic regression; None if the gradient did not become flat."""
+    rows = np.column_stack([training.inputs, np.ones(len(training.inputs))]).astype(np.float64)
+    outcomes = training.outcomes.astype(np.float64)
+    ridge = np.append(np.full(rows.shape[1] - 1, penalty), 0.0)
+
+    def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        scores = rows @ w
+        value = np.logaddexp(0, scores).sum() - outcomes @ scores + (ridge * w**2).sum() / 2
+        return float(value), rows.T @ (expit(scores) - outcomes) + ridge * w
+
+    def curvature(w: NDArray[np.float64]) -> NDArray[np.float64]:
+        chance = expit(rows @ w)
+        return np.asarray((rows * (chance * (1 - chance))[:, None]).T @ rows + np.diag(ridge))
+
+    flat = _flat(len(rows))
+    done = minimize(
+        loss, np.zeros(rows.shape[1]), jac=True, hess=curvature, method="trust-exact", options={"gtol": flat / 10}
+    )
+    return done.x.astype(np.float32) if np.abs(done.jac).max() <= flat else None
+
+
+def _fitted(model: nn.Module, inputs: torch.Tensor, outcomes: torch.Tensor, penalty: float) -> bool:
+    """Fits a model in place by L-BFGS; whether its gradient is flat then."""
     weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    flat = _FLAT * max(1.0, len(outcomes) / 1000)
+    flat = _flat(len(outcomes))
     optimizer = torch.optim.LBFGS(
         model.parameters(),
         max_iter=_MOST_STEPS,
@@ -297,14 +270,40 @@ def _fit(model: nn.Module, inputs: torch.Tensor, outcomes: torch.Tensor, penalty
     optimizer.step(loss)  # type: ignore[no-untyped-call]  # torch's L-BFGS is untyped
     loss()
     steepest = max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
-    if not steepest <= flat:
-        raise FedwardError(
-            "a baseline did not converge",
-            expected=f"a gradient of at most {flat:g} within {_MOST_STEPS} steps",
-            got=f"{steepest:.2g}",
-            remedy="raise its penalty, or choose a smaller model",
-            code="training-diverged",
-        )
+    return steepest <= flat
+
+
+def _stopped_early(manifest: Manifest, training: Encoded, penalty: float) -> Vector:
+    """A network trained by Adam (Kingma & Ba 2015) at its customary rate, with early stopping (Prechelt 1998).
+
+    A fifth of the patients is left out to tell when: after ten epochs in which they are fitted no better, the best epoch's
+    parameters stand. Seeded by constants: the same patients give the same model.
+    """
+    generator = np.random.default_rng(0)
+    place = generator.permutation(len(training))
+    judges = (place < max(1, len(training) // 5))[training.owners]
+    inputs, outcomes = torch.from_numpy(training.inputs), torch.from_numpy(training.outcomes)
+    learners, judged = np.flatnonzero(~judges), torch.from_numpy(np.flatnonzero(judges))
+    model = build(manifest).train()
+    decay = penalty / max(1, len(learners))  # the ridge, a patient
+    groups: list[dict[str, Any]] = [
+        {"params": [one for one in model.parameters() if one.dim() > 1], "weight_decay": decay},
+        {"params": [one for one in model.parameters() if one.dim() <= 1]},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=1e-3)
+    best, least, waited = to_vector(model), math.inf, 0
+    for _ in range(_MOST_EPOCHS):
+        order = torch.from_numpy(generator.permutation(learners))
+        for batch in torch.split(order, _BATCH):
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(binary_cross_entropy_with_logits(model(inputs[batch]), outcomes[batch]))
+            optimizer.step()
+        with torch.no_grad():
+            loss = float(binary_cross_entropy_with_logits(model(inputs[judged]), outcomes[judged]))
+        best, least, waited = (to_vector(model), loss, 0) if loss < least else (best, least, waited + 1)
+        if waited == _PATIENCE:
+            break
+    return best
 
 
 def predict(manifest: Manifest, vector: Vector, data: Encoded) -> NDArray[np.float64]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client.training import train
+from fedward.client.training import train, unnoised_sum
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import InputError
 from fedward.simulations.site_stack import SiteStack, stackable
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
 from fedward.study.models import Vector, build, load_vector
+from fedward.study.secure import secure_terms
 from fedward.study.terms import site_terms
 
 EngineName: TypeAlias = Literal["stacked", "loop"]
@@ -36,8 +38,8 @@ class Engine(Protocol):
         ...
 
 
-EngineFactory: TypeAlias = Callable[[SealedManifest, Mapping[str, Encoded], int], Engine]
-"""Makes the engine of a study from its training patients and its seed, and draws by keys of its own."""
+EngineFactory: TypeAlias = Callable[[SealedManifest, Mapping[str, Encoded], Sequence[int]], Engine]
+"""Makes the engine of a study from its training patients and what its draws are keyed by, whole numbers of at least 0."""
 
 
 class SiteLoop:
@@ -49,9 +51,7 @@ class SiteLoop:
         Raises:
             InputError: patients or draws do not fit the roster.
         """
-        sites = [entry.site for entry in sealed.roster]
-        if set(training) != set(sites) or set(draws) != set(sites):
-            raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(training))
+        sites = roster_of(sealed, training, draws)
         self._sealed = sealed
         self._sites = [(site_terms(sealed, site), training[site], draws[site]) for site in sites]
 
@@ -68,10 +68,53 @@ class SiteLoop:
         return np.stack(found)
 
 
+class SharedSum:
+    """All sites of a study with shared noise: no site has an update of its own, a round is one sum in the ring."""
+
+    def __init__(self, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]) -> None:
+        """Arguments and errors as `SiteLoop`."""
+        self._sealed, self._sites = sealed, roster_of(sealed, training, draws)
+        self._training, self._draws = training, draws
+
+    def delta(self, base: Vector) -> NDArray[np.float64]:
+        """Δ of a round from a base model, shape (d,): the ring's own sum, without masks, which cancel."""
+        terms = secure_terms(self._sealed, len(self._sites), dimension=len(base), train=True, evaluate=False)
+        if terms.noise is None:
+            raise InputError("the study's noise is not shared")
+        total = np.zeros(len(base), dtype=terms.ring.dtype)
+        for site in self._sites:
+            model = build(self._sealed.manifest)
+            load_vector(model, base)
+            summed = unnoised_sum(model, self._training[site], terms.noise.clipping_norm)
+            vector, _ = terms.encode(site, summed.noised(terms.noise, self._draws[site]), None, os.urandom)
+            total += vector
+        delta, _ = terms.decode(terms.ring.open_sum(total, len(self._sites)), self._sites)
+        if delta is None:
+            raise InputError("a round that trains has an update")
+        return delta
+
+
+def roster_of(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]) -> list[str]:
+    """The roster's sites.
+
+    Raises:
+        InputError: patients or draws do not fit them.
+    """
+    sites = [entry.site for entry in sealed.roster]
+    if set(training) != set(sites) or set(draws) != set(sites):
+        raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(training))
+    return sites
+
+
 def engine(
     name: EngineName, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]
-) -> Engine:
-    """The engine of that name; "stacked" is the loop where a study cannot be stacked. Arguments and errors as `SiteLoop`."""
+) -> Engine | SharedSum:
+    """The engine of that name; "stacked" is the loop where a study cannot be stacked, and shared noise has its own.
+
+    Arguments and errors as `SiteLoop`.
+    """
+    if sealed.manifest.privacy.noise == "shared":
+        return SharedSum(sealed, training, draws)
     if name == "stacked" and stackable(sealed, training):
         return SiteStack(sealed, training, draws)
     return SiteLoop(sealed, training, draws)

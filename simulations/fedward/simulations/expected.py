@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from fedward.client.datasets import declared
 from fedward.privacy.errors import FedwardError, InputError
-from fedward.simulations.baselines import Split, UnsafeSeededDraws, federate, pool, predict, split
+from fedward.simulations.baselines import Split, UnsafeSeededDraws, pool, predict, split
+from fedward.simulations.intervals import interval
+from fedward.simulations.rounds import federate
 from fedward.simulations.stacked import federate_stacked, predict_stacked, stackable
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
 from fedward.study.metrics import exact_auroc
-
-_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,6 @@ def summarise(areas: Sequence[float] | NDArray[np.float64]) -> Expected:
             remedy="simulate more seeds, or lower training.server_learning_rate",
         )
     return Expected(float(values.mean()), *interval(values), float(values.std(ddof=1)), len(values))
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of a mean over seeds (Efron 1979), the resamples fixed; values of shape (n,), n ≥ 1."""
-    chosen = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
-    low, high = np.quantile(values[chosen].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)

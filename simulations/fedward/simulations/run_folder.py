@@ -2,6 +2,7 @@
 
 run.json        what the run is: digests of manifest and patients, engine; a folder never mixes two
 study.json      the manifest, in canonical form: a coordinator proposes the same
+simulation.json the simulator's own options
 environment.json  versions, platform
 seeds/N.json    one study: every score and the curve; written last of a seed, so that it stands for a seed that is done
 models/N.safetensors  its federated model
@@ -26,12 +27,14 @@ from safetensors.numpy import save as save_tensors
 
 from fedward.privacy.canonical import digest_of
 from fedward.privacy.errors import InputError
-from fedward.simulations.simulate import Outcome, Score, gains, summarise
+from fedward.simulations.attack_success import AttackFigure
+from fedward.simulations.options import PLAIN, Options
+from fedward.simulations.simulate import Outcome, Score, attacked, gains, gaps, summarise
 from fedward.study.encoding import Encoded
 from fedward.study.files import write_atomic
 from fedward.study.manifest import Manifest
 
-FORMAT = 1
+FORMAT = 2
 
 
 class RunFolder:
@@ -41,7 +44,14 @@ class RunFolder:
         self.path, self._identity = path, identity
 
     @classmethod
-    def open(cls, path: Path, manifest: Manifest, hospitals: Mapping[str, Encoded], engine: str) -> RunFolder:
+    def open(
+        cls,
+        path: Path,
+        manifest: Manifest,
+        hospitals: Mapping[str, Encoded],
+        engine: str,
+        options: Options = PLAIN,
+    ) -> RunFolder:
         """Make the folder, or go on with one that holds the same run.
 
         Raises:
@@ -52,6 +62,7 @@ class RunFolder:
             "manifest": hashlib.sha256(manifest.canonical).hexdigest(),
             "patients": _digest(hospitals),
             "engine": engine,
+            "options": digest_of(options.model_dump(mode="json")),
         }
         found = cls(path, identity)
         if (path / "run.json").exists():
@@ -61,7 +72,7 @@ class RunFolder:
                 f"{path} holds other files", expected="a new or empty folder", remedy="choose another --out"
             )
         else:
-            found._begin(manifest)
+            found._begin(manifest, options)
         return found
 
     def _check(self) -> None:
@@ -77,10 +88,11 @@ class RunFolder:
                 code="another-run",
             )
 
-    def _begin(self, manifest: Manifest) -> None:
+    def _begin(self, manifest: Manifest, options: Options) -> None:
         for name in ("seeds", "models", "plots"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / "study.json", manifest.canonical)
+        write_atomic(self.path / "simulation.json", _json(options.model_dump(mode="json")))
         write_atomic(self.path / "environment.json", _json(environment()))
         write_atomic(self.path / "run.json", _json(self._identity))
 
@@ -98,24 +110,30 @@ class RunFolder:
             scores = tuple(Score(**{name: _number(value) for name, value in one.items()}) for one in data["scores"])
             curve = tuple(float(_number(value)) for value in data["curve"])
             model = self.path / "models" / f"{seed}.safetensors"
-            vector = None if data["failure"] else load_tensors(model.read_bytes())["parameters"]
+            tensors = {} if data["failure"] else load_tensors(model.read_bytes())
+            vector = None if data["failure"] else tensors["parameters"]
+            attacks = tuple(
+                AttackFigure(**{name: _number(value) for name, value in one.items()}) for one in data["attacks"]
+            )
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{file} or its model cannot be read", remedy="delete it: the seed is run again") from None
-        return Outcome(seed, scores, curve, vector, data["failure"])
+        return Outcome(seed, scores, curve, vector, data["failure"], tensors.get("own"), attacks)
 
     def keep(self, outcome: Outcome) -> None:
         """Write a seed's study; the scores last."""
         if outcome.vector is not None:
             model = self.path / "models" / f"{outcome.seed}.safetensors"
-            write_atomic(model, save_tensors({"parameters": np.ascontiguousarray(outcome.vector)}))
+            own = {} if outcome.own is None else {"own": np.ascontiguousarray(outcome.own)}
+            write_atomic(model, save_tensors({"parameters": np.ascontiguousarray(outcome.vector)} | own))
         data = {
             "scores": [asdict(score) for score in outcome.scores],
             "curve": outcome.curve,
             "failure": outcome.failure,
+            "attacks": [asdict(one) for one in outcome.attacks],
         }
         write_atomic(self.path / "seeds" / f"{outcome.seed}.json", _json(data))
 
-    def finish(self, outcomes: Sequence[Outcome]) -> None:
+    def finish(self, manifest: Manifest, outcomes: Sequence[Outcome]) -> None:
         """Write the tables of all seeds, and their summary."""
         scores = [{"seed": one.seed, **asdict(score)} for one in outcomes for score in one.scores]
         curve = [
@@ -125,16 +143,18 @@ class RunFolder:
         ]
         pd.DataFrame(scores).to_parquet(self.path / "scores.parquet", index=False)
         pd.DataFrame(curve).to_parquet(self.path / "rounds.parquet", index=False)
-        write_atomic(self.path / "summary.json", _json(summary(outcomes)))
+        write_atomic(self.path / "summary.json", _json(summary(manifest, outcomes)))
 
 
-def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
-    """What came out, for scripts: seeds, AUROC by model and slice, gains by hospital."""
+def summary(manifest: Manifest, outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """What came out, for scripts: seeds, AUROC by model and slice, gains by hospital, gaps between groups, attacks."""
     return {
         "seeds": [one.seed for one in outcomes],
         "diverged": [one.seed for one in outcomes if one.vector is None],
         "auroc": [_plain(asdict(one)) for one in summarise(outcomes)],
         "gain_over_own_model": [_plain(asdict(one)) for one in gains(outcomes)],
+        "fairness_gap": [_plain(asdict(one)) for one in gaps(manifest, outcomes)],
+        "attacks": [_plain(asdict(one)) for one in attacked(outcomes)],
     }
 
 

@@ -7,48 +7,54 @@ group. The seed, the engine and the machine's arithmetic fix a study to the bit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import FedwardError, InputError, UnreachableError
-from fedward.simulations.baselines import Split, engine_rounds, local_only, pool, pooled, predict, rehearse, split
+from fedward.simulations.adversaries import falsified
+from fedward.simulations.attack_success import AttackFigure, successes
+from fedward.simulations.baselines import local_only, pooled, predict, rehearse, split
 from fedward.simulations.draws import UnsafeKeyedDraws
-from fedward.simulations.engines import EngineFactory, EngineName, engine
-from fedward.simulations.expected import interval, split_key
-from fedward.study.encoding import Encoded, group_names
-from fedward.study.manifest import Manifest
-from fedward.study.metrics import exact_auroc
+from fedward.simulations.engines import Engine, EngineFactory, EngineName, SharedSum, engine
+from fedward.simulations.expected import split_key
+from fedward.simulations.options import PLAIN, Options
+from fedward.simulations.rounds import Models, models
+from fedward.simulations.scores import (
+    ALONE,
+    EVERYBODY,
+    FEDERATED,
+    POOLED,
+    UNATTACKED,
+    UNTUNED,
+    Score,
+    Summary,
+    Unseen,
+    group_gaps,
+    site_gains,
+    summarise_scores,
+    summary_of,
+)
+from fedward.study.encoding import Encoded
+from fedward.study.manifest import Manifest, SealedManifest, parse
 from fedward.study.models import Vector
 
-FEDERATED, POOLED, ALONE = "federated", "pooled", "alone:"
-EVERYBODY = "everybody"
+__all__ = [
+    "EVERYBODY",
+    "FEDERATED",
+    "POOLED",
+    "Outcome",
+    "Score",
+    "Summary",
+    "baselines",
+    "gains",
+    "study",
+    "summarise",
+]
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Score:
-    """How a model does on some held-out patients.
-
-    Attributes:
-        model: "federated", "pooled", or "alone:NAME" for a hospital's own.
-        slice: "everybody", "site=NAME", or a fairness group as the manifest names it.
-        patients: how many.
-        positives: how many of them have the outcome.
-        auroc: NaN where one outcome is absent.
-        brier: the mean squared error of the probabilities; NaN where there is nobody.
-    """
-
-    model: str
-    slice: str
-    patients: int
-    positives: int
-    auroc: float
-    brier: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class Outcome:
         curve: AUROC of the federated model on everybody before the first round and after each, length rounds + 1.
         vector: the federated model's parameters, shape (d,).
         failure: why there is no federated model, else "".
+        own: each hospital's own parameters where it keeps or fine-tunes some, shape (s, d), in alphabetical order; else None.
+        attacks: what each adversary reached.
     """
 
     seed: int
@@ -68,6 +76,8 @@ class Outcome:
     curve: tuple[float, ...]
     vector: Vector | None
     failure: str = ""
+    own: Vector | None = None
+    attacks: tuple[AttackFigure, ...] = ()
 
 
 def study(
@@ -76,6 +86,7 @@ def study(
     seed: int,
     engine_name: EngineName | EngineFactory = "stacked",
     tell: Report = lambda _line: None,
+    options: Options = PLAIN,
 ) -> Outcome:
     """Simulate one study with all its baselines.
 
@@ -85,9 +96,10 @@ def study(
         seed: at least 0.
         engine_name: who computes the sites' updates; or what makes the engine.
         tell: hears of each round.
+        options: of the simulation alone, adversaries among them; with these the study is run without them too.
 
     Raises:
-        InputError: no hospital, the study does not fit them, or the seed is below 0.
+        InputError: no hospital, the study or the options do not fit them, or the seed is below 0.
         RefusalError: no noise multiplier in reach keeps the manifest's promise.
         UnreachableError: the engine's workers are lost.
     """
@@ -96,31 +108,35 @@ def study(
     splits = {
         site: split(data, manifest.training.holdout, split_key(seed, site)) for site, data in sorted(hospitals.items())
     }
-    sealed = rehearse(manifest, {site: len(data) for site, data in hospitals.items()})
-    training = {site: part.training for site, part in splits.items()}
-    if isinstance(engine_name, str):
-        draws = {site: UnsafeKeyedDraws(seed, place) for place, site in enumerate(splits)}
-        sites = engine(engine_name, sealed, training, draws)
-    else:
-        sites = engine_name(sealed, training, seed)
-    unseen = _unseen(splits)
-    curve: list[float] = []
-    vector: Vector | None = None
-    failure = ""
-    try:
-        for number, model in enumerate(engine_rounds(sealed, sites)):
-            tell(f"seed {seed}: round {number} of {manifest.training.rounds}")
-            curve.append(_auroc(predict(manifest, model, unseen.everybody), unseen.everybody.outcomes))
-            vector = model
-    except (InputError, UnreachableError):
-        raise
-    except FedwardError as error:  # a study that diverged is a result, and the other seeds go on
-        vector, failure = None, error.what
-    models = dict(baselines(manifest, training))
-    if vector is not None:
-        models = {FEDERATED: vector, **models}
-    scores = tuple(score for name, model in models.items() for score in _scores(manifest, name, model, unseen))
-    return Outcome(seed, scores, tuple(curve), vector, failure)
+    run = _Run(
+        manifest, rehearse(manifest, {site: len(data) for site, data in hospitals.items()}),
+        {site: part.training for site, part in splits.items()}, Unseen.of(manifest, splits), seed, engine_name, tell, options,
+    )  # fmt: skip
+    found = run.federated()
+    chances = run.federated_chances(found)
+    local = baselines(manifest, run.training)
+    chances |= {name: predict(manifest, vector, run.unseen.everybody) for name, vector in local.items()}
+    attacks: tuple[AttackFigure, ...] = ()
+    if options.adversaries:
+        clean = replace(run, options=Options(threshold=options.threshold), tell=lambda _line: None).federated()
+        if clean.last is not None:
+            chances[UNATTACKED] = run.chances(clean.last)
+        if clean.last is not None and found.last is not None:
+            attacks = successes(
+                manifest,
+                options,
+                run.unseen,
+                lambda inputs, last: run.chances(last, inputs),
+                found.last,
+                clean.last,
+                chances,
+            )
+    scores = tuple(score for name, one in chances.items() for score in run.unseen.scores(name, one, options.threshold))
+    last = found.last
+    return Outcome(
+        seed, scores, found.curve, None if last is None else last.shared, found.failure, None if last is None else last.own,
+        attacks,
+    )  # fmt: skip
 
 
 def baselines(manifest: Manifest, training: Mapping[str, Encoded]) -> dict[str, Vector]:
@@ -133,94 +149,116 @@ def baselines(manifest: Manifest, training: Mapping[str, Encoded]) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class _Unseen:
-    """Held-out patients: everybody's last encounters, and which rows belong to which slice."""
+class _Federated:
+    """What became of the rounds; `last` is None where they failed. `untuned` is the model before its fine-tuning."""
 
-    everybody: Encoded
-    slices: Mapping[str, NDArray[np.bool_]]
-
-
-def _unseen(splits: Mapping[str, Split]) -> _Unseen:
-    tables = {site: part.held_out.last_encounters() for site, part in splits.items()}
-    owners = np.repeat(np.arange(len(tables)), [len(data.outcomes) for data in tables.values()])
-    slices = {f"site={site}": owners == place for place, site in enumerate(tables)}
-    return _Unseen(pool(tables.values()), slices)
-
-
-def _scores(manifest: Manifest, name: str, model: Vector, unseen: _Unseen) -> list[Score]:
-    data = unseen.everybody
-    probabilities = predict(manifest, model, data)
-    slices = {EVERYBODY: np.ones(len(data.outcomes), dtype=np.bool_), **unseen.slices}
-    slices |= {group: data.membership[:, place] for place, group in enumerate(group_names(manifest))}
-    return [_score(name, part, probabilities[mask], data.outcomes[mask]) for part, mask in slices.items()]
-
-
-def _score(model: str, part: str, probabilities: NDArray[np.float64], outcomes: NDArray[np.float32]) -> Score:
-    brier = float(np.mean((probabilities - outcomes) ** 2)) if len(outcomes) else math.nan
-    return Score(model, part, len(outcomes), int(outcomes.sum()), _auroc(probabilities, outcomes), brier)
-
-
-def _auroc(probabilities: NDArray[np.float64], outcomes: NDArray[np.float32]) -> float:
-    found = exact_auroc(probabilities, outcomes)
-    return math.nan if found is None else found.value
+    curve: tuple[float, ...]
+    last: Models | None
+    failure: str = ""
+    untuned: Models | None = None
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A figure over seeds: its mean with the mean's 95% interval, and the deviation from study to study; NaN where unknown.
+class _Run:
+    """One study, ready to be run."""
 
-    Attributes:
-        model: as in `Score`; "alone, mean" is the mean over hospitals' own models in each study.
-        slice: as in `Score`.
-        patients: held-out patients, their mean over seeds.
-        seeds: how many studies have the figure.
-    """
+    manifest: Manifest
+    sealed: SealedManifest
+    training: Mapping[str, Encoded]
+    unseen: Unseen
+    seed: int
+    engine_name: EngineName | EngineFactory
+    tell: Report
+    options: Options
 
-    model: str
-    slice: str
-    patients: float
-    mean: float
-    low: float
-    high: float
-    deviation: float
-    seeds: int
+    def federated(self) -> _Federated:
+        """The rounds, and the fine-tuning after them."""
+        curve: list[float] = []
+        last: Models | None = None
+        training = falsified(self.manifest, self.training, self.options.adversaries, self.seed)
+        draws = {site: UnsafeKeyedDraws(self.seed, place) for place, site in enumerate(training)}
+        try:
+            sites = self._sites(self.sealed, training, draws)
+            for number, last in enumerate(models(self.sealed, training, sites, self.options.adversaries)):
+                refused = f" ({', '.join(last.refused)} not admitted)" if last.refused else ""
+                self.tell(f"seed {self.seed}: round {number} of {self.manifest.training.rounds}{refused}")
+                curve.append(self.unseen.auroc(self.chances(last)))
+            untuned = last
+            if last is not None and self.manifest.training.fine_tuning_steps:
+                last = self._tuned(last, training, draws)
+        except (InputError, UnreachableError):
+            raise
+        except FedwardError as error:  # a study that diverged is a result, and the other seeds go on
+            return _Federated(tuple(curve), None, error.what)
+        return _Federated(tuple(curve), last, "", untuned if untuned is not last else None)
+
+    def _sites(
+        self,
+        sealed: SealedManifest,
+        training: Mapping[str, Encoded],
+        draws: Mapping[str, UnsafeKeyedDraws],
+        *stage: int,
+    ) -> Engine | SharedSum:
+        if isinstance(self.engine_name, str):
+            return engine(self.engine_name, sealed, training, draws)
+        return self.engine_name(sealed, training, (self.seed, *stage))
+
+    def federated_chances(self, found: _Federated) -> dict[str, NDArray[np.float64]]:
+        """Everybody's probabilities by the federated model, and by what it was before its fine-tuning."""
+        named = {FEDERATED: found.last, UNTUNED: found.untuned}
+        return {name: self.chances(last) for name, last in named.items() if last is not None}
+
+    def chances(self, last: Models, inputs: NDArray[np.float32] | None = None) -> NDArray[np.float64]:
+        """Everybody's probabilities, shape (n,): each patient's by their own hospital's model, where it has one."""
+        data = self.unseen.everybody if inputs is None else replace(self.unseen.everybody, inputs=inputs)
+        if last.own is None:
+            return predict(self.manifest, last.shared, data)
+        found = np.zeros(len(data.outcomes))
+        for site, vector in zip(self.training, last.own, strict=True):
+            mask = self.unseen.slices[f"site={site}"]
+            found[mask] = predict(self.manifest, vector, data.select(mask))
+        return found
+
+    def _tuned(self, last: Models, training: Mapping[str, Encoded], draws: Mapping[str, UnsafeKeyedDraws]) -> Models:
+        """Every site's own model after some more local steps, without noise: it stays where its patients are."""
+        chosen = self.manifest.training
+        data = self.manifest.model_dump(mode="json")
+        data["training"] = {
+            "algorithm": "fedavg", "rounds": 1, "local_steps": chosen.fine_tuning_steps, "missing": chosen.missing,
+            "local_learning_rate": chosen.local_learning_rate, "sampling_rate": chosen.sampling_rate, "holdout": chosen.holdout,
+        }  # fmt: skip
+        data["privacy"] = {"mechanism": "none", "secure_aggregation": False}
+        data["evaluation"] = {}
+        patients = {entry.site: entry.declared_patients for entry in self.sealed.roster}
+        sites = self._sites(rehearse(parse(data, "fine-tuning"), patients), training, draws, 1)
+        if isinstance(sites, SharedSum):
+            raise InputError("fine-tuning has no noise that could be shared")
+        base = np.tile(last.shared, (len(training), 1)) if last.own is None else last.own
+        return Models(last.shared, base + sites.updates(base), last.refused)
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
     """The AUROC of every model on every slice."""
-    values: dict[tuple[str, str], list[float]] = {}
-    patients: dict[str, list[int]] = {}
-    for one in outcomes:
-        alone: dict[str, list[float]] = {}
-        for score in one.scores:
-            values.setdefault((score.model, score.slice), []).append(score.auroc)
-            patients.setdefault(score.slice, []).append(score.patients)
-            if score.model.startswith(ALONE):
-                alone.setdefault(score.slice, []).append(score.auroc)
-        for part, areas in alone.items():
-            known = [area for area in areas if not math.isnan(area)]
-            values.setdefault(("alone, mean", part), []).append(float(np.mean(known)) if known else math.nan)
-    return [_summary(model, part, patients[part], areas) for (model, part), areas in values.items()]
+    return summarise_scores([one.scores for one in outcomes])
 
 
 def gains(outcomes: Sequence[Outcome]) -> list[Summary]:
     """What each hospital gains on its own patients: the federated model's AUROC less that of its own model, paired by study."""
-    found: dict[str, list[float]] = {}
-    patients: dict[str, list[int]] = {}
+    return site_gains([one.scores for one in outcomes])
+
+
+def gaps(manifest: Manifest, outcomes: Sequence[Outcome]) -> list[Summary]:
+    """How far the groups of each fairness attribute lie apart, by model and kind of gap: see `scores.gaps_of`."""
+    return group_gaps(manifest, [one.scores for one in outcomes])
+
+
+def attacked(outcomes: Sequence[Outcome]) -> list[Summary]:
+    """What each adversary reached; "model" is the figure, "slice" the site and its attack. See `AttackFigure`."""
+    found: dict[tuple[str, str], list[float]] = {}
     for one in outcomes:
-        areas = {(score.model, score.slice): score for score in one.scores}
-        for (model, part), own in areas.items():
-            ours = areas.get((FEDERATED, part))
-            if ours is not None and model.startswith(ALONE) and part == f"site={model.removeprefix(ALONE)}":
-                found.setdefault(part, []).append(ours.auroc - own.auroc)
-                patients.setdefault(part, []).append(own.patients)
-    return [_summary("gain", part, patients[part], values) for part, values in found.items()]
-
-
-def _summary(model: str, part: str, patients: Sequence[int], values: Sequence[float]) -> Summary:
-    known = np.array([value for value in values if not math.isnan(value)])
-    number = float(np.mean(patients))
-    if len(known) < 2:
-        mean = float(known[0]) if len(known) else math.nan
-        return Summary(model, part, number, mean, math.nan, math.nan, math.nan, len(known))
-    return Summary(model, part, number, float(known.mean()), *interval(known), float(known.std(ddof=1)), len(known))
+        for figure in one.attacks:
+            who = f"{figure.site}: {figure.attack}"
+            for name in ("success", "unattacked", "auroc_drop"):
+                found.setdefault((name, who), []).append(getattr(figure, name))
+    patients = [score.patients for one in outcomes for score in one.scores if score.slice == EVERYBODY] or [0]
+    return [summary_of(name, who, patients, values) for (name, who), values in found.items()]

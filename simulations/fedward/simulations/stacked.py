@@ -1,4 +1,4 @@
-"""Many simulated studies at once: `baselines.federate` of logistic regression, stacked over studies and settings.
+"""Many simulated studies at once: `rounds.federate` of logistic regression, stacked over studies and settings.
 
 A planner asks what dozens of schedules give on dozens of splits. One study is a few milliseconds of arithmetic in a hundred of
 calls, so all splits are one batched matrix product, and all settings of one split are its columns. The arithmetic is that of a
@@ -68,7 +68,7 @@ def federate_stacked(
         draws: each study's own, shared by all settings; used as `federate` would use them.
 
     Returns:
-        parameters as `baselines.federate` gives them; not finite where that would raise `training-diverged`.
+        parameters as `rounds.federate` gives them; not finite where that would raise `training-diverged`.
 
     Raises:
         InputError: the settings cannot be stacked, the patients do not fit the roster, or draws and studies differ in number.
@@ -80,7 +80,7 @@ def federate_stacked(
         if set(study) != set(sites):
             raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(study))
     if not stackable(settings, studies):
-        raise InputError("these settings cannot be stacked", remedy="run each with `baselines.federate`")
+        raise InputError("these settings cannot be stacked", remedy="run each with `rounds.federate`")
     with np.errstate(all="ignore"):  # a column that diverges is told by its own numbers
         return _Stack(settings, studies, draws, sites).run()
 

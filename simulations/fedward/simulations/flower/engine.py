@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import FedwardError, InputError, UnreachableError, UsageError
-from fedward.simulations.flower.parcels import pack, unpack
+from fedward.simulations.flower.parcels import Header, pack, unpack
 from fedward.simulations.flower.process import Driver
 from fedward.simulations.flower.site import packed_study
 from fedward.study.encoding import Encoded
@@ -76,7 +76,7 @@ class FlowerEngines:
             self._driver.close()
             self._driver = None
 
-    def __call__(self, sealed: SealedManifest, training: Mapping[str, Encoded], seed: int) -> FlowerSites:
+    def __call__(self, sealed: SealedManifest, training: Mapping[str, Encoded], seed: Sequence[int]) -> FlowerSites:
         """The sites of one study.
 
         Raises:
@@ -176,7 +176,7 @@ class FlowerEngines:
 class FlowerSites:
     """The sites of one study, an `engines.Engine`."""
 
-    def __init__(self, engines: FlowerEngines, sites: list[str], study: int, seed: int) -> None:
+    def __init__(self, engines: FlowerEngines, sites: list[str], study: int, seed: Sequence[int]) -> None:
         self._engines, self._sites = engines, sites
         self._study, self._seed, self._calls = study, seed, 0
 
@@ -190,7 +190,7 @@ class FlowerSites:
         bases = np.broadcast_to(base, (len(self._sites), base.shape[-1]))
         parcels = []
         for place in range(len(self._sites)):
-            header = {"study": self._study, "place": place, "seed": self._seed, "call": self._calls}
+            header: Header = {"study": self._study, "place": place, "seed": list(self._seed), "call": self._calls}
             arrays = {"base": bases[place]} | ({} if corrections is None else {"correction": corrections[place]})
             parcels.append(pack(header, **arrays))
         self._calls += 1

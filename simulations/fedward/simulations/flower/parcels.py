@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-Header: TypeAlias = Mapping[str, str | int | None]
+Header: TypeAlias = Mapping[str, str | int | list[int] | None]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 _HEADER = "header"

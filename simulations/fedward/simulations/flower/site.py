@@ -33,7 +33,7 @@ def answer(sealed: SealedManifest, header: dict[str, Any], arrays: Arrays, table
 
     Args:
         sealed: the study.
-        header: "place" in the roster, "seed", and "call": which of the study's calls for updates this is.
+        header: "place" in the roster, "seed", some numbers, and "call": which of the study's calls for updates this is.
         arrays: "base", shape (d,), and where there is one "correction", shape (d,).
         table: the site's patients.
 
@@ -42,7 +42,7 @@ def answer(sealed: SealedManifest, header: dict[str, Any], arrays: Arrays, table
     """
     model = build(sealed.manifest)
     load_vector(model, arrays["base"])
-    draws = UnsafeKeyedDraws(header["seed"], header["place"], header["call"])
+    draws = UnsafeKeyedDraws(*header["seed"], header["place"], header["call"])
     terms = site_terms(sealed, sealed.roster[header["place"]].site)
     try:
         update = train(model, _patients(table), terms, draws, arrays.get("correction"))
