@@ -27,7 +27,7 @@ from fedward.simulations.flower import engine as flower_engine
 from fedward.simulations.flower.engine import ATTEMPTS, WORKERS_LOST, FlowerEngines
 from fedward.simulations.flower.parcels import pack
 from fedward.simulations.simulate import study as simulate_study
-from fedward.study.encoding import Encoded, input_names
+from fedward.study.encoding import Encoded, group_names, input_names
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.models import Vector, build, to_vector
 
@@ -40,13 +40,13 @@ SEED = (5, 1)
 
 def hospitals(manifest: Manifest) -> dict[str, Encoded]:
     """One patient of "a" has two rows, so that it cannot be stacked."""
-    generator = np.random.default_rng(0)
+    generator, groups = np.random.default_rng(0), len(group_names(manifest))
     found = {}
     for site, number in SIZES.items():
         inputs = generator.uniform(-1, 1, (number, len(input_names(manifest)))).astype(np.float32)
         names = ["p1" if site == "a" and place == 0 else f"p{place}" for place in range(number)]
         outcomes = (generator.random(number) < 0.5).astype(np.float32)
-        found[site] = Encoded(tuple(names), inputs, outcomes, np.zeros((number, 0), dtype=np.bool_))
+        found[site] = Encoded(tuple(names), inputs, outcomes, np.zeros((number, groups), dtype=np.bool_))
     return found
 
 
@@ -82,6 +82,19 @@ def processes_of(session: int) -> list[int]:
             if int(its) == session and state != "Z":
                 found.append(int(path.parent.name))
     return found
+
+
+def cpu_seconds(process: int) -> float:
+    user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def kill_at_work(process: int) -> None:
+    """Kill it once it has worked for a while: well before its part of a round is done."""
+    began, deadline = cpu_seconds(process), time.monotonic() + 60
+    while cpu_seconds(process) < began + 0.15 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
 
 
 def await_port(port: int) -> None:
@@ -123,17 +136,17 @@ def test_every_site_s_update_is_the_loop_s_to_the_bit(engines: FlowerEngines, pr
 
 @needs_ray
 def test_a_worker_killed_in_a_round_changes_nothing_but_its_time(engines: FlowerEngines, said: list[str]) -> None:
-    study = sealed(steps=3000)
+    study = sealed(steps=4000)
     data, base = hospitals(study.manifest), base_of(study)
     undisturbed = engines(study, data, SEED).updates(base)
     before = set(workers_of(engines))
     assert len(before) == 2
     victim = min(before)
-    timer = threading.Timer(0.7, os.kill, (victim, signal.SIGKILL))
-    timer.start()
+    killer = threading.Thread(target=kill_at_work, args=(victim,))
+    killer.start()
     said.clear()
     disturbed = engines(study, data, SEED).updates(base)
-    timer.join()
+    killer.join()
     np.testing.assert_array_equal(disturbed, undisturbed)
     assert any("asked again" in line for line in said), said
     engines(study, data, SEED).updates(base)
@@ -261,7 +274,11 @@ def reply(work: int, value: float = 0.0) -> Any:
 
 
 def lost(work: int) -> Any:
-    return {"event": "lost", "work": work, "reason": "ActorDiedError\n: the worker died"}, b""
+    return {
+        "event": "lost",
+        "work": work,
+        "reason": "<class 'ray.exceptions.ActorDiedError'>:<'the worker\n died'>",
+    }, b""
 
 
 BASE = np.zeros(3, dtype=np.float32)
@@ -271,7 +288,12 @@ def test_a_site_that_is_lost_each_time_ends_the_round_by_its_name(monkeypatch: p
     words = [reply(1), reply(2), reply(4), lost(3), lost(5), lost(6), lost(7)]
     engines, script, lines = scripted(monkeypatch, words)
     study = sealed()
-    with engines, pytest.raises(UnreachableError, match=r"no update of c in 4 attempts.*the worker died") as caught:
+    with (
+        engines,
+        pytest.raises(
+            UnreachableError, match=r"no update of c in 4 attempts. Got ActorDiedError: the worker died"
+        ) as caught,
+    ):
         engines(study, hospitals(study.manifest), SEED).updates(BASE)
     assert caught.value.code == WORKERS_LOST
     assert [place for _, place in script.works] == [0, 1, 2, 3, 2, 2, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -211,8 +212,8 @@ def _lost(what: str, why: str) -> UnreachableError:
 
 
 def _brief(reason: str) -> str:
-    """A reason in one line: Ray's are pages."""
-    return " ".join(reason.split())[:300]
+    """A reason in a short line: Ray's are pages, and Flower writes <class 'module.Name'>:<'words'>."""
+    return " ".join(re.sub(r"^<class '(?:\w+\.)*(\w+)'>:<'(.*)'>$", r"\1: \2", reason, flags=re.DOTALL).split())[:200]
 
 
 def _listed(names: list[str], most: int = 5) -> str:
