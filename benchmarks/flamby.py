@@ -56,7 +56,7 @@ _AVERAGING = Training(algorithm="fedavg", rounds=ROUNDS)
 
 
 @dataclass(frozen=True)
-class _Hospital:
+class Hospital:
     """Raw inputs, FLamby's 13, of training and test patients."""
 
     training: Encoded
@@ -66,8 +66,8 @@ class _Hospital:
 def figures() -> list[Figure]:
     """Accuracy of each hospital's and of the pooled test, means of FLamby's five seeds, against those published."""
     torch.set_num_threads(1)  # 13 inputs: a second thread only waits
-    hospitals = _hospitals()
-    runs = [_run(seed, hospitals) for seed in SEEDS]
+    data = hospitals()
+    runs = [_run(seed, data) for seed in SEEDS]
     mean = {test: float(np.mean([run[test] for run in runs])) for test in runs[0]}
     found = [near(f"flamby.fedavg.{site}", mean[site], "accuracy", PUBLISHED[site], TOLERANCE) for site in SITES]
     found.append(near("flamby.fedavg.pooled_test", mean["pooled"], "accuracy", PUBLISHED_POOLED, TOLERANCE))
@@ -75,7 +75,7 @@ def figures() -> list[Figure]:
     return found
 
 
-def _hospitals() -> dict[str, _Hospital]:
+def hospitals() -> dict[str, Hospital]:
     manifest = _flamby_manifest()
     return {site: _hospital(site, manifest) for site in SITES}
 
@@ -100,7 +100,7 @@ def _zeros_kept(mapping: Mapping) -> Mapping:
     return mapping.model_copy(update={"columns": columns})
 
 
-def _hospital(site: str, manifest: Manifest) -> _Hospital:
+def _hospital(site: str, manifest: Manifest) -> Hospital:
     folder = heart_folder()
     mapping = _zeros_kept(load_mapping(folder / f"{site}.mapping.toml"))
     frame = read_site_table(folder / f"{site}.csv", mapping, manifest).frame.dropna()
@@ -115,7 +115,7 @@ def _hospital(site: str, manifest: Manifest) -> _Hospital:
     )
     if (len(training), len(test)) != PATIENTS[site]:
         raise ValueError(f"{site}: {len(training)}/{len(test)} patients, FLamby has {PATIENTS[site]}")
-    return _Hospital(_rows(data, training), _rows(data, test))
+    return Hospital(_rows(data, training), _rows(data, test))
 
 
 def _inputs(frame: pd.DataFrame, manifest: Manifest) -> Encoded:
@@ -141,34 +141,34 @@ def _rows(data: Encoded, rows: NDArray[np.int64]) -> Encoded:
     return data.select(mask)
 
 
-def _normalised(data: Encoded, by: Encoded) -> Encoded:
+def normalised(data: Encoded, by: Encoded) -> Encoded:
     # 1e-9 is FLamby's: Swiss cholesterol is 0 throughout and stays so.
     mean, spread = by.inputs.mean(axis=0), by.inputs.std(axis=0, ddof=1)
     return replace(data, inputs=((data.inputs - mean) / (spread + 1e-9)).astype(np.float32))
 
 
-def _run(seed: int, hospitals: dict[str, _Hospital]) -> dict[str, float]:
-    training = [_normalised(hospital.training, hospital.training) for hospital in hospitals.values()]
-    batches = [_batches(data, np.random.default_rng((seed, place))) for place, data in enumerate(training)]
-    model = _initial(seed)
+def _run(seed: int, data: dict[str, Hospital]) -> dict[str, float]:
+    training = [normalised(hospital.training, hospital.training) for hospital in data.values()]
+    streams = [batches(patients, np.random.default_rng((seed, place))) for place, patients in enumerate(training)]
+    model = initial(seed)
     base, state = to_vector(model), OptimiserState.zeros(dimension(model))
     for _ in range(ROUNDS):
-        updates = [_local(model, base, stream) for stream in batches]
-        base, state = step(base, weighted_mean(updates, [len(data) for data in training]), state, _AVERAGING)
+        updates = [_local(model, base, stream) for stream in streams]
+        base, state = step(base, weighted_mean(updates, [len(patients) for patients in training]), state, _AVERAGING)
     load_vector(model, base)
-    found = {site: _accuracy(model, _normalised(h.test, h.training)) for site, h in hospitals.items()}
-    everybody = pool(hospital.training for hospital in hospitals.values())
-    tests = pool(hospital.test for hospital in hospitals.values())
-    return found | {"pooled": _accuracy(model, _normalised(tests, everybody))}
+    found = {site: accuracy(model, normalised(h.test, h.training)) for site, h in data.items()}
+    everybody = pool(hospital.training for hospital in data.values())
+    tests = pool(hospital.test for hospital in data.values())
+    return found | {"pooled": accuracy(model, normalised(tests, everybody))}
 
 
-def _initial(seed: int) -> nn.Module:
+def initial(seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(13, 1), nn.Flatten(0))
 
 
-def _batches(data: Encoded, generator: np.random.Generator) -> Iterator[Encoded]:
+def batches(data: Encoded, generator: np.random.Generator) -> Iterator[Encoded]:
     """Batches for ever, across rounds, as FLamby's `DataLoaderWithMemory`."""
     while True:
         order = generator.permutation(len(data))
@@ -181,14 +181,14 @@ def _local(model: nn.Module, base: Vector, batches: Iterator[Encoded]) -> Vector
     load_vector(model, base)
     for _ in range(UPDATES):
         batch = next(batches)
-        train(model, batch, _terms(len(batch)), UnsafeSeededDraws(0))
+        train(model, batch, terms_of(len(batch)), UnsafeSeededDraws(0))
     return to_vector(model) - base
 
 
-def _terms(patients: int) -> SiteTerms:
+def terms_of(patients: int, rate: float = RATE) -> SiteTerms:
     return SiteTerms(
         steps=1,
-        learning_rate=RATE,
+        learning_rate=rate,
         sampling_rate=1.0,
         expected_batch=patients,
         clipping_norm=math.inf,
@@ -197,6 +197,6 @@ def _terms(patients: int) -> SiteTerms:
     )
 
 
-def _accuracy(model: nn.Module, data: Encoded) -> float:
+def accuracy(model: nn.Module, data: Encoded) -> float:
     predicted = scores(model, data.inputs) > 0.5
     return float((predicted == (data.outcomes > 0.5)).mean())

@@ -18,7 +18,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 NAMES = {
     name: FOLDER / f"{name}.py"
-    for name in ("foundation", "secagg", "training", "utility", "ledger", "shared_noise", "simulation")
+    for name in ("foundation", "secagg", "training", "utility", "ledger", "shared_noise", "simulation", "fed_heart")
 }
 LIMIT_S = 12 * 60.0
 END_S = 30.0

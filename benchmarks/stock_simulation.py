@@ -116,5 +116,7 @@ def main() -> None:
     """Run it, and print the wall-clock time at the end of each round, one a line."""
     from flwr.simulation import run_simulation
 
-    config = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    # Ours: Ray joins a cluster that happens to run here, and waits for one that has ended.
+    start = {"address": "local", "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+    config = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": start}
     run_simulation(server, client, SITES, backend_config=config)

@@ -35,3 +35,20 @@ def of_folder(folder: Path) -> dict[int, str]:
     name = str(folder).encode()
     found = [pid for pid in _all() if name in _read(pid, "cmdline") or name in _read(pid, "environ")]
     return {pid: _read(pid, "cmdline").replace(b"\0", b" ").decode() for pid in found if alive(pid)}
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """IPv4 and IPv6 addresses and ports at which a process listens; IPv6 in the kernel's form."""
+    inodes = {link.readlink().name for link in (PROC / str(pid) / "fd").iterdir() if link.is_symlink()}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in (PROC / str(pid) / "net" / table).read_text().splitlines()[1:]:
+            fields = line.split()
+            host, _, port = fields[1].partition(":")
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                found.add((_dotted(host) if table == "tcp" else host, int(port, 16)))
+    return found
+
+
+def _dotted(host: str) -> str:
+    return ".".join(str(part) for part in reversed(bytes.fromhex(host)))

@@ -54,6 +54,14 @@ def test_the_heart_study_meets_the_default_policy() -> None:
 
 
 @pytest.mark.parametrize(
+    "training",
+    [{"algorithm": "scaffold", "server_momentum": 0.0}, {"kept": ["0."]}, {"fine_tuning_steps": 3}],
+)
+def test_a_study_that_only_the_simulator_runs_is_refused(training: dict[str, Any]) -> None:
+    assert codes(Policy(), training=training) == ["simulated-only"]
+
+
+@pytest.mark.parametrize(
     ("strict", "changes", "code"),
     [
         (Policy(), without_dp(), "policy-requires-dp"),

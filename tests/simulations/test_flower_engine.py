@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -203,6 +205,9 @@ def cluster() -> Iterator[str]:
         "--port",
         str(port),
     ]
+    # Its own folder: what `ray start` writes to the common one would make others on this machine join it.
+    folder = tempfile.mkdtemp(prefix="fedward-ray-", dir="/tmp")
+    command += ["--temp-dir", folder]
     command += ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in loopback.items():
@@ -223,6 +228,7 @@ def cluster() -> Iterator[str]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(number, signal.SIGKILL)
             process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @needs_ray
@@ -339,6 +345,8 @@ def test_what_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"fedward\[simulation\]") as caught:
         FlowerEngines(3)
     assert caught.value.code == "ray-missing"
+    with pytest.raises(InputError, match="not started by its name"):
+        simulate_study(sealed().manifest, hospitals(sealed().manifest), 0, "flower")
     engines, _, _ = scripted(monkeypatch, [])
     study = sealed()
     with engines, pytest.raises(InputError, match="roster"):

@@ -143,7 +143,7 @@ def test_a_folder_goes_on_and_gives_the_same_tables(
     assert len(kept) == sum(len(one.scores) for one in outcomes)
     assert list(kept.columns) == ["seed", *Score.__dataclass_fields__]
     assert len(pd.read_parquet(folder.path / "rounds.parquet")) == 3 * 4
-    assert json.loads((folder.path / "summary.json").read_text()) == json.loads(json.dumps(summary(outcomes)))
+    assert json.loads((folder.path / "summary.json").read_text()) == json.loads(json.dumps(summary(MANIFEST, outcomes)))
     assert Manifest.model_validate_json((folder.path / "study.json").read_bytes()) == MANIFEST
     assert "numpy" in json.loads((folder.path / "environment.json").read_text())["packages"]
 

@@ -35,6 +35,10 @@ TRAINING: dict[str, dict[str, object]] = {
     "fedyogi": AVERAGED | {"algorithm": "fedyogi"},
     "fedadagrad": AVERAGED | {"algorithm": "fedadagrad"},
 }
+ROBUST: dict[str, dict[str, object]] = {
+    "median": AVERAGED | {"aggregation": "median"},
+    "trimmed-mean": AVERAGED | {"aggregation": "trimmed-mean", "byzantine": 1},
+}
 MODELS: dict[str, dict[str, object]] = {
     "logistic": {"name": "logistic-regression"},
     "mlp": {"name": "mlp", "hidden": [7, 5]},
@@ -117,12 +121,19 @@ def test_training_that_bursts_is_an_error() -> None:
     assert caught.value.code == "training-diverged"
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
-@pytest.mark.parametrize("training", TRAINING)
+@pytest.mark.parametrize(
+    ("training", "secure"),
+    [
+        (training, secure)
+        for training in (*TRAINING, *ROBUST)
+        for secure in (False, True)
+        if not (secure and training in ROBUST)
+    ],
+)
 def test_stack_loop_and_real_nodes_reach_the_same_parameters(training: str, secure: bool, tmp_path: Path) -> None:
     """The same injected draws at every site; under secure aggregation up to the ring's grid, which is below 1e-5 here."""
     federation = Federation(tmp_path)
-    federation.ready(heart_manifest(secure=secure, training=TRAINING[training] | {"rounds": 3}))
+    federation.ready(heart_manifest(secure=secure, training=(TRAINING | ROBUST)[training] | {"rounds": 3}))
     draw_with(federation, lambda site: UnsafeKeyedDraws(11, SITES.index(site)))
     study = federation.sealed()
     assert isinstance(study, SealedManifest)
@@ -150,3 +161,17 @@ def test_other_draws_give_another_model() -> None:
     base = to_vector(build(study.manifest))
     other = {site: UnsafeSeededDraws(5, place) for place, site in enumerate(SIZES)}
     assert not np.allclose(SiteStack(study, data, keyed()).updates(base), SiteStack(study, data, other).updates(base))
+
+
+def test_a_row_whose_gradient_is_not_finite_adds_nothing_as_at_a_node() -> None:
+    study = rehearse(
+        heart_manifest(training=AVERAGED | {"sampling_rate": 1.0, "local_steps": 1}), SIZES, noise_multiplier=1.7
+    )
+    data = hospitals(study.manifest)
+    broken = data["a"].inputs.copy()
+    broken[3, 2] = np.inf
+    data["a"] = Encoded(data["a"].patients, broken, data["a"].outcomes, data["a"].membership)
+    base = to_vector(build(study.manifest))
+    found = SiteStack(study, data, keyed()).updates(base)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, SiteLoop(study, data, keyed()).updates(base), rtol=1e-4, atol=2e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from federation import heart_manifest
@@ -10,7 +12,10 @@ from fedward.privacy.errors import InputError, UsageError
 from fedward.simulations.folders import cut_hospitals, read_hospitals
 from fedward.simulations.partition import parse_partition
 from fedward.simulations.sources import read_sites
+from fedward.simulations.write_folder import write_hospitals
+from fedward.study.examples import example_folder
 from fedward.study.heart import SITES, heart_folder
+from fedward.study.manifest import load
 
 MANIFEST = heart_manifest()
 
@@ -36,7 +41,25 @@ def test_made_up_hospitals_tell_their_best() -> None:
     assert "best possible AUROC" in found.said
 
 
-@pytest.mark.parametrize("text", ["synthetic:", "synthetic:3", "synthetic:a:4", "synthetic:3:4:5:6"])
+@pytest.mark.parametrize("text", ["synthetic", "synthetic:", "diabetes130", "diabetes130:", "medmnist", "medmnist:"])
+def test_a_kind_of_source_needs_what_is_behind_its_colon(text: str) -> None:
+    with pytest.raises(UsageError, match="behind the colon"):
+        read_sites(text, MANIFEST)
+
+
+def test_a_folder_may_have_the_name_of_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_hospitals(Path("synthetic"), heart_folder() / "study.toml", 3, 20)
+    assert len(read_sites("synthetic", MANIFEST).hospitals) == 3
+
+
+def test_the_example_s_hospitals_serve_no_other_study() -> None:
+    other = load(example_folder("diabetes130") / "study.toml")
+    with pytest.raises(InputError, match=r'do not serve study "diabetes130-readmission".*--sites'):
+        read_sites("heart", other)
+
+
+@pytest.mark.parametrize("text", ["synthetic:3", "synthetic:a:4", "synthetic:3:4:5:6"])
 def test_what_names_no_hospitals_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no made-up"):
         read_sites(text, MANIFEST)

@@ -12,7 +12,7 @@ from typing import Annotated
 import click
 import typer
 
-from fedward.cli import audit, coordinator, demo, example, plan, privacy, simulate, site
+from fedward.cli import audit, coordinator, demo, example, monitor, plan, privacy, simulate, site, sweep
 from fedward.cli.output import print_error, stderr
 from fedward.privacy.errors import FedwardError, UsageError
 
@@ -34,8 +34,10 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(privacy.app, name="privacy")
 app.command("demo")(demo.demo)
 app.command("example")(example.example)
+app.command("monitor")(monitor.monitor)
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
+app.command("sweep")(sweep.sweep)
 
 
 def _version(wanted: bool) -> None:

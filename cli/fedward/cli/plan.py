@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedward.cli.output import JsonOption, note, print_json, say, shown, shown_left, table
-from fedward.cli.study_file import study_file
 
 if TYPE_CHECKING:
     from fedward.simulations.planner import Plan, Schedule
@@ -70,6 +69,7 @@ def plan(
     from fedward.simulations.folders import read_hospitals
     from fedward.simulations.planner import ROUNDS
     from fedward.simulations.planner import plan as make_plan
+    from fedward.study.examples import study_file
     from fedward.study.files import write_atomic
     from fedward.study.heart import heart_folder
     from fedward.study.manifest import load

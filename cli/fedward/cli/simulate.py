@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedward.cli.output import JsonOption, note, print_json, say, table
-from fedward.cli.study_file import study_file
 
 if TYPE_CHECKING:
-    from fedward.simulations.engines import EngineFactory, EngineName
+    from fedward.simulations.engines import EngineFactory
     from fedward.simulations.simulate import Outcome, Summary
     from fedward.study.manifest import Manifest
 
@@ -36,14 +35,18 @@ def simulate(
     study: Annotated[
         Path,
         typer.Argument(
-            metavar="STUDY", help='The study\'s TOML file, or a folder with study.toml; "heart" is the example.'
+            metavar="STUDY",
+            help="The study's TOML file, a folder with study.toml, or an example: heart, diabetes130, pneumonia.",
         ),
     ],
     sites: Annotated[
         str,
         typer.Option(
-            metavar="heart|DIR|synthetic:SITES:PATIENTS[:SHIFT]",
-            help="The hospitals: a folder with NAME.csv and NAME.mapping.toml, the example's, or made-up ones with a known truth.",
+            metavar="heart|DIR|diabetes130:PATH|medmnist:PATH|synthetic:SITES:PATIENTS[:SHIFT]",
+            help=(
+                "The hospitals: a folder with NAME.csv and NAME.mapping.toml, the example's, your own download of Diabetes 130-US "
+                "Hospitals or of a MedMNIST file, or made-up ones with a known truth."
+            ),
         ),
     ] = "heart",
     partition: Annotated[
@@ -73,6 +76,12 @@ def simulate(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Simulated studies, with seeds 0, 1, …")] = 20,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="A probability from here on is called positive, for gaps and attacks; 0.5, or as the study's file says."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep everything there; a run that was broken off goes on.")
     ] = None,
@@ -84,33 +93,20 @@ def simulate(
     public or your own: seeded noise protects nobody.
     """
     from fedward.simulations.options import load_study
-    from fedward.simulations.run_folder import RunFolder, summary
-    from fedward.simulations.simulate import study as run
+    from fedward.simulations.run_folder import summary
+    from fedward.simulations.seeds import run_seeds
     from fedward.simulations.sources import read_sites
 
-    manifest, options = load_study(study_file(study))
+    manifest, options = load_study(study)
+    options = options if threshold is None else options.with_threshold(threshold)
     source = read_sites(sites, manifest, partition)
     if source.said:
         note(source.said)
     hospitals = source.hospitals
-    folder = None if out is None else RunFolder.open(out, manifest, hospitals, engine.value, options)
-    tell = _progress(seeds)
-    outcomes: list[Outcome] = []
-    with _engine(engine, len(hospitals), workers, ray_address) as chosen:
-        for seed in range(seeds):
-            known = None if folder is None else folder.done(seed)
-            outcome = known or run(manifest, hospitals, seed, chosen, options=options)
-            if folder is not None and known is None:
-                folder.keep(outcome)
-            outcomes.append(outcome)
-            tell(seed + 1, known is not None)
-    if folder is not None:
-        from fedward.simulations.plots import draw
-
-        folder.finish(manifest, outcomes)
-        draw(folder.path / "plots", manifest, outcomes)
+    with _engine(engine, len(hospitals), workers, ray_address) as factory:
+        outcomes = run_seeds(manifest, hospitals, seeds, engine.value, options, out, _progress(seeds), factory)
     if as_json:
-        print_json(summary(manifest, outcomes) | {"study": manifest.study.id, "privacy": _privacy(manifest)})
+        print_json(summary(manifest, outcomes) | {"study": manifest.study.id, "privacy": privacy(manifest)})
     else:
         _show(manifest, outcomes, out)
 
@@ -118,13 +114,14 @@ def simulate(
 @contextmanager
 def _engine(
     choice: EngineChoice, sites: int, workers: int | None, address: str | None
-) -> Iterator[EngineName | EngineFactory]:
+) -> Iterator[EngineFactory | None]:
+    """What makes the sites of an engine that must be started; None where there is nothing to start."""
     from fedward.privacy.errors import UsageError
 
     if choice is not EngineChoice.FLOWER:
         if workers is not None or address is not None:
             raise UsageError("--workers and --ray-address are for Flower's engine", remedy="add --engine flower")
-        yield "loop" if choice is EngineChoice.LOOP else "stacked"
+        yield None
         return
     from fedward.simulations.flower.engine import FlowerEngines
 
@@ -149,7 +146,16 @@ def _progress(seeds: int, every: float = 2.0) -> Callable[[int, bool], None]:
     return tell
 
 
-def _privacy(manifest: Manifest) -> dict[str, object]:
+def privacy_sentence(manifest: Manifest, along: str = "") -> str:
+    """What a study promises, in a sentence; where ε itself is varied `along`, without its number."""
+    said = privacy(manifest)
+    if said["epsilon"] is None:
+        return "The study trains without differential privacy."
+    most = "of the setting" if along == "privacy.epsilon" else f"at most {said['epsilon']:g}"
+    return f"ε {most} at δ = {said['delta']:g}, were it real: {said['meaning']}."
+
+
+def privacy(manifest: Manifest) -> dict[str, object]:
     from fedward.study.terms import privacy_words
 
     privacy = manifest.privacy
@@ -168,7 +174,7 @@ def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> 
     table(
         f"AUROC on held-out patients: {manifest.study.id}, {len(outcomes)} seeds",
         ("model", "mean (95%)", "one study"),
-        [(model, *_cells(one)) for model in models for one in found if (one.model, one.slice) == (model, EVERYBODY)],
+        [(model, *cells(one)) for model in models for one in found if (one.model, one.slice) == (model, EVERYBODY)],
         caption="The mean over seeds with its 95% interval; and the deviation from study to study.",
     )
     shown = [model for model in ("federated", "alone, mean", "pooled") if model in models]
@@ -185,12 +191,12 @@ def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> 
     table(
         "By hospital and by group",
         ("held-out patients", "number", *shown),
-        [(part, f"{by[shown[0], part].patients:.0f}", *(_short(by[model, part]) for model in shown)) for part in parts],
+        [(part, f"{by[shown[0], part].patients:.0f}", *(short(by[model, part]) for model in shown)) for part in parts],
     )
     table(
         "What a hospital gains over its own model, on its own patients",
         ("hospital", "AUROC gained (95%)", "one study"),
-        [(one.slice.removeprefix("site="), *_cells(one, sign="+")) for one in gained],
+        [(one.slice.removeprefix("site="), *cells(one, sign="+")) for one in gained],
         caption=told or None,
     )
     _show_gaps(gaps(manifest, outcomes))
@@ -200,11 +206,7 @@ def _show(manifest: Manifest, outcomes: Sequence[Outcome], out: Path | None) -> 
         say(
             f"{len(diverged)} studies did not stay finite (seeds {', '.join(map(str, diverged[:10]))}): lower the rates."
         )
-    said = _privacy(manifest)
-    if said["epsilon"] is None:
-        say("The study trains without differential privacy.")
-    else:
-        say(f"ε at most {said['epsilon']:g} at δ = {said['delta']:g}, were it real: {said['meaning']}.")
+    say(privacy_sentence(manifest))
     if out is not None:
         say(f"Everything is kept in {out}; the same command goes on there.")
 
@@ -218,7 +220,7 @@ def _show_gaps(found: Sequence[Summary]) -> None:
             "Largest difference between groups",
             ("of", *models),
             [
-                (part.replace("_", " "), *(_short(by[model, part]) for model in models))
+                (part.replace("_", " "), *(short(by[model, part]) for model in models))
                 for part in dict.fromkeys(one.slice for one in found)
             ],
             caption="A group without patients of an outcome is left out. Of noise alone gaps are above 0.",
@@ -233,14 +235,14 @@ def _show_attacks(found: Sequence[Summary]) -> None:
             "What the adversaries reached",
             ("adversary", "success", "unattacked", "AUROC lost"),
             [
-                (who, *(_short(by[figure, who]) for figure in ("success", "unattacked", "auroc_drop")))
+                (who, *(short(by[figure, who]) for figure in ("success", "unattacked", "auroc_drop")))
                 for who in dict.fromkeys(one.slice for one in found)
             ],
             caption="Success is what docs/simulation.md says of each attack; AUROC is lost to all of them together.",
         )
 
 
-def _cells(one: Summary, sign: str = "") -> tuple[str, str]:
+def cells(one: Summary, sign: str = "") -> tuple[str, str]:
     if one.seeds == 0:
         return "undefined", ""
     if one.seeds == 1:
@@ -248,8 +250,8 @@ def _cells(one: Summary, sign: str = "") -> tuple[str, str]:
     return f"{one.mean:{sign}.3f} ({one.low:{sign}.3f} to {one.high:{sign}.3f})", f"± {one.deviation:.3f}"
 
 
-def _short(one: Summary) -> str:
+def short(one: Summary) -> str:
     """Mean and interval in a narrow column."""
     if one.seeds < 2:
-        return _cells(one)[0]
+        return cells(one)[0]
     return f"{one.mean:.3f} ({one.low:.2f}-{one.high:.2f})"

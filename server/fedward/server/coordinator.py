@@ -106,15 +106,15 @@ class LocalCoordinator:
         """
         from fedward.study.schedule import least_noise  # noqa: PLC0415
 
+        if isinstance(manifest, Manifest) and (only := manifest.training.simulated_only):
+            raise InputError(
+                f"no hospital's node runs {only} yet",
+                expected="a study of the algorithms that docs/algorithms.md marks for federations",
+                remedy="try it with `fedward simulate`, and propose another",
+                code="simulated-only",
+            )
         self._require_service()
         if isinstance(manifest, Manifest):
-            if only := manifest.training.simulated_only:
-                raise InputError(
-                    f"no hospital's node runs {only} yet",
-                    expected="a study of the algorithms that docs/algorithms.md marks for federations",
-                    remedy="try it with `fedward simulate`, and propose another",
-                    code="simulated-only",
-                )
             from fedward.study.models import build  # noqa: PLC0415 - torch takes seconds, and only a model needs it
 
             build(manifest)

@@ -13,13 +13,14 @@ from fedward.client.training import train, unnoised_sum
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import InputError
 from fedward.simulations.site_stack import SiteStack, stackable
+from fedward.simulations.site_vmap import SiteVmap, worth_it
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
 from fedward.study.models import Vector, build, load_vector
 from fedward.study.secure import secure_terms
 from fedward.study.terms import site_terms
 
-EngineName: TypeAlias = Literal["stacked", "loop"]
+EngineName: TypeAlias = Literal["stacked", "loop", "flower"]
 
 
 class Engine(Protocol):
@@ -109,12 +110,18 @@ def roster_of(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Ma
 def engine(
     name: EngineName, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]
 ) -> Engine | SharedSum:
-    """The engine of that name; "stacked" is the loop where a study cannot be stacked, and shared noise has its own.
+    """The engine of that name; "stacked" is the loop where stacking cannot be or is slower, and shared noise has its own.
 
-    Arguments and errors as `SiteLoop`.
+    Arguments and errors as `SiteLoop`; and InputError for "flower", whose processes are started by `flower.engine`.
     """
+    if name == "flower":
+        raise InputError(
+            "Flower's simulation is not started by its name", remedy="use fedward simulate --engine flower"
+        )
     if sealed.manifest.privacy.noise == "shared":
         return SharedSum(sealed, training, draws)
     if name == "stacked" and stackable(sealed, training):
         return SiteStack(sealed, training, draws)
+    if name == "stacked" and worth_it(sealed, training):
+        return SiteVmap(sealed, training, draws)
     return SiteLoop(sealed, training, draws)

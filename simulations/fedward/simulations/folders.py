@@ -47,6 +47,11 @@ def cut_hospitals(source: Path, manifest: Manifest, how: Partition, seed: int = 
     """
     tables = _tables(source, manifest)
     whole = pd.concat([frame.set_axis(f"{name}/" + frame.index, axis=0) for name, frame in tables.items()])
+    return cut_table(whole, manifest, how, seed)
+
+
+def cut_table(whole: pd.DataFrame, manifest: Manifest, how: Partition, seed: int = 0) -> dict[str, Encoded]:
+    """A checked table, indexed by patient, cut into hospitals; it may have more columns, to cut by. Errors as `partition`."""
     pieces = partition(whole, how, manifest.outcome.column, np.random.default_rng(seed))
     return {name: encode(frame, manifest) for name, frame in pieces.items()}
 

@@ -1,15 +1,7 @@
-"""The interval of a mean over seeds."""
+"""The interval of a mean over seeds: one formula for the simulator and the monitor."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from fedward.study.bootstrap import interval
 
-_RESAMPLES = 10_000
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of a mean over seeds (Efron 1979), the resamples fixed; values of shape (n,), n ≥ 1."""
-    chosen = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
-    low, high = np.quantile(values[chosen].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
+__all__ = ["interval"]

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from fedward.privacy.errors import InputError
+from fedward.study.examples import study_file
 from fedward.study.fields import COLUMN, NAME, Part, Positive
 from fedward.study.manifest import Manifest, parse, parse_data, read_toml
 
@@ -75,16 +77,29 @@ class Options(Part):
             raise ValueError("adversaries name a site twice: give it one entry")
         return self
 
+    def with_threshold(self, threshold: float) -> Options:
+        """The same with another threshold.
+
+        Raises:
+            InputError: it is not between 0 and 1.
+        """
+        if not 0 < threshold < 1:
+            raise InputError(
+                "the threshold is no probability", expected="a number between 0 and 1", got=f"{threshold:g}"
+            )
+        return self.model_copy(update={"threshold": threshold})
+
 
 PLAIN = Options()
 
 
-def load_study(path: Path) -> tuple[Manifest, Options]:
-    """A study's TOML file, and its `[simulation]` table.
+def load_study(study: Path | str) -> tuple[Manifest, Options]:
+    """A study, and its `[simulation]` table: from a TOML file, a folder with study.toml, or an example by its name.
 
     Raises:
         InputError: as `manifest.load`, or the table is not valid.
     """
+    path = study_file(study)
     return split_study(read_toml(path, "manifest"), path.name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def gain(file: Path, found: Sequence[Summary]) -> None:
     """What each hospital gains over its own model: a dot and its interval; many hospitals as ranks, without names."""
     figure, axes = canvas()
     known = sorted((one for one in found if one.seeds > 1), key=lambda one: one.mean)
-    dots(axes, known, BLUE)
+    dots(axes, dict(enumerate(known)), BLUE)
     if len(known) <= _MOST_NAMES:
         names = [one.slice.removeprefix("site=") for one in known]
         axes.set_xticks(np.arange(len(known)), names, rotation=30, ha="right")
@@ -87,7 +87,7 @@ def gap(file: Path, found: Sequence[Summary]) -> None:
     parts = list(dict.fromkeys(one.slice for one in found if one.model == FEDERATED))
     for model, colour, shift in ((FEDERATED, BLUE, -0.12), (POOLED, ORANGE, 0.12)):
         by = {one.slice: one for one in found if one.model == model}
-        dots(axes, [by[part] for part in parts if part in by], colour, shift, model)
+        dots(axes, {place: by[part] for place, part in enumerate(parts) if part in by}, colour, shift, model)
     axes.set_xticks(np.arange(len(parts)), [part.replace("_", " ") for part in parts], rotation=30, ha="right")
     axes.set_ylabel("largest difference between groups")
     if parts:
@@ -95,9 +95,9 @@ def gap(file: Path, found: Sequence[Summary]) -> None:
     save(figure, file)
 
 
-def dots(axes: Any, found: Sequence[Summary], colour: str, shift: float = 0.0, label: str | None = None) -> None:
-    """Means with their intervals, side by side, over a line at zero."""
-    means = np.array([one.mean for one in found])
-    spans = np.array([[one.mean - one.low, one.high - one.mean] for one in found]).reshape(-1, 2).T
-    axes.errorbar(np.arange(len(found)) + shift, means, yerr=spans, fmt="o", color=colour, capsize=4, label=label)
+def dots(axes: Any, found: Mapping[int, Summary], colour: str, shift: float = 0.0, label: str | None = None) -> None:
+    """Means with their intervals, each at its place, over a line at zero."""
+    means = np.array([one.mean for one in found.values()])
+    spans = np.array([[one.mean - one.low, one.high - one.mean] for one in found.values()]).reshape(-1, 2).T
+    axes.errorbar(np.array(list(found)) + shift, means, yerr=spans, fmt="o", color=colour, capsize=4, label=label)
     axes.axhline(0, color=GREY, linewidth=0.8)

@@ -60,7 +60,7 @@ class RunFolder:
         identity = {
             "format": FORMAT,
             "manifest": hashlib.sha256(manifest.canonical).hexdigest(),
-            "patients": _digest(hospitals),
+            "patients": hospitals_digest(hospitals),
             "engine": engine,
             "options": digest_of(options.model_dump(mode="json")),
         }
@@ -92,9 +92,9 @@ class RunFolder:
         for name in ("seeds", "models", "plots"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / "study.json", manifest.canonical)
-        write_atomic(self.path / "simulation.json", _json(options.model_dump(mode="json")))
-        write_atomic(self.path / "environment.json", _json(environment()))
-        write_atomic(self.path / "run.json", _json(self._identity))
+        write_atomic(self.path / "simulation.json", plain_json(options.model_dump(mode="json")))
+        write_atomic(self.path / "environment.json", plain_json(environment()))
+        write_atomic(self.path / "run.json", plain_json(self._identity))
 
     def done(self, seed: int) -> Outcome | None:
         """A seed's study, if it is done.
@@ -131,19 +131,24 @@ class RunFolder:
             "failure": outcome.failure,
             "attacks": [asdict(one) for one in outcome.attacks],
         }
-        write_atomic(self.path / "seeds" / f"{outcome.seed}.json", _json(data))
+        write_atomic(self.path / "seeds" / f"{outcome.seed}.json", plain_json(data))
 
     def finish(self, manifest: Manifest, outcomes: Sequence[Outcome]) -> None:
         """Write the tables of all seeds, and their summary."""
-        scores = [{"seed": one.seed, **asdict(score)} for one in outcomes for score in one.scores]
-        curve = [
-            {"seed": one.seed, "round": number, "auroc": area}
-            for one in outcomes
-            for number, area in enumerate(one.curve)
-        ]
-        pd.DataFrame(scores).to_parquet(self.path / "scores.parquet", index=False)
-        pd.DataFrame(curve).to_parquet(self.path / "rounds.parquet", index=False)
-        write_atomic(self.path / "summary.json", _json(summary(manifest, outcomes)))
+        score_table(outcomes).to_parquet(self.path / "scores.parquet", index=False)
+        round_table(outcomes).to_parquet(self.path / "rounds.parquet", index=False)
+        write_atomic(self.path / "summary.json", plain_json(summary(manifest, outcomes)))
+
+
+def score_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Every score of every seed, a row each."""
+    return pd.DataFrame([{"seed": one.seed, **asdict(score)} for one in outcomes for score in one.scores])
+
+
+def round_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """The federated model's AUROC by seed and round."""
+    rows = [(one.seed, number, area) for one in outcomes for number, area in enumerate(one.curve)]
+    return pd.DataFrame(rows, columns=["seed", "round", "auroc"])
 
 
 def summary(manifest: Manifest, outcomes: Sequence[Outcome]) -> dict[str, object]:
@@ -151,10 +156,10 @@ def summary(manifest: Manifest, outcomes: Sequence[Outcome]) -> dict[str, object
     return {
         "seeds": [one.seed for one in outcomes],
         "diverged": [one.seed for one in outcomes if one.vector is None],
-        "auroc": [_plain(asdict(one)) for one in summarise(outcomes)],
-        "gain_over_own_model": [_plain(asdict(one)) for one in gains(outcomes)],
-        "fairness_gap": [_plain(asdict(one)) for one in gaps(manifest, outcomes)],
-        "attacks": [_plain(asdict(one)) for one in attacked(outcomes)],
+        "auroc": [plain(asdict(one)) for one in summarise(outcomes)],
+        "gain_over_own_model": [plain(asdict(one)) for one in gains(outcomes)],
+        "fairness_gap": [plain(asdict(one)) for one in gaps(manifest, outcomes)],
+        "attacks": [plain(asdict(one)) for one in attacked(outcomes)],
     }
 
 
@@ -169,7 +174,8 @@ def environment() -> dict[str, object]:
     }
 
 
-def _digest(hospitals: Mapping[str, Encoded]) -> str:
+def hospitals_digest(hospitals: Mapping[str, Encoded]) -> str:
+    """A name of all hospitals' patients, as the model sees them."""
     return digest_of(
         {
             site: [
@@ -182,18 +188,19 @@ def _digest(hospitals: Mapping[str, Encoded]) -> str:
     )
 
 
-def _json(data: object) -> bytes:
+def plain_json(data: object) -> bytes:
     """JSON with null for what is no number: NaN is none in JSON."""
-    return json.dumps(_plain(data), indent=1, allow_nan=False).encode() + b"\n"
+    return json.dumps(plain(data), indent=1, allow_nan=False).encode() + b"\n"
 
 
-def _plain(data: object) -> object:
+def plain(data: object) -> object:
+    """The same with None for what is no number."""
     if isinstance(data, float):
         return data if np.isfinite(data) else None
     if isinstance(data, Mapping):
-        return {str(name): _plain(value) for name, value in data.items()}
+        return {str(name): plain(value) for name, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [_plain(value) for value in data]
+        return [plain(value) for value in data]
     return data
 
 

@@ -7,6 +7,7 @@ group. The seed, the engine and the machine's arithmetic fix a study to the bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from fedward.privacy.errors import FedwardError, InputError, UnreachableError
 from fedward.simulations.adversaries import falsified
 from fedward.simulations.attack_success import AttackFigure, successes
-from fedward.simulations.baselines import local_only, pooled, predict, rehearse, split
+from fedward.simulations.baselines import Split, local_only, pooled, predict, rehearse, split
 from fedward.simulations.draws import UnsafeKeyedDraws
 from fedward.simulations.engines import Engine, EngineFactory, EngineName, SharedSum, engine
 from fedward.simulations.expected import split_key
@@ -42,17 +43,9 @@ from fedward.study.manifest import Manifest, SealedManifest, parse
 from fedward.study.models import Vector
 
 __all__ = [
-    "EVERYBODY",
-    "FEDERATED",
-    "POOLED",
-    "Outcome",
-    "Score",
-    "Summary",
-    "baselines",
-    "gains",
-    "study",
-    "summarise",
-]
+    "EVERYBODY", "FEDERATED", "POOLED", "Outcome", "Score", "Summary",
+    "attacked", "baselines", "gains", "gaps", "study", "summarise", "trial",
+]  # fmt: skip
 
 Report = Callable[[str], None]
 
@@ -137,6 +130,23 @@ def study(
         seed, scores, found.curve, None if last is None else last.shared, found.failure, None if last is None else last.own,
         attacks,
     )  # fmt: skip
+
+
+def trial(
+    manifest: Manifest, splits: Mapping[str, Split], seed: int, engine_name: EngineName, options: Options = PLAIN
+) -> float:
+    """AUROC of the federated model alone on the held-out patients of given splits; NaN where training did not stay finite.
+
+    Raises:
+        InputError: the study does not fit the hospitals.
+        RefusalError: no noise multiplier in reach keeps the manifest's promise.
+    """
+    training = {site: part.training for site, part in splits.items()}
+    sealed = rehearse(manifest, {site: len(part.training) + len(part.held_out) for site, part in splits.items()})
+    unseen = Unseen.of(manifest, splits)
+    run = _Run(manifest, sealed, training, unseen, seed, engine_name, lambda _line: None, options)
+    last = run.federated().last
+    return math.nan if last is None else unseen.auroc(run.chances(last))
 
 
 def baselines(manifest: Manifest, training: Mapping[str, Encoded]) -> dict[str, Vector]:

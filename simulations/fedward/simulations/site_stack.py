@@ -1,4 +1,4 @@
-"""Local training of many sites at once, for models of Linear layers: their models are one array, a step is a few products.
+"""Local training of many sites at once: their models are one array; of models of Linear layers a step is a few products.
 
 The arithmetic is that of a node (`client.training`, `client.closed_form`), with a first axis of sites: Poisson samples, each
 patient's gradient clipped by its closed-form norm, each site's own noise, division by the declared batch, FedProx's pull. A site's
@@ -10,7 +10,9 @@ core's cache holds.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,33 +38,41 @@ _TINY = np.float32(1e-6)
 """What Opacus adds to a norm before it divides."""
 
 
+def single_rows(sealed: SealedManifest, training: Mapping[str, Encoded]) -> bool:
+    """Whether every patient has one row, and no site's noise is shared: what any stack needs."""
+    return sealed.manifest.privacy.noise != "shared" and all(
+        len(data) == len(data.owners) for data in training.values()
+    )
+
+
 def stackable(sealed: SealedManifest, training: Mapping[str, Encoded]) -> bool:
-    """Whether a study's sites can be stacked: Linear layers, one row a patient, and noise that no site shares."""
-    single = all(len(data) == len(data.owners) for data in training.values())
-    return single and sealed.manifest.privacy.noise != "shared" and layers_of(build(sealed.manifest)) is not None
+    """Whether a study's sites can be stacked as products: `single_rows`, and Linear layers alone."""
+    return single_rows(sealed, training) and layers_of(build(sealed.manifest)) is not None
 
 
-class SiteStack:
-    """All sites of a study, ready to train from any base model."""
+class Stack(ABC):
+    """All sites of a study, ready to train from any base model; a subclass knows the model's gradients."""
 
-    def __init__(self, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]) -> None:
+    def __init__(
+        self, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws], size: int, width: int
+    ) -> None:
         """
         Args:
             sealed: the study.
             training: each roster site's training patients.
             draws: each site's own.
+            size: d.
+            width: numbers that a row of a step needs, about.
 
         Raises:
-            InputError: the study is not `stackable`, or patients or draws do not fit the roster.
+            InputError: patients have several rows, or patients or draws do not fit the roster.
         """
         self.sites = [entry.site for entry in sealed.roster]
         if set(training) != set(self.sites) or set(draws) != set(self.sites):
             raise InputError("patients and draws do not fit the roster", expected=", ".join(self.sites))
-        layers = layers_of(build(sealed.manifest))
-        if layers is None or not stackable(sealed, training):
+        if not single_rows(sealed, training):
             raise InputError("this study's sites cannot be stacked", remedy="train them one by one")
-        self._layers = layers
-        self._size = sum(layer.size for layer in layers)
+        self._size = size
         tables = [training[site] for site in self.sites]
         self._inputs: Single = np.concatenate([table.inputs for table in tables]).astype(np.float32, copy=False)
         self._outcomes: Single = np.concatenate([table.outcomes for table in tables]).astype(np.float32, copy=False)
@@ -71,7 +81,7 @@ class SiteStack:
             _Member(site_terms(sealed, site), draws[site], int(end) - len(table), len(table))
             for site, table, end in zip(self.sites, tables, ends, strict=True)
         ]
-        self._pieces = [self._members[start : start + size] for start, size in self._cut()]
+        self._pieces = [self._members[start : start + size] for start, size in self._cut(width)]
 
     def updates(self, base: Vector, corrections: Vector | None = None) -> Single:
         """As `engines.Engine.updates`.
@@ -82,7 +92,7 @@ class SiteStack:
         bases = np.broadcast_to(base, (len(self._members), self._size))
         found = np.empty((len(self._members), self._size), dtype=np.float32)
         start = 0
-        with few_threads(self._layers), np.errstate(all="ignore"):  # what is not finite is refused below
+        with self._threads(), np.errstate(all="ignore"):  # what is not finite is refused below
             for piece in self._pieces:
                 place = slice(start, start + len(piece))
                 self._train(piece, bases[place], None if corrections is None else corrections[place], found[place])
@@ -93,9 +103,12 @@ class SiteStack:
             )
         return found
 
-    def _cut(self) -> list[tuple[int, int]]:
+    def _threads(self) -> AbstractContextManager[None]:
+        """Around a round: how many threads compute."""
+        return nullcontext()
+
+    def _cut(self, width: int) -> list[tuple[int, int]]:
         """Pieces of neighbouring sites, as (first, number), whose activations fit the cache."""
-        width = self._inputs.shape[1] + 2 * sum(len(layer.bias) for layer in self._layers)
         pieces, start, most = [], 0, 0.0
         for place, member in enumerate(self._members):
             rows = member.expected_rows
@@ -111,12 +124,11 @@ class SiteStack:
         terms = piece[0].terms
         model = np.array(base)
         total = np.empty_like(model)
-        layers, sums = self._views(model), self._views(total)
         scale = np.array([[terms.learning_rate / member.terms.expected_batch] for member in piece], dtype=np.float32)
         samples = zip(*(member.samples() for member in piece), strict=True)
         for step, chosen in enumerate(samples):
-            index, real = _padded(chosen)
-            self._gradients(layers, index, real, terms, sums)
+            index, real = padded(chosen)
+            self._gradients(model, index, real, terms, total)
             if terms.private:
                 for row, member in enumerate(piece):
                     total[row] += member.noise(step, self._size)
@@ -128,18 +140,40 @@ class SiteStack:
             model -= total
         np.subtract(model, base, out=out)
 
+    @abstractmethod
     def _gradients(
-        self, layers: _Views, index: NDArray[np.int64], real: Single, terms: SiteTerms, sums: _Views
+        self, model: Single, index: NDArray[np.int64], real: Single, terms: SiteTerms, total: Single
     ) -> None:
-        """Σ of the sampled patients' gradients, clipped where the study is private; into `sums`.
+        """Σ of the sampled patients' gradients, clipped where the study is private; into `total`.
 
         Args:
-            layers: the models' weights and biases.
+            model: the sites' models, shape (s, d).
             index: rows of the tables, shape (s, b); any row where `real` is 0.
             real: 1 for a patient, 0 for padding, shape (s, b).
             terms: what all sites have in common.
-            sums: where the gradients of weights and biases go.
+            total: where the sums go, shape (s, d).
         """
+
+
+class SiteStack(Stack):
+    """Models of Linear layers: every gradient in closed form."""
+
+    def __init__(self, sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]) -> None:
+        """Arguments and errors as `Stack`, and InputError if the study is not `stackable`."""
+        layers = layers_of(build(sealed.manifest))
+        if layers is None:
+            raise InputError("this study's sites cannot be stacked", remedy="train them one by one")
+        self._layers = layers
+        width = layers[0].weight.shape[1] + 2 * sum(len(layer.bias) for layer in layers)
+        super().__init__(sealed, training, draws, sum(layer.size for layer in layers), width)
+
+    def _threads(self) -> AbstractContextManager[None]:
+        return few_threads(self._layers)
+
+    def _gradients(
+        self, model: Single, index: NDArray[np.int64], real: Single, terms: SiteTerms, total: Single
+    ) -> None:
+        layers, sums = self._views(model), self._views(total)
         weights, biases = layers
         out = self._inputs.take(index, axis=0)
         inputs = [out]
@@ -221,7 +255,7 @@ class _Member:
         return found
 
 
-def _padded(chosen: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], Single]:
+def padded(chosen: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], Single]:
     """Row numbers and weights of one step, shape (s, b) each."""
     longest = max(len(rows) for rows in chosen)
     index = np.zeros((len(chosen), longest), dtype=np.int64)
@@ -256,13 +290,17 @@ def _before(error: Single, weight: Single) -> Single:
 
 
 def _factors(inputs: Sequence[Single], errors: Sequence[Single], norm: float) -> Single:
-    """What each row's gradient is multiplied by, so that its norm is at most C; shape (s, b, 1)."""
+    """What each row's gradient is multiplied by, so that its norm is at most C; shape (s, b, 1). Rows that have none become 0."""
     squares: Single = np.zeros(inputs[0].shape[:2], dtype=np.float32)
     for a, error in zip(inputs, errors, strict=True):
         part = _lengths(a)
         part += 1
         part *= _lengths(error)
         squares += part
+    finite = np.isfinite(squares)
+    if not finite.all():  # as at a node, a row whose gradient is not finite adds nothing
+        for whole in (*inputs, *errors, squares):
+            whole[~finite] = 0
     np.sqrt(squares, out=squares)
     squares += _TINY
     np.divide(np.float32(norm), squares, out=squares)

@@ -8,7 +8,7 @@ probabilities, is `Synthetic.best`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,20 +52,9 @@ def synthetic(manifest: Manifest, sites: int, patients: int, shift: float = 0.0,
     Raises:
         InputError: a number is out of range, or the study has images.
     """
-    if not (1 <= sites <= 10_000 and 1 <= patients <= 1_000_000 and sites * patients <= 10_000_000):
-        raise InputError(
-            "the made-up hospitals are out of range", expected="up to 10 million patients", got=f"{sites} × {patients}"
-        )
-    if not (math.isfinite(shift) and shift >= 0):
-        raise InputError("the shift is out of range", expected="a finite number of at least 0", got=repr(shift))
-    if any(isinstance(feature, ImageFeature) for feature in manifest.features):
-        raise InputError("images are not made up", remedy="give a folder of hospitals")
+    _check(manifest, sites, patients, shift)
     generator = np.random.default_rng((seed, sites, patients))
-    width = len(str(sites))
-    tables = {
-        f"site-{number:0{width}d}": encode(_frame(manifest, patients, generator), manifest)
-        for number in range(1, sites + 1)
-    }
+    tables = {site: encode(frame, manifest) for site, frame in _frames(manifest, sites, patients, generator)}
     inputs = next(iter(tables.values())).inputs
     weights = np.asarray(generator.normal(size=inputs.shape[1]))
     weights *= STRENGTH / max(1e-9, float(np.std(inputs @ weights)))
@@ -80,6 +69,39 @@ def synthetic(manifest: Manifest, sites: int, patients: int, shift: float = 0.0,
         np.concatenate(list(chances.values())), np.concatenate([one.outcomes for one in hospitals.values()])
     )
     return Synthetic(hospitals, chances, math.nan if best is None else best.value)
+
+
+def synthetic_tables(
+    manifest: Manifest, sites: int, patients: int, shift: float = 0.0, seed: int = 0
+) -> dict[str, pd.DataFrame]:
+    """The same hospitals as tables in the study's columns, indexed by patient; arguments and errors as `synthetic`."""
+    made = synthetic(manifest, sites, patients, shift, seed)
+    # The very frames again: nothing is drawn before them.
+    frames = _frames(manifest, sites, patients, np.random.default_rng((seed, sites, patients)))
+    return {
+        site: frame.assign(**{manifest.outcome.column: made.hospitals[site].outcomes.astype(np.int64)})
+        for site, frame in frames
+    }
+
+
+def _check(manifest: Manifest, sites: int, patients: int, shift: float) -> None:
+    if not (1 <= sites <= 10_000 and 1 <= patients <= 1_000_000 and sites * patients <= 10_000_000):
+        raise InputError(
+            "the made-up hospitals are out of range", expected="up to 10 million patients", got=f"{sites} × {patients}"
+        )
+    if not (math.isfinite(shift) and shift >= 0):
+        raise InputError("the shift is out of range", expected="a finite number of at least 0", got=repr(shift))
+    if any(isinstance(feature, ImageFeature) for feature in manifest.features):
+        raise InputError("images are not made up", remedy="give a folder of hospitals")
+
+
+def _frames(
+    manifest: Manifest, sites: int, patients: int, generator: np.random.Generator
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each hospital's name and table, its outcomes still 0."""
+    width = len(str(sites))
+    for number in range(1, sites + 1):
+        yield f"site-{number:0{width}d}", _frame(manifest, patients, generator)
 
 
 def _frame(manifest: Manifest, patients: int, generator: np.random.Generator) -> pd.DataFrame:

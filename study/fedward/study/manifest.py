@@ -493,7 +493,10 @@ def explain(error: ValidationError) -> str:
         where = ".".join(str(part) for part in item["loc"]) or "manifest"
         came = item.get("input")
         shown = f", got {came!r}" if isinstance(came, (str, int, float, bool)) and "got" not in item["msg"] else ""
-        hint = " (a misspelt field?)" if item["type"] == "extra_forbidden" else ""
+        hint = ""
+        if item["type"] == "extra_forbidden":
+            simulated = item["loc"] == ("simulation",)
+            hint = " (only `fedward simulate` reads this table: leave it out)" if simulated else " (a misspelt field?)"
         lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{shown}{hint}")
     return "; ".join(lines)
 

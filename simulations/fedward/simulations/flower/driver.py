@@ -52,6 +52,7 @@ def _start_ray(setup: dict[str, Any]) -> None:
     """A Ray of our own on loopback, or a connection to the one at an address."""
     if setup["address"] is None:
         ray.init(
+            address="local",  # or it joins a cluster that happens to run here
             num_cpus=setup["workers"],
             include_dashboard=False,
             log_to_driver=False,
