@@ -51,6 +51,6 @@ prove: $(READY)
 	@FEDWARD_REQUIRE_ALL=1 $(BIN)/python scripts/prove.py $(if $(ONLY),--only $(ONLY))
 
 clean:
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache .prove .coverage .coverage.* build dist fedward-demo-*
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache .prove .bench .coverage .coverage.* build dist fedward-demo-*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean"

@@ -9,12 +9,16 @@ import pytest
 from federation import heart_manifest
 from numpy.typing import NDArray
 
+from fedward.client.datasets import declared
 from fedward.privacy.errors import InputError
 from fedward.simulations.algorithms import ControlVariates, fair_step
-from fedward.simulations.baselines import rehearse
+from fedward.simulations.baselines import rehearse, split
 from fedward.simulations.draws import UnsafeKeyedDraws
 from fedward.simulations.engines import EngineName, engine
+from fedward.simulations.expected import split_key
 from fedward.simulations.rounds import Models, engine_rounds, kept_parameters, models
+from fedward.simulations.scores import EVERYBODY, FEDERATED, UNTUNED
+from fedward.simulations.simulate import study
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.manifest import Manifest
 from fedward.study.models import build, to_vector
@@ -33,8 +37,8 @@ def manifest_of(training: dict[str, object], **more: dict[str, object]) -> Manif
 
 def hospitals(manifest: Manifest) -> dict[str, Encoded]:
     found = {}
-    for place, (site, declared) in enumerate(SIZES.items()):
-        number = round(declared * (1 - manifest.training.holdout))
+    for place, (site, size) in enumerate(SIZES.items()):
+        number = round(size * (1 - manifest.training.holdout))
         generator = np.random.default_rng(place)
         inputs = generator.uniform(-1, 1, (number, len(input_names(manifest)))).astype(np.float32)
         outcomes = (inputs[:, 0] + generator.normal(0.3 * place, 1, number) > 0.3).astype(np.float32)
@@ -243,3 +247,25 @@ def test_nothing_of_it_costs_draws() -> None:
     draws = {site: UnsafeKeyedDraws(3, place) for place, site in enumerate(SIZES)}
     *_, last = engine_rounds(sealed, data, engine("stacked", sealed, data, draws))
     np.testing.assert_array_equal(last, simulated(manifest).shared)
+
+
+def test_fine_tuning_is_some_plain_steps_of_each_site_from_the_last_model() -> None:
+    """Written out in float64, of logistic regression; the table says how the model did before it, too."""
+    manifest = manifest_of({"algorithm": "fedavg", "fine_tuning_steps": 3}, fairness={"groups": []})
+    data = hospitals(manifest)
+    outcome = study(manifest, data, 2)
+    assert outcome.vector is not None
+    assert outcome.own is not None
+    for place, (site, patients) in enumerate(sorted(data.items())):
+        training = split(patients, manifest.training.holdout, split_key(2, site)).training
+        rows = np.column_stack([training.inputs, np.ones(len(training))]).astype(np.float64)
+        cohort = declared(len(patients)) * (1 - manifest.training.holdout)
+        w = outcome.vector.astype(np.float64)
+        for _ in range(3):
+            w = w - RATE * rows.T @ (1 / (1 + np.exp(-rows @ w)) - training.outcomes) / cohort
+        np.testing.assert_allclose(outcome.own[place], w, rtol=1e-4, atol=1e-5)
+    assert {UNTUNED, FEDERATED} <= {score.model for score in outcome.scores}
+    before = study(manifest_of({"algorithm": "fedavg"}, fairness={"groups": []}), data, 2)
+    area = {score.model: score.auroc for score in outcome.scores if score.slice == EVERYBODY}
+    assert area[UNTUNED] == next(s.auroc for s in before.scores if (s.model, s.slice) == (FEDERATED, EVERYBODY))
+    assert area[UNTUNED] != area[FEDERATED]

@@ -174,10 +174,12 @@ def _show(
     rows = []
     for value, one in chosen.items():
         by = {found.model: found for found in summarise(outcomes[value]) if found.slice == EVERYBODY}
-        rows.append((value, one.setting.name, *(short(by[model]) if model in by else "undefined" for model in models)))
+        rows.append(
+            (value, one.setting.without(along), *(short(by[model]) if model in by else "undefined" for model in models))
+        )
     table(
         "AUROC on held-out patients (test), of what was chosen",
-        (along, "setting", *models),
+        (along, "best of the others", *models),
         rows,
         caption="The mean over seeds with its 95% interval. Nothing was chosen by these figures.",
     )

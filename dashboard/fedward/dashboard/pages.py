@@ -18,7 +18,7 @@ EVERY_S = 2
 """How often an open page looks whether its folder has changed."""
 MOST = 20
 """Hospitals that a chart shows; the tables have all."""
-_NO_PRIVACY = "A hospital's own model and the pooled one are ridge fits, trained without privacy."
+_NO_PRIVACY = "A hospital's own model and the pooled one were trained without privacy."
 _INTERVALS = "Intervals: 95%, of the mean over seeds."
 
 Sentence = Callable[[Record, View], str]

@@ -37,7 +37,12 @@ class Setting:
     @property
     def name(self) -> str:
         """Its values, for people."""
-        return ", ".join(f"{field.split('.')[-1]} {value}" for field, value in self.values.items())
+        return self.without("")
+
+    def without(self, left_out: str) -> str:
+        """Its values but for one field's."""
+        named = {field: value for field, value in self.values.items() if field != left_out}
+        return ", ".join(f"{field.split('.')[-1]} {value}" for field, value in named.items())
 
 
 def parse_vary(text: str) -> Vary:
