@@ -53,6 +53,13 @@ def check_equal(settings: list[SealedManifest]) -> None:
     assert not np.allclose(found[0], found[1])
 
 
+def test_a_robust_sum_is_not_stacked() -> None:
+    """The stack adds sites up: what is no sum, and what only the loop knows, is the loop's."""
+    for more in ({"aggregation": "median"}, {"aggregation": "trimmed-mean", "byzantine": 1}, {"kept": ["0.w"]}):
+        one = sealed(FEDAVG | more, WITHOUT, 0.0)
+        assert not stackable([one], studies(one.manifest)), more
+
+
 def test_fedsgd_is_what_nodes_and_coordinator_compute() -> None:
     """Rounds, rates, momentum, C and σ differ by column, and the columns are not sorted by rounds."""
     check_equal(

@@ -80,6 +80,28 @@ def test_settings_are_every_combination_and_a_wrong_one_is_named() -> None:
         settings(MANIFEST, [])
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("training.missing", ("midpoint", "refuse")),
+        ("training.holdout", (0.2, 0.5)),
+        ("training", ({"holdout": 0.2},)),
+        ("fairness.groups", ([],)),
+        ("outcome.column", ("death",)),
+    ],
+)
+def test_what_the_hospitals_tables_are_made_of_is_not_varied(field: str, values: tuple[object, ...]) -> None:
+    """The hospitals are encoded once, and a setting's validation patients would be another's test."""
+    with pytest.raises(InputError, match="same patients") as caught:
+        settings(MANIFEST, [Vary(field, values)])
+    assert caught.value.remedy
+
+
+def test_numbers_that_nearly_agree_are_two_values() -> None:
+    found = settings(MANIFEST, [Vary("privacy.delta", (1.0000001e-4, 1.0000002e-4))])
+    assert len({one.values["privacy.delta"] for one in found}) == 2
+
+
 def test_no_test_patient_is_seen_before_the_choice(hospitals: dict[str, Encoded]) -> None:
     """The test's patients may hold anything: not a bit of a validation figure changes."""
     (setting,) = settings(MANIFEST, [Vary("training.rounds", (3,))])

@@ -40,6 +40,17 @@ def test_what_does_not_belong_together_is_refused(fields: dict[str, object], sai
         ({"training": {"aggregation": "median"}, "privacy": {"secure_aggregation": True}}, "secure sum hides"),
         ({"training": {"aggregation": "krum", "byzantine": 1}}, "quorum of at least 5"),
         ({"training": {"algorithm": "qfedavg", "q": 1.0, "server_momentum": 0.0}}, "losses that carry no noise"),
+        (
+            {
+                "training": {"algorithm": "qfedavg", "q": 1.0, "server_momentum": 0.0},
+                "privacy": WITHOUT | {"secure_aggregation": True},
+            },
+            "secure sum hides",
+        ),
+        (
+            {"training": {"kept": ["0."]}, "privacy": {"noise": "shared", "secure_aggregation": True}},
+            "leave out kept",
+        ),
     ],
 )
 def test_what_the_study_does_not_allow_is_refused(changes: dict[str, dict[str, object]], said: str) -> None:

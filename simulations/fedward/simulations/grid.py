@@ -73,7 +73,7 @@ def settings(manifest: Manifest, varied: Sequence[Vary]) -> list[Setting]:
 
     Raises:
         UsageError: nothing is varied, a field twice, or there are more combinations than `MOST_SETTINGS`.
-        InputError: a combination is no valid study; the message names it.
+        InputError: a combination is no valid study, or not of the same patients; the message names it.
     """
     fields = [one.field for one in varied]
     if not varied or len(set(fields)) != len(fields):
@@ -89,15 +89,33 @@ def settings(manifest: Manifest, varied: Sequence[Vary]) -> list[Setting]:
         for field, value in zip(fields, values, strict=True):
             _set(data, field, value)
         texts = dict(zip(fields, map(shown, values), strict=True))
-        found.append(Setting(texts, parse(data, ", ".join(f"{field} = {text}" for field, text in texts.items()))))
+        named = ", ".join(f"{field} = {text}" for field, text in texts.items())
+        setting = Setting(texts, parse(data, named))
+        if _patients(setting.manifest) != _patients(manifest):
+            raise InputError(
+                f"{named} is no setting of the same patients",
+                expected="other fields than features, outcome, fairness, training.missing and training.holdout",
+                remedy="write a study for each, and simulate them one by one",
+            )
+        found.append(setting)
     return found
+
+
+def _patients(manifest: Manifest) -> tuple[object, ...]:
+    """What hospitals' tables and their split are made of. Settings are compared on the same table, and where one held out more
+    than another, the one's validation patients would be the other's test."""
+    training = manifest.training
+    return manifest.features, manifest.outcome, manifest.fairness, training.missing, training.holdout
 
 
 def shown(value: Any) -> str:
     """A value for people."""
     if isinstance(value, dict):
         return " ".join(f"{name}={shown(part)}" for name, part in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)
 
 
 def _set(data: dict[str, Any], field: str, value: Any) -> None:

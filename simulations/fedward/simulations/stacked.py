@@ -35,8 +35,8 @@ _TINY = 1e-6
 
 
 def stackable(settings: Sequence[SealedManifest], studies: Sequence[Mapping[str, Encoded]]) -> bool:
-    """Whether `federate_stacked` can run them: logistic regression, one row a patient, a plain server step, and settings
-    that differ in rounds, rates, momentum, C and σ alone."""
+    """Whether `federate_stacked` can run them: logistic regression, one row a patient, a weighted mean, a plain server step, and
+    settings that differ in rounds, rates, momentum, C and σ alone."""
     first = settings[0].manifest
     same = all(
         (one.manifest.features, one.manifest.outcome, one.manifest.model)
@@ -46,7 +46,10 @@ def stackable(settings: Sequence[SealedManifest], studies: Sequence[Mapping[str,
     )
     layers = layers_of(build(first))
     linear = layers is not None and len(layers) == 1 and layers[0].activation is None
-    plain = all(one.manifest.training.algorithm in {"fedsgd", "fedavg"} for one in settings)
+    trainings = [one.manifest.training for one in settings]
+    plain = all(
+        one.algorithm in {"fedsgd", "fedavg"} and one.aggregation == "mean" and not one.kept for one in trainings
+    )
     single = all(len(data) == len(data.patients) for study in studies for data in study.values())
     return same and linear and plain and single
 

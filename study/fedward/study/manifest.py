@@ -362,6 +362,10 @@ class Manifest(BaseManifest):
             )
         if training.algorithm == "qfedavg" and self.privacy.mechanism != "none":
             raise ValueError('qfedavg weighs sites by losses that carry no noise: it needs mechanism "none"')
+        if training.algorithm == "qfedavg" and self.privacy.secure_aggregation:
+            raise ValueError(
+                "qfedavg weighs single sites, and a secure sum hides them: write secure_aggregation = false"
+            )
         return self
 
     @model_validator(mode="after")
@@ -374,6 +378,8 @@ class Manifest(BaseManifest):
                 'noise "shared" needs one clipped sum a round, over every patient: algorithm "fedsgd", or another with '
                 "local_steps = 1, sampling_rate = 1.0 and no proximal term"
             )
+        if self.privacy.noise == "shared" and training.kept:
+            raise ValueError('noise "shared" is one sum of all sites, none has an update of its own: leave out kept')
         return self
 
     @property
