@@ -3,7 +3,8 @@
 20 000 patients of 30 numbers, an MLP 30-64-32-1, batches of 32, one epoch a round, one thread; everything in one run. Ours is
 `SiteStack`, with Poisson samples, and for DP each patient's gradient clipped and noise from a cryptographic keystream. The loop is
 plain PyTorch as its tutorials show it, a DataLoader and a model for each site; with DP it is Opacus's own, `make_private` with
-hooks. The share of peak is the model's multiplications, no padding counted, beside a large float32 product of NumPy's.
+hooks. Flower's own simulation, at 100 sites, is `stock_simulation`. The share of peak is the model's multiplications, no padding
+counted, beside a large float32 product of NumPy's.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def figures() -> list[Figure]:
     for sites in (10, 100):
         found += _against(sites, private=False, peak=peak)
         found += _against(sites, private=True, peak=peak)
-    return found + _many()
+    return found + _beside_flower() + _many()
 
 
 def _against(sites: int, *, private: bool, peak: float) -> list[Figure]:
@@ -132,6 +133,39 @@ def _loop(
     return run
 
 
+def _beside_flower() -> list[Figure]:
+    """100 sites without DP, each in a process of its own: one thread of ours, one worker of Flower's; then one on every core."""
+    from benchmarks import stock_simulation  # Flower's import is no part of our start
+
+    began = time.time()
+    done = subprocess.run([sys.executable, __file__, "first"], check=True, capture_output=True, text=True)
+    end, mine = map(float, done.stdout.split())
+    theirs, start = stock_simulation.measure(workers=1)
+    cores = os.cpu_count() or 1
+    wide, _ = stock_simulation.measure(workers=cores)
+    return [
+        report("context.simulation.flower_100_sites", theirs, "seconds_a_round"),
+        at_least("simulation.plain_100_sites_faster_than_flower", theirs / mine, "times", 50),
+        report(f"context.simulation.plain_100_sites_faster_than_flower_on_{cores}_cores", wide / mine, "times"),
+        report("context.simulation.flower_start", start, "seconds"),
+        at_most("simulation.start", end - began - mine, "seconds", 5),
+    ]
+
+
+def first() -> None:
+    """A first round of 100 sites and some more: prints the wall-clock time at its end, and the fastest of the others in seconds."""
+    number = PATIENTS // 100
+    manifest = _manifest(steps=round(number / BATCH), rate=BATCH / number, private=False)
+    data = {f"site-{place:04d}": _patients(number, place) for place in range(100)}
+    draws = {site: UnsafeKeyedDraws(place) for place, site in enumerate(data)}
+    stack = SiteStack(rehearse(manifest, _registered(manifest, data)), data, draws)
+    base, weights, ends = to_vector(build(manifest)), [float(number)] * 100, []
+    for _ in range(1 + 2 * TURNS):
+        weighted_mean(list(stack.updates(base)), weights)
+        ends.append(time.time())
+    sys.stdout.write(f"{ends[0]} {np.diff(ends).min()}\n")
+
+
 def _many() -> list[Figure]:
     """A thousand sites in a process of their own, whose largest memory is its own."""
     done = subprocess.run([sys.executable, __file__, "many"], check=True, capture_output=True, text=True)
@@ -198,8 +232,8 @@ def _manifest(*, steps: int, rate: float, private: bool, rounds: int = 1) -> Man
 def main() -> int:
     """Run it; the exit status is 1 if a figure falls short, else 0."""
     torch.set_num_threads(1)
-    if sys.argv[1:] == ["many"]:
-        many()
+    if sys.argv[1:] in (["many"], ["first"]):
+        many() if sys.argv[1] == "many" else first()
         return 0
     return 0 if all(figure.ok for figure in figures()) else 1
 

@@ -47,6 +47,8 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     assert fedward("simulate", tmp_path / "none.toml", "--json").json["error"] == "bad-input"
     assert fedward("simulate", "heart", "--sites", tmp_path, "--json").json["error"] == "bad-input"
     assert fedward("simulate", "heart", "--engine", "warp").code == 2
+    for wrong in (("--workers", 2), ("--engine", "flower", "--workers", 2, "--ray-address", "auto")):
+        assert fedward("simulate", "heart", *wrong, "--json").json["error"] == "usage"
     (tmp_path / "a").write_text("")
     refused = fedward("simulate", "heart", "--out", tmp_path, "--json")
     assert (refused.code, refused.json["error"]) == (3, "bad-input")

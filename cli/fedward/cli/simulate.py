@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ import typer
 from fedward.cli.output import JsonOption, note, print_json, say, table
 
 if TYPE_CHECKING:
+    from fedward.simulations.engines import EngineFactory
     from fedward.simulations.simulate import Outcome, Summary
     from fedward.study.manifest import Manifest
 
@@ -26,6 +28,7 @@ class EngineChoice(StrEnum):
 
     STACKED = "stacked"
     LOOP = "loop"
+    FLOWER = "flower"
 
 
 def simulate(
@@ -56,9 +59,22 @@ def simulate(
     engine: Annotated[
         EngineChoice,
         typer.Option(
-            help="stacked: all sites at once, and the loop where a model cannot be stacked; loop: as a node trains."
+            help="stacked: all sites at once, and the loop where a model cannot be stacked; loop: as a node trains; "
+            "flower: the loop's code in the processes of Flower's Ray simulation."
         ),
     ] = EngineChoice.STACKED,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="For --engine flower: how many processes train; by default one a core."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            help="For --engine flower: a Ray cluster that this machine belongs to; all its cores train. "
+            "Without it Ray is started here, on loopback.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Simulated studies, with seeds 0, 1, …")] = 20,
     threshold: Annotated[
         float | None,
@@ -87,11 +103,30 @@ def simulate(
     if source.said:
         note(source.said)
     hospitals = source.hospitals
-    outcomes = run_seeds(manifest, hospitals, seeds, engine.value, options, out, _progress(seeds))
+    with _engine(engine, len(hospitals), workers, ray_address) as factory:
+        outcomes = run_seeds(manifest, hospitals, seeds, engine.value, options, out, _progress(seeds), factory)
     if as_json:
         print_json(summary(manifest, outcomes) | {"study": manifest.study.id, "privacy": privacy(manifest)})
     else:
         _show(manifest, outcomes, out)
+
+
+@contextmanager
+def _engine(
+    choice: EngineChoice, sites: int, workers: int | None, address: str | None
+) -> Iterator[EngineFactory | None]:
+    """What makes the sites of an engine that must be started; None where there is nothing to start."""
+    from fedward.privacy.errors import UsageError
+
+    if choice is not EngineChoice.FLOWER:
+        if workers is not None or address is not None:
+            raise UsageError("--workers and --ray-address are for Flower's engine", remedy="add --engine flower")
+        yield None
+        return
+    from fedward.simulations.flower.engine import FlowerEngines
+
+    with FlowerEngines(sites, workers=workers, address=address, tell=note) as engines:
+        yield engines
 
 
 def _progress(seeds: int, every: float = 2.0) -> Callable[[int, bool], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -20,7 +20,7 @@ from fedward.study.models import Vector, build, load_vector
 from fedward.study.secure import secure_terms
 from fedward.study.terms import site_terms
 
-EngineName: TypeAlias = Literal["stacked", "loop"]
+EngineName: TypeAlias = Literal["stacked", "loop", "flower"]
 
 
 class Engine(Protocol):
@@ -37,6 +37,10 @@ class Engine(Protocol):
             FedwardError: training did not stay finite.
         """
         ...
+
+
+EngineFactory: TypeAlias = Callable[[SealedManifest, Mapping[str, Encoded], Sequence[int]], Engine]
+"""Makes the engine of a study from its training patients and what its draws are keyed by, whole numbers of at least 0."""
 
 
 class SiteLoop:
@@ -108,8 +112,12 @@ def engine(
 ) -> Engine | SharedSum:
     """The engine of that name; "stacked" is the loop where stacking cannot be or is slower, and shared noise has its own.
 
-    Arguments and errors as `SiteLoop`.
+    Arguments and errors as `SiteLoop`; and InputError for "flower", whose processes are started by `flower.engine`.
     """
+    if name == "flower":
+        raise InputError(
+            "Flower's simulation is not started by its name", remedy="use fedward simulate --engine flower"
+        )
     if sealed.manifest.privacy.noise == "shared":
         return SharedSum(sealed, training, draws)
     if name == "stacked" and stackable(sealed, training):

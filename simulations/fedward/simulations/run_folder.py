@@ -29,7 +29,6 @@ from safetensors.numpy import save as save_tensors
 from fedward.privacy.canonical import digest_of
 from fedward.privacy.errors import InputError
 from fedward.simulations.attack_success import AttackFigure
-from fedward.simulations.engines import EngineName
 from fedward.simulations.options import PLAIN, Options
 from fedward.simulations.simulate import Outcome, Score, attacked, gains, gaps, summarise
 from fedward.study.encoding import Encoded
@@ -51,7 +50,7 @@ class RunFolder:
         path: Path,
         manifest: Manifest,
         hospitals: Mapping[str, Encoded],
-        engine: EngineName,
+        engine: str,
         options: Options = PLAIN,
     ) -> RunFolder:
         """Make the folder, or go on with one that holds the same run.

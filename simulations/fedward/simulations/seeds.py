@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fedward.simulations.engines import EngineName
+from fedward.simulations.engines import EngineFactory, EngineName
 from fedward.simulations.options import PLAIN, Options
 from fedward.simulations.plots import draw
 from fedward.simulations.run_folder import RunFolder
@@ -25,6 +25,7 @@ def run_seeds(
     options: Options = PLAIN,
     out: Path | None = None,
     tell: Progress = lambda _done, _known: None,
+    factory: EngineFactory | None = None,
 ) -> list[Outcome]:
     """Simulate a study with seeds 0, 1, …; with a folder everything is kept there, and a run that was broken off goes on.
 
@@ -36,16 +37,18 @@ def run_seeds(
         options: of the simulation alone.
         out: the run's folder.
         tell: hears of each seed.
+        factory: what makes the sites of an engine that was started before, such as Flower's; its name is then only kept.
 
     Raises:
         InputError: as `simulate.study` and `RunFolder.open`.
         RefusalError: no noise multiplier in reach keeps the manifest's promise.
+        UnreachableError: the workers of a started engine are lost.
     """
     folder = None if out is None else RunFolder.open(out, manifest, hospitals, engine_name, options)
     outcomes: list[Outcome] = []
     for seed in range(seeds):
         known = None if folder is None else folder.done(seed)
-        outcome = known or study(manifest, hospitals, seed, engine_name, options=options)
+        outcome = known or study(manifest, hospitals, seed, factory or engine_name, options=options)
         if folder is not None and known is None:
             folder.keep(outcome)
         outcomes.append(outcome)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.privacy.errors import FedwardError, InputError
+from fedward.privacy.errors import FedwardError, InputError, UnreachableError
 from fedward.simulations.adversaries import falsified
 from fedward.simulations.attack_success import AttackFigure, successes
 from fedward.simulations.baselines import Split, local_only, pooled, predict, rehearse, split
 from fedward.simulations.draws import UnsafeKeyedDraws
-from fedward.simulations.engines import EngineName, SharedSum, engine
+from fedward.simulations.engines import Engine, EngineFactory, EngineName, SharedSum, engine
 from fedward.simulations.expected import split_key
 from fedward.simulations.options import PLAIN, Options
 from fedward.simulations.rounds import Models, models
@@ -77,7 +77,7 @@ def study(
     manifest: Manifest,
     hospitals: Mapping[str, Encoded],
     seed: int,
-    engine_name: EngineName = "stacked",
+    engine_name: EngineName | EngineFactory = "stacked",
     tell: Report = lambda _line: None,
     options: Options = PLAIN,
 ) -> Outcome:
@@ -87,13 +87,14 @@ def study(
         manifest: the study.
         hospitals: every hospital's patients, held-out ones included.
         seed: at least 0.
-        engine_name: who computes the sites' updates.
+        engine_name: who computes the sites' updates; or what makes the engine.
         tell: hears of each round.
         options: of the simulation alone, adversaries among them; with these the study is run without them too.
 
     Raises:
         InputError: no hospital, the study or the options do not fit them, or the seed is below 0.
         RefusalError: no noise multiplier in reach keeps the manifest's promise.
+        UnreachableError: the engine's workers are lost.
     """
     if not hospitals or seed < 0:
         raise InputError("a simulation needs hospitals and a seed of at least 0", got=f"{len(hospitals)}, seed {seed}")
@@ -176,7 +177,7 @@ class _Run:
     training: Mapping[str, Encoded]
     unseen: Unseen
     seed: int
-    engine_name: EngineName
+    engine_name: EngineName | EngineFactory
     tell: Report
     options: Options
 
@@ -187,7 +188,7 @@ class _Run:
         training = falsified(self.manifest, self.training, self.options.adversaries, self.seed)
         draws = {site: UnsafeKeyedDraws(self.seed, place) for place, site in enumerate(training)}
         try:
-            sites = engine(self.engine_name, self.sealed, training, draws)
+            sites = self._sites(self.sealed, training, draws)
             for number, last in enumerate(models(self.sealed, training, sites, self.options.adversaries)):
                 refused = f" ({', '.join(last.refused)} not admitted)" if last.refused else ""
                 self.tell(f"seed {self.seed}: round {number} of {self.manifest.training.rounds}{refused}")
@@ -195,11 +196,22 @@ class _Run:
             untuned = last
             if last is not None and self.manifest.training.fine_tuning_steps:
                 last = self._tuned(last, training, draws)
-        except InputError:
+        except (InputError, UnreachableError):
             raise
         except FedwardError as error:  # a study that diverged is a result, and the other seeds go on
             return _Federated(tuple(curve), None, error.what)
         return _Federated(tuple(curve), last, "", untuned if untuned is not last else None)
+
+    def _sites(
+        self,
+        sealed: SealedManifest,
+        training: Mapping[str, Encoded],
+        draws: Mapping[str, UnsafeKeyedDraws],
+        *stage: int,
+    ) -> Engine | SharedSum:
+        if isinstance(self.engine_name, str):
+            return engine(self.engine_name, sealed, training, draws)
+        return self.engine_name(sealed, training, (self.seed, *stage))
 
     def federated_chances(self, found: _Federated) -> dict[str, NDArray[np.float64]]:
         """Everybody's probabilities by the federated model, and by what it was before its fine-tuning."""
@@ -228,7 +240,7 @@ class _Run:
         data["privacy"] = {"mechanism": "none", "secure_aggregation": False}
         data["evaluation"] = {}
         patients = {entry.site: entry.declared_patients for entry in self.sealed.roster}
-        sites = engine(self.engine_name, rehearse(parse(data, "fine-tuning"), patients), training, draws)
+        sites = self._sites(rehearse(parse(data, "fine-tuning"), patients), training, draws, 1)
         if isinstance(sites, SharedSum):
             raise InputError("fine-tuning has no noise that could be shared")
         base = np.tile(last.shared, (len(training), 1)) if last.own is None else last.own

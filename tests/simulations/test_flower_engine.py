@@ -1,0 +1,353 @@
+"""Flower's engine against the loop, with a worker that dies, on a cluster by its address, and with a scripted driver."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from federation import heart_manifest
+
+from fedward.privacy.errors import FedwardError, InputError, UnreachableError, UsageError
+from fedward.simulations.baselines import rehearse
+from fedward.simulations.draws import UnsafeKeyedDraws
+from fedward.simulations.engines import SiteLoop
+from fedward.simulations.flower import engine as flower_engine
+from fedward.simulations.flower.engine import ATTEMPTS, WORKERS_LOST, FlowerEngines
+from fedward.simulations.flower.parcels import pack
+from fedward.simulations.simulate import study as simulate_study
+from fedward.study.encoding import Encoded, group_names, input_names
+from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.models import Vector, build, to_vector
+
+pytestmark = pytest.mark.xdist_group("ray")
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+SIZES = {"a": 97, "b": 3, "c": 40, "d": 260}
+SEED = (5, 1)
+
+
+def hospitals(manifest: Manifest) -> dict[str, Encoded]:
+    """One patient of "a" has two rows, so that it cannot be stacked."""
+    generator, groups = np.random.default_rng(0), len(group_names(manifest))
+    found = {}
+    for site, number in SIZES.items():
+        inputs = generator.uniform(-1, 1, (number, len(input_names(manifest)))).astype(np.float32)
+        names = ["p1" if site == "a" and place == 0 else f"p{place}" for place in range(number)]
+        outcomes = (generator.random(number) < 0.5).astype(np.float32)
+        found[site] = Encoded(tuple(names), inputs, outcomes, np.zeros((number, groups), dtype=np.bool_))
+    return found
+
+
+def sealed(*, private: bool = True, steps: int = 7, rate: float = 0.4) -> SealedManifest:
+    training = {"algorithm": "fedavg", "local_steps": steps, "sampling_rate": 0.3, "local_learning_rate": rate}
+    manifest = heart_manifest(
+        training=training,
+        model={"name": "mlp", "hidden": [7, 5]},
+        privacy={} if private else {"mechanism": "none", "epsilon": None, "delta": None},
+    )
+    return rehearse(manifest, SIZES, noise_multiplier=1.7 if private else None)
+
+
+def looped(study: SealedManifest, base: Vector, call: int, corrections: Vector | None = None) -> Vector:
+    draws = {site: UnsafeKeyedDraws(*SEED, place, call) for place, site in enumerate(SIZES)}
+    return SiteLoop(study, hospitals(study.manifest), draws).updates(base, corrections)
+
+
+def base_of(study: SealedManifest) -> Vector:
+    return to_vector(build(study.manifest))
+
+
+def workers_of(engines: FlowerEngines) -> list[int]:
+    return [int(worker.split(":")[1]) for worker in engines.workers]
+
+
+def processes_of(session: int) -> list[int]:
+    """Of a session, zombies left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, its = path.read_text().rpartition(")")[2].split()[:4]
+            if int(its) == session and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def cpu_seconds(process: int) -> float:
+    user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def kill_at_work(process: int) -> None:
+    """Kill it once it has worked for a while: well before its part of a round is done."""
+    began, deadline = cpu_seconds(process), time.monotonic() + 60
+    while cpu_seconds(process) < began + 0.15 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
+
+
+def await_port(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def engines(said: list[str]) -> Iterator[FlowerEngines]:
+    with FlowerEngines(len(SIZES), workers=2, tell=said.append) as found:
+        yield found
+        session = found._running()._process.pid
+        assert len(processes_of(session)) > 3
+    assert not processes_of(session)
+
+
+@needs_ray
+@pytest.mark.parametrize("private", [True, False], ids=["dp", "without-dp"])
+def test_every_site_s_update_is_the_loop_s_to_the_bit(engines: FlowerEngines, private: bool) -> None:
+    study = sealed(private=private)
+    sites = engines(study, hospitals(study.manifest), SEED)
+    base = base_of(study)
+    first, again = sites.updates(base), sites.updates(base)
+    np.testing.assert_array_equal(first, looped(study, base, 0))
+    np.testing.assert_array_equal(again, looped(study, base, 1))
+    assert (first != again).any(axis=1).all()
+    bases, corrections = base + first, 0.01 * again
+    np.testing.assert_array_equal(sites.updates(bases, corrections), looped(study, bases, 2, corrections))
+
+
+@needs_ray
+def test_a_worker_killed_in_a_round_changes_nothing_but_its_time(engines: FlowerEngines, said: list[str]) -> None:
+    study = sealed(steps=4000)
+    data, base = hospitals(study.manifest), base_of(study)
+    undisturbed = engines(study, data, SEED).updates(base)
+    before = set(workers_of(engines))
+    assert len(before) == 2
+    victim = min(before)
+    killer = threading.Thread(target=kill_at_work, args=(victim,))
+    killer.start()
+    said.clear()
+    disturbed = engines(study, data, SEED).updates(base)
+    killer.join()
+    np.testing.assert_array_equal(disturbed, undisturbed)
+    assert any("asked again" in line for line in said), said
+    engines(study, data, SEED).updates(base)
+    assert len(set(workers_of(engines)) - before) == 1  # and another process took its place
+
+
+@needs_ray
+def test_training_that_bursts_is_its_own_error_and_is_not_asked_again(engines: FlowerEngines, said: list[str]) -> None:
+    study = sealed(private=False, rate=1e3)
+    said.clear()
+    with pytest.raises(FedwardError) as caught:
+        engines(study, hospitals(study.manifest), SEED).updates(np.full_like(base_of(study), np.inf))
+    assert caught.value.code == "training-diverged"
+    assert not said
+
+
+@needs_ray
+@pytest.mark.parametrize("interrupted", [True, False], ids=["ctrl-c", "driver-killed"])
+def test_a_round_that_ends_early_leaves_no_process(interrupted: bool) -> None:
+    """While workers train: Ctrl-C here, or the driver dies."""
+    study = sealed(steps=10_000)
+    sessions: list[int] = []
+
+    def simulate() -> None:
+        with FlowerEngines(len(SIZES), workers=1) as engines:
+            sites = engines(study, hospitals(study.manifest), SEED)
+            driver = engines._running()._process.pid
+            sessions.append(driver)
+            end = (os.getpid(), signal.SIGINT) if interrupted else (driver, signal.SIGKILL)
+            threading.Timer(1.0, os.kill, end).start()
+            sites.updates(base_of(study))
+
+    with pytest.raises(KeyboardInterrupt if interrupted else UnreachableError):
+        simulate()
+    deadline = time.monotonic() + 5  # a killed process takes a moment
+    while processes_of(sessions[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_of(sessions[0])
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """A Ray head on loopback, as somebody else would have started it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        "--port",
+        str(port),
+    ]
+    # Its own folder: what `ray start` writes to the common one would make others on this machine join it.
+    folder = tempfile.mkdtemp(prefix="fedward-ray-", dir="/tmp")
+    command += ["--temp-dir", folder]
+    command += ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in loopback.items():
+            patch.setenv(name, value)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            await_port(port)
+            yield f"127.0.0.1:{port}"
+            assert process.poll() is None  # the engine left it alone
+        finally:
+            left = processes_of(process.pid)
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            for number in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@needs_ray
+def test_a_cluster_that_runs_already_is_used_by_its_address(cluster: str) -> None:
+    study = sealed()
+    base = base_of(study)
+    with FlowerEngines(len(SIZES), address=cluster) as engines:
+        found = engines(study, hospitals(study.manifest), SEED).updates(base)
+        simulated = simulate_study(study.manifest, hospitals(study.manifest), 0, engines)
+    np.testing.assert_array_equal(found, looped(study, base, 0))
+    assert simulated.vector is not None
+
+
+class Script:
+    """A driver whose words are given."""
+
+    def __init__(self, words: list[Any]) -> None:
+        self.words = [({"event": "ready", "workers": 2}, b""), *words]
+        self.works: list[tuple[int, int]] = []
+
+    def send(self, header: dict[str, Any], parcel: bytes = b"") -> None:
+        if header["do"] == "work":
+            self.works.append((header["work"], header["place"]))
+
+    def receive(self, seconds: float) -> Any:
+        word = self.words.pop(0)
+        if isinstance(word, Exception):
+            raise word
+        return word() if callable(word) else word
+
+    def last_words(self) -> str:
+        return "Out of memory"
+
+    def close(self) -> None:
+        self.words.clear()
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, words: list[Any]) -> tuple[FlowerEngines, Script, list[str]]:
+    script, lines = Script(words), []
+    monkeypatch.setattr(flower_engine, "Driver", lambda _setup, _patience: script)
+    monkeypatch.setattr(flower_engine.importlib.util, "find_spec", lambda _name: True)  # type: ignore[attr-defined]
+    return FlowerEngines(len(SIZES), tell=lines.append, patience=7.0), script, lines
+
+
+def reply(work: int, value: float = 0.0) -> Any:
+    return {"event": "reply", "work": work, "worker": "here:1"}, pack(
+        {"error": None}, update=np.full(3, value, dtype=np.float32)
+    )
+
+
+def lost(work: int) -> Any:
+    return {
+        "event": "lost",
+        "work": work,
+        "reason": "<class 'ray.exceptions.ActorDiedError'>:<'the worker\n died'>",
+    }, b""
+
+
+BASE = np.zeros(3, dtype=np.float32)
+
+
+def test_a_site_that_is_lost_each_time_ends_the_round_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [reply(1), reply(2), reply(4), lost(3), lost(5), lost(6), lost(7)]
+    engines, script, lines = scripted(monkeypatch, words)
+    study = sealed()
+    with (
+        engines,
+        pytest.raises(
+            UnreachableError, match=r"no update of c in 4 attempts. Got ActorDiedError: the worker died"
+        ) as caught,
+    ):
+        engines(study, hospitals(study.manifest), SEED).updates(BASE)
+    assert caught.value.code == WORKERS_LOST
+    assert [place for _, place in script.works] == [0, 1, 2, 3, 2, 2, 2]
+    assert sum("c asked again" in line for line in lines) == ATTEMPTS - 1
+
+
+def test_silence_has_an_end_and_late_or_double_replies_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Work 3 is asked again as 5 after silence; its first message is lost, which does not matter, and the second replies.
+    words = [reply(1, 1), reply(2, 2), reply(4, 4), None, lost(3), reply(5, 3)]
+    # The next round: 6 to 9, with a reply of the round before and a double one.
+    words += [reply(3, 9), reply(6, 1), reply(6, 9), reply(7, 2), reply(8, 3), reply(9, 4)]
+    words += [reply(10), reply(11), *[None] * ATTEMPTS]
+    engines, _, lines = scripted(monkeypatch, words)
+    study = sealed()
+    with engines:
+        sites = engines(study, hospitals(study.manifest), SEED)
+        for _ in range(2):
+            np.testing.assert_array_equal(sites.updates(BASE)[:, 0], [1, 2, 3, 4])
+        assert any("c asked again: no site replied for 7 s" in line for line in lines)
+        with pytest.raises(UnreachableError, match=r"no update of c, d in 4 attempts.*no site replied for 7 s"):
+            sites.updates(BASE)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([reply(1), EOFError()], "has ended.*Out of memory"),
+        ([({"event": "failed", "reason": "ActorPool is empty"}, b"")], "has failed.*ActorPool is empty"),
+    ],
+    ids=["ended", "failed"],
+)
+def test_a_simulation_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch, words: list[Any], said: str) -> None:
+    engines, _, _ = scripted(monkeypatch, words)
+    study = sealed()
+    with engines, pytest.raises(UnreachableError, match=said):
+        simulate_study(study.manifest, hospitals(study.manifest), 0, engines)
+
+
+def test_what_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="ray-address"):
+        FlowerEngines(3, workers=2, address="auto")
+    monkeypatch.setattr(flower_engine.importlib.util, "find_spec", lambda _name: None)  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"fedward\[simulation\]") as caught:
+        FlowerEngines(3)
+    assert caught.value.code == "ray-missing"
+    with pytest.raises(InputError, match="not started by its name"):
+        simulate_study(sealed().manifest, hospitals(sealed().manifest), 0, "flower")
+    engines, _, _ = scripted(monkeypatch, [])
+    study = sealed()
+    with engines, pytest.raises(InputError, match="roster"):
+        engines(study, {}, SEED)
