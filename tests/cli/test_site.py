@@ -284,6 +284,17 @@ def test_binary_data_and_missing_files_are_refused(fed: Federation, tmp_path: Pa
           "--mapping", mapping, "--home", home)  # fmt: skip
 
 
+def test_a_hospital_is_told_how_the_sites_updates_are_combined(tmp_path: Path) -> None:
+    """It approves a sum that compares its update with the others' ones, and in which its size does not count."""
+    federation = Federation(tmp_path)
+    manifest = heart_manifest(training={"aggregation": "trimmed-mean", "byzantine": 1})
+    federation.register(manifest)
+    digest = federation.propose(manifest).digest
+    review = " ".join(fedward("site", "review", digest, "--home", federation.sites["va"].path).out.split())
+    assert "combines the sites' updates by trimmed-mean, against 1 site that may send anything" in review
+    assert "OFF" in review
+
+
 def test_five_patients_of_one_class_register_with_a_warning_and_policy_refuses_them(
     fed: Federation, tmp_path: Path
 ) -> None:

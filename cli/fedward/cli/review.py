@@ -84,11 +84,21 @@ def _print_training(home: SiteHome, sealed: SealedManifest) -> None:
     say(f"  compares     {', '.join(group.column for group in manifest.fairness.groups) or 'no groups'}")
     say(f"  trains       {manifest.model.name} by {training.algorithm}, {training.rounds} rounds, "
         f"on {1 - training.holdout:.0%} of the patients; the rest only test it")  # fmt: skip
+    if training.aggregation != "mean":
+        say(
+            f"  combines     the sites' updates by {training.aggregation}{_against(training.byzantine)}; sizes do not weigh"
+        )
     say("  leaves here  in each round one update of the model"
         + (", noised" if sealed.entry(home.site).noise_multiplier > 0 else ", NOT noised")
         + ", and in some rounds counts of test patients by score, outcome and group. "
         + _who_sees(sealed)
         + " No record, no column, no file ever leaves.")  # fmt: skip
+
+
+def _against(byzantine: int) -> str:
+    if byzantine == 0:
+        return ""
+    return f", against {byzantine} {'site' if byzantine == 1 else 'sites'} that may send anything"
 
 
 def _who_sees(sealed: AnySealed) -> str:
