@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -115,12 +116,13 @@ def _loop(
 ) -> Callable[[], None]:
     """One round, site after site, with what `prepared` makes of each site's model and patients."""
     sets = [TensorDataset(torch.from_numpy(one.inputs), torch.from_numpy(one.outcomes)) for one in data.values()]
-    base = to_vector(build(manifest))
+    initial = build(manifest)
+    base = to_vector(initial)
 
     def run() -> None:
         updates = []
         for patients in sets:
-            model = build(manifest)
+            model = deepcopy(initial)
             load_vector(model, base)
             trained, optimizer, loader = prepared(model, patients)
             for inputs, outcomes in loader:

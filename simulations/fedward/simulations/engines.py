@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -60,9 +61,10 @@ class SiteLoop:
         """As `Engine.updates`."""
         found = []
         bases = np.broadcast_to(base, (len(self._sites), base.shape[-1]))
+        initial = build(self._sealed.manifest)
         for place, (terms, data, draws) in enumerate(self._sites):
             # A new model each time, as a node builds one for each request: Opacus's hooks must not pile up on one.
-            model = build(self._sealed.manifest)
+            model = deepcopy(initial)
             load_vector(model, bases[place])
             correction = None if corrections is None else corrections[place]
             found.append(train(model, data, terms, draws, correction))

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,6 +31,8 @@ from fedward.study.models import Vector, build
 from fedward.study.terms import SiteTerms, site_terms
 
 Single: TypeAlias = NDArray[np.float32]
+Gradients: TypeAlias = Callable[[NDArray[np.int64], Single], None]
+"""Of rows of the tables, shape (s, b), any row where the second, 1 for a patient and 0 for padding, is 0."""
 _Views: TypeAlias = tuple[list[Single], list[Single]]
 
 _CACHE_FLOATS = 1 << 17
@@ -126,9 +130,9 @@ class Stack(ABC):
         total = np.empty_like(model)
         scale = np.array([[terms.learning_rate / member.terms.expected_batch] for member in piece], dtype=np.float32)
         samples = zip(*(member.samples() for member in piece), strict=True)
+        gradients = self._gradients(model, terms, total)
         for step, chosen in enumerate(samples):
-            index, real = padded(chosen)
-            self._gradients(model, index, real, terms, total)
+            gradients(*padded(chosen))
             if terms.private:
                 for row, member in enumerate(piece):
                     total[row] += member.noise(step, self._size)
@@ -141,15 +145,11 @@ class Stack(ABC):
         np.subtract(model, base, out=out)
 
     @abstractmethod
-    def _gradients(
-        self, model: Single, index: NDArray[np.int64], real: Single, terms: SiteTerms, total: Single
-    ) -> None:
-        """Σ of the sampled patients' gradients, clipped where the study is private; into `total`.
+    def _gradients(self, model: Single, terms: SiteTerms, total: Single) -> Gradients:
+        """What sums the sampled patients' gradients, clipped where the study is private.
 
         Args:
-            model: the sites' models, shape (s, d).
-            index: rows of the tables, shape (s, b); any row where `real` is 0.
-            real: 1 for a patient, 0 for padding, shape (s, b).
+            model: the sites' models, shape (s, d), as they are when it is called.
             terms: what all sites have in common.
             total: where the sums go, shape (s, d).
         """
@@ -170,10 +170,10 @@ class SiteStack(Stack):
     def _threads(self) -> AbstractContextManager[None]:
         return few_threads(self._layers)
 
-    def _gradients(
-        self, model: Single, index: NDArray[np.int64], real: Single, terms: SiteTerms, total: Single
-    ) -> None:
-        layers, sums = self._views(model), self._views(total)
+    def _gradients(self, model: Single, terms: SiteTerms, total: Single) -> Gradients:
+        return partial(self._sum, self._views(model), terms, self._views(total))
+
+    def _sum(self, layers: _Views, terms: SiteTerms, sums: _Views, index: NDArray[np.int64], real: Single) -> None:
         weights, biases = layers
         out = self._inputs.take(index, axis=0)
         inputs = [out]
@@ -242,8 +242,9 @@ class _Member:
         for first in range(0, self.terms.steps, at_once):
             steps = min(at_once, self.terms.steps - first)
             heads = np.flatnonzero(self._draws.bernoulli(steps * self.number, self.terms.sampling_rate))
-            ends = np.searchsorted(heads, self.number * np.arange(1, steps))
-            yield from np.split(heads % self.number + self.start, ends)
+            ends = np.searchsorted(heads, self.number * np.arange(steps + 1)).tolist()
+            rows = heads % self.number + self.start
+            yield from (rows[begin:end] for begin, end in pairwise(ends))
 
     def noise(self, step: int, size: int) -> Single:
         """A step's noise, shape (d,); drawn for several steps at once, as on a node."""

@@ -8,6 +8,7 @@ One function gives a row's loss from a model's parameters; `vmap` maps its gradi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedward.privacy.draws import Draws
-from fedward.simulations.site_stack import Single, Stack, single_rows
+from fedward.simulations.site_stack import Gradients, Single, Stack, single_rows
 from fedward.study.encoding import Encoded, input_names
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.models import build
@@ -97,9 +98,10 @@ class SiteVmap(Stack):
         width = len(input_names(sealed.manifest)) + self._mapped.size
         super().__init__(sealed, training, draws, self._mapped.size, width)
 
-    def _gradients(
-        self, model: Single, index: NDArray[np.int64], real: Single, terms: SiteTerms, total: Single
-    ) -> None:
+    def _gradients(self, model: Single, terms: SiteTerms, total: Single) -> Gradients:
+        return partial(self._sum, model, terms, total)
+
+    def _sum(self, model: Single, terms: SiteTerms, total: Single, index: NDArray[np.int64], real: Single) -> None:
         if index.shape[1] == 0:
             total[:] = 0
             return
