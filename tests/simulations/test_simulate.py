@@ -200,6 +200,31 @@ def test_a_damaged_seed_is_named(
         folder.done(0)
 
 
+def test_a_site_whose_only_patient_is_held_out_trains_nothing(hospitals: dict[str, Encoded]) -> None:
+    """Without noise too, as when a private study is fine-tuned."""
+    free = heart_manifest(
+        training={"algorithm": "fedavg", "local_steps": 2, "rounds": 2},
+        privacy={"mechanism": "none", "epsilon": None, "delta": None},
+    )
+    va = hospitals["va"]
+    one = next(
+        Encoded(
+            va.patients[row : row + 1],
+            va.inputs[row : row + 1],
+            va.outcomes[row : row + 1],
+            va.membership[row : row + 1],
+        )
+        for row in range(20)
+        if not len(
+            split(va.select(np.arange(len(va.outcomes)) == row), free.training.holdout, split_key(0, "va")).training
+        )
+    )
+    stacked, looped = (study(free, hospitals | {"va": one}, 0, engine).vector for engine in ("stacked", "loop"))  # type: ignore[arg-type]
+    assert stacked is not None
+    assert looped is not None
+    np.testing.assert_allclose(stacked, looped, atol=1e-5)
+
+
 def test_a_site_with_one_outcome_has_no_model_of_its_own(hospitals: dict[str, Encoded]) -> None:
     va = hospitals["va"]
     healthy = Encoded(va.patients, va.inputs, np.zeros_like(va.outcomes), va.membership)

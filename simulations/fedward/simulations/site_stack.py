@@ -238,7 +238,7 @@ class _Member:
             for _ in range(self.terms.steps):
                 yield np.flatnonzero(self._draws.bernoulli(self.number, self.terms.sampling_rate)) + self.start
             return
-        at_once = max(1, _MOST_COINS // self.number)
+        at_once = max(1, _MOST_COINS // max(1, self.number))
         for first in range(0, self.terms.steps, at_once):
             steps = min(at_once, self.terms.steps - first)
             heads = np.flatnonzero(self._draws.bernoulli(steps * self.number, self.terms.sampling_rate))
