@@ -200,6 +200,18 @@ def test_a_damaged_seed_is_named(
         folder.done(0)
 
 
+def test_scaffold_s_honest_updates_are_admitted_however_loud_the_noise(hospitals: dict[str, Encoded]) -> None:
+    """An update holds its own noise and that of control variates, which were made of noised updates."""
+    loud = heart_manifest(
+        training={"algorithm": "scaffold", "rounds": 4, "server_momentum": 0.0, "local_learning_rate": 0.5},
+        privacy={"epsilon": 0.3},
+        model={"name": "mlp", "hidden": [128, 128]},
+    )
+    said: list[str] = []
+    assert not study(loud, hospitals, 0, tell=said.append).failure
+    assert "admitted" not in " ".join(said)
+
+
 def test_a_site_whose_only_patient_is_held_out_trains_nothing(hospitals: dict[str, Encoded]) -> None:
     """Without noise too, as when a private study is fine-tuned."""
     free = heart_manifest(

@@ -144,7 +144,12 @@ class _Server:
         self._sites = [entry.site for entry in sealed.roster]
         self._factors = factors(self._sites, adversaries)
         self._weights = np.array([training_cohort(sealed, site) for site in self._sites])
-        self._limits = [Limits((), 0, most_update(sealed, site, dimension)) for site in self._sites]
+        most = [most_update(sealed, site, dimension) for site in self._sites]
+        if (
+            sealed.manifest.training.algorithm == "scaffold"
+        ):  # c − cᵢ of K steps: the site's own once more, and all sites' mean
+            most = [2 * own + max(most) for own in most]
+        self._limits = [Limits((), 0, norm) for norm in most]
         self._state = OptimiserState.zeros(dimension)
         chosen = sealed.manifest.training
         shares = self._weights / self._weights.sum()
