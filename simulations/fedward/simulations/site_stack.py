@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,12 +31,13 @@ from fedward.study.terms import SiteTerms, site_terms
 
 Single: TypeAlias = NDArray[np.float32]
 Gradients: TypeAlias = Callable[[NDArray[np.int64], Single], None]
-"""Of rows of the tables, shape (s, b), any row where the second, 1 for a patient and 0 for padding, is 0."""
+"""Of rows of the tables and their weights, shape (s, b); a row that pads a sample weighs 0, and of a private study the others 1."""
 _Views: TypeAlias = tuple[list[Single], list[Single]]
 
 _CACHE_FLOATS = 1 << 17
 """Activations of the sites that are trained together: half a MiB, of a core's cache the larger part."""
-_MOST_COINS = 1 << 20
+_MOST_COINS = 1 << 21
+"""Tossed at once, a byte each."""
 _TINY = np.float32(1e-6)
 """What Opacus adds to a norm before it divides."""
 
@@ -126,17 +126,18 @@ class Stack(ABC):
     def _train(self, piece: Sequence[_Member], base: Single, corrections: Single | None, out: Single) -> None:
         """Writes the updates of some sites, shape (s, d), as the bases and corrections are."""
         terms = piece[0].terms
-        model = np.array(base)
+        model = np.array(base, order="C")  # a base that all share is a view with strides of 0, whose order is no order
         total = np.empty_like(model)
         scale = np.array([[terms.learning_rate / member.terms.expected_batch] for member in piece], dtype=np.float32)
-        samples = zip(*(member.samples() for member in piece), strict=True)
         gradients = self._gradients(model, terms, total)
-        for step, chosen in enumerate(samples):
-            gradients(*padded(chosen))
+        for step, (index, real) in enumerate(_samples(piece)):
             if terms.private:
+                gradients(index, real)
                 for row, member in enumerate(piece):
                     total[row] += member.noise(step, self._size)
-            total *= scale
+                total *= scale
+            else:
+                gradients(index, real * scale)  # a few weights instead of many sums
             if terms.proximal:
                 total += np.float32(terms.learning_rate * terms.proximal) * (model - base)
             if corrections is not None:
@@ -146,7 +147,7 @@ class Stack(ABC):
 
     @abstractmethod
     def _gradients(self, model: Single, terms: SiteTerms, total: Single) -> Gradients:
-        """What sums the sampled patients' gradients, clipped where the study is private.
+        """What sums the sampled patients' weighted gradients, clipped where the study is private.
 
         Args:
             model: the sites' models, shape (s, d), as they are when it is called.
@@ -189,20 +190,22 @@ class SiteStack(Stack):
         np.reciprocal(error, out=error)
         error -= self._outcomes.take(index)[..., None]
         error *= real[..., None]
-        errors = [error]
-        for place in range(len(self._layers) - 1, 0, -1):
-            error = _before(errors[-1], weights[place])
-            _derive(self._layers[place - 1].activation, inputs[place], error)
-            errors.append(error)
-        errors.reverse()
-        if terms.private:
-            factors = _factors(inputs, errors, terms.clipping_norm)
-            for part in errors:
-                np.multiply(part, factors, out=part)
         ones = np.ones((len(index), 1, index.shape[1]), dtype=np.float32)
-        for part, a, weight, bias in zip(errors, inputs, *sums, strict=True):
-            np.matmul(part.transpose(0, 2, 1), a, out=weight)
-            np.matmul(ones, part, out=bias)  # a sum over rows, at a third of the time
+        errors: list[Single] = []
+        for place in range(len(self._layers) - 1, -1, -1):
+            if terms.private:
+                errors.append(error)
+            else:
+                _add_up(error, inputs[place], ones, sums, place)
+            if place:
+                error = _before(error, weights[place])
+                _derive(self._layers[place - 1].activation, inputs[place], error, spare=terms.private)
+        if terms.private:
+            errors.reverse()
+            factors = _factors(inputs, errors, terms.clipping_norm)
+            for place, part in enumerate(errors):
+                np.multiply(part, factors, out=part)
+                _add_up(part, inputs[place], ones, sums, place)
 
     def _views(self, flat: Single) -> _Views:
         """Weights (s, out, in) and biases (s, 1, out) of each layer, as views of (s, d)."""
@@ -229,22 +232,9 @@ class _Member:
         mean = self.terms.sampling_rate * self.number
         return mean + 2 * math.sqrt(mean) + 1
 
-    def samples(self) -> Iterator[NDArray[np.int64]]:
-        """The rows of each step's Poisson sample of patients.
-
-        Between two samples of a private step its noise is drawn. Without noise, samples of n patients are one of a multiple of n.
-        """
-        if self.terms.private:
-            for _ in range(self.terms.steps):
-                yield np.flatnonzero(self._draws.bernoulli(self.number, self.terms.sampling_rate)) + self.start
-            return
-        at_once = max(1, _MOST_COINS // max(1, self.number))
-        for first in range(0, self.terms.steps, at_once):
-            steps = min(at_once, self.terms.steps - first)
-            heads = np.flatnonzero(self._draws.bernoulli(steps * self.number, self.terms.sampling_rate))
-            ends = np.searchsorted(heads, self.number * np.arange(steps + 1)).tolist()
-            rows = heads % self.number + self.start
-            yield from (rows[begin:end] for begin, end in pairwise(ends))
+    def coins(self, steps: int) -> NDArray[np.bool_]:
+        """So many steps' Poisson samples of patients, shape (steps, number): at once as one by one."""
+        return self._draws.bernoulli(steps * self.number, self.terms.sampling_rate).reshape(steps, self.number)
 
     def noise(self, step: int, size: int) -> Single:
         """A step's noise, shape (d,); drawn for several steps at once, as on a node."""
@@ -256,15 +246,36 @@ class _Member:
         return found
 
 
-def padded(chosen: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], Single]:
-    """Row numbers and weights of one step, shape (s, b) each."""
-    longest = max(len(rows) for rows in chosen)
-    index = np.zeros((len(chosen), longest), dtype=np.int64)
-    real = np.zeros((len(chosen), longest), dtype=np.float32)
-    for place, rows in enumerate(chosen):
-        index[place, : len(rows)] = rows
-        real[place, : len(rows)] = 1
-    return index, real
+def _samples(piece: Sequence[_Member]) -> Iterator[tuple[NDArray[np.int64], Single]]:
+    """Row numbers and weights of each step, shape (s, b) each; rows that pad a site's sample weigh 0.
+
+    With noise a step's sample is drawn after the noise of the step before, as at a node; without, many steps' at once.
+    """
+    left = piece[0].terms.steps
+    at_once = (
+        1 if piece[0].terms.private else max(1, _MOST_COINS // (len(piece) * max(one.number for one in piece) + 1))
+    )
+    while left > 0:
+        yield from _padded(piece, min(at_once, left))
+        left -= at_once
+
+
+def _padded(piece: Sequence[_Member], steps: int) -> Iterator[tuple[NDArray[np.int64], Single]]:
+    """The same of the next few steps: found of all sites at once, for one site's are few."""
+    number = max(member.number for member in piece)
+    coins = np.zeros((len(piece), steps, number), dtype=np.bool_)
+    for place, member in enumerate(piece):
+        coins[place, :, : member.number] = member.coins(steps)
+    batch, row = np.divmod(np.flatnonzero(coins), max(1, number))  # of a site's step, and in its table
+    sizes = np.bincount(batch, minlength=len(piece) * steps)
+    spot = np.arange(len(batch)) - (np.cumsum(sizes) - sizes)[batch]
+    index = np.zeros((len(sizes), int(sizes.max())), dtype=np.int64)
+    real = np.zeros(index.shape, dtype=np.float32)
+    index[batch, spot] = row + np.repeat([member.start for member in piece], steps)[batch]
+    real[batch, spot] = 1
+    rows, weights = index.reshape(len(piece), steps, -1), real.reshape(len(piece), steps, -1)
+    for step, width in enumerate(sizes.reshape(len(piece), steps).max(axis=0).tolist()):
+        yield rows[:, step, :width], weights[:, step, :width]
 
 
 def _activate(activation: type[nn.Module] | None, out: Single) -> None:
@@ -274,12 +285,20 @@ def _activate(activation: type[nn.Module] | None, out: Single) -> None:
         np.tanh(out, out=out)
 
 
-def _derive(activation: type[nn.Module] | None, after: Single, error: Single) -> None:
-    """From derivatives after an activation to those before it, in place."""
+def _derive(activation: type[nn.Module] | None, after: Single, error: Single, *, spare: bool) -> None:
+    """From derivatives after an activation to those before it, in place; `after` is spared if it is needed again."""
     if activation is nn.ReLU:
         error *= np.sign(after)  # 0 or 1, without the cast that a comparison's outcome would need
     elif activation is nn.Tanh:
-        error *= 1 - after * after
+        slope = np.multiply(after, after, out=None if spare else after)
+        np.subtract(np.float32(1), slope, out=slope)
+        error *= slope
+
+
+def _add_up(error: Single, inputs: Single, ones: Single, sums: _Views, place: int) -> None:
+    """A layer's gradients over all rows, into its `sums`."""
+    np.matmul(error.transpose(0, 2, 1), inputs, out=sums[0][place])
+    np.matmul(ones, error, out=sums[1][place])  # a sum over rows, at a third of the time
 
 
 def _before(error: Single, weight: Single) -> Single:
