@@ -63,12 +63,38 @@ def test_noise_without_a_scale_is_refused(sigma: float) -> None:
         UnsafeKeyedDraws(0).gaussian(3, sigma)
 
 
-def test_n_and_then_m_coins_are_those_of_n_and_m_and_ties_have_their_share() -> None:
-    """At a rate just above a multiple of 2^-16 every head is a tie that needs more than two bytes."""
-    one, other = UnsafeKeyedDraws(8), UnsafeKeyedDraws(8)
-    together = one.bernoulli(300_000, 0.3)
-    apart = np.concatenate([other.bernoulli(number, 0.3) for number in (1, 99_999, 200_000)])
+@pytest.mark.parametrize("rate", [0.3, 0.01, 1e-5])
+def test_n_and_then_m_coins_are_those_of_n_and_m(rate: float) -> None:
+    one, other, third = UnsafeKeyedDraws(8), UnsafeKeyedDraws(8), UnsafeKeyedDraws(8)
+    together = one.bernoulli(300_000, rate)
+    apart = np.concatenate([other.bernoulli(number, rate) for number in (1, 99_999, 0, 200_000)])
     np.testing.assert_array_equal(together, apart)
-    hits = int(UnsafeKeyedDraws(9).bernoulli(4_000_000, 0.75 * 2**-16).sum())
-    assert stats.binomtest(hits, 4_000_000, 0.75 * 2**-16).pvalue > 0.001
-    assert hits > 20
+    np.testing.assert_array_equal(third.heads(300_000, rate), np.flatnonzero(together))
+
+
+def test_coins_that_tie_have_their_share() -> None:
+    """Two bytes decide at a quarter: what is above it, a quarter of a sixty-four-thousandth, is ties alone."""
+    rate = 0.25 + 0.75 * 2**-16
+    hits = int(UnsafeKeyedDraws(9).bernoulli(4_000_000, rate).sum())
+    assert stats.binomtest(hits, 4_000_000, rate).pvalue > 0.001
+    draws = UnsafeKeyedDraws(9)
+    words = np.frombuffer(UnsafeKeyedDraws(9)._bytes(8_000_000), dtype=np.uint16)
+    ties = draws.bernoulli(4_000_000, rate)[words == 2**14]
+    assert stats.binomtest(int(ties.sum()), len(ties), 0.75).pvalue > 0.001
+
+
+def test_rare_heads_come_independently() -> None:
+    """The number of heads in blocks of a thousand is binomial, and no rate disturbs another."""
+    draws = UnsafeKeyedDraws(10)
+    counts = draws.bernoulli(2_000_000, 0.02).reshape(-1, 1000).sum(axis=1)
+    expected = stats.binom(1000, 0.02)
+    edges = np.array([-1, 13, 15, 17, 18, 19, 20, 21, 22, 24, 26, 1000])
+    observed = np.histogram(counts, edges + 0.5)[0]
+    assert stats.chisquare(observed, len(counts) * np.diff(expected.cdf(edges))).pvalue > 0.001
+    again = UnsafeKeyedDraws(10)
+    first = again.heads(1000, 0.02)
+    again.heads(1000, 0.01)
+    np.testing.assert_array_equal(
+        np.concatenate([first, 1000 + again.heads(1000, 0.02)]), UnsafeKeyedDraws(10).heads(2000, 0.02)
+    )
+    assert len(UnsafeKeyedDraws(1).heads(1_000_000, 0.0)) == 0

@@ -24,6 +24,7 @@ from fedward.client.closed_form import few_threads, layers_of
 from fedward.client.training import noise_ahead
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError
+from fedward.simulations.draws import UnsafeKeyedDraws
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
 from fedward.study.models import Vector, build
@@ -232,9 +233,12 @@ class _Member:
         mean = self.terms.sampling_rate * self.number
         return mean + 2 * math.sqrt(mean) + 1
 
-    def coins(self, steps: int) -> NDArray[np.bool_]:
-        """So many steps' Poisson samples of patients, shape (steps, number): at once as one by one."""
-        return self._draws.bernoulli(steps * self.number, self.terms.sampling_rate).reshape(steps, self.number)
+    def heads(self, steps: int) -> NDArray[np.int64]:
+        """So many steps' Poisson samples of patients, as one row of steps × number coins: where its heads lie."""
+        coins, rate = steps * self.number, self.terms.sampling_rate
+        if isinstance(self._draws, UnsafeKeyedDraws):
+            return self._draws.heads(coins, rate)
+        return np.flatnonzero(self._draws.bernoulli(coins, rate))
 
     def noise(self, step: int, size: int) -> Single:
         """A step's noise, shape (d,); drawn for several steps at once, as on a node."""
@@ -262,20 +266,19 @@ def _samples(piece: Sequence[_Member]) -> Iterator[tuple[NDArray[np.int64], Sing
 
 def _padded(piece: Sequence[_Member], steps: int) -> Iterator[tuple[NDArray[np.int64], Single]]:
     """The same of the next few steps: found of all sites at once, for one site's are few."""
-    number = max(member.number for member in piece)
-    coins = np.zeros((len(piece), steps, number), dtype=np.bool_)
-    for place, member in enumerate(piece):
-        coins[place, :, : member.number] = member.coins(steps)
-    batch, row = np.divmod(np.flatnonzero(coins), max(1, number))  # of a site's step, and in its table
+    heads = [member.heads(steps) for member in piece]
+    owner = np.repeat(np.arange(len(piece)), [len(one) for one in heads])
+    step, row = np.divmod(np.concatenate(heads), np.array([max(1, member.number) for member in piece])[owner])
+    batch = owner * steps + step  # of a site's step
     sizes = np.bincount(batch, minlength=len(piece) * steps)
     spot = np.arange(len(batch)) - (np.cumsum(sizes) - sizes)[batch]
     index = np.zeros((len(sizes), int(sizes.max())), dtype=np.int64)
     real = np.zeros(index.shape, dtype=np.float32)
-    index[batch, spot] = row + np.repeat([member.start for member in piece], steps)[batch]
+    index[batch, spot] = row + np.array([member.start for member in piece])[owner]
     real[batch, spot] = 1
     rows, weights = index.reshape(len(piece), steps, -1), real.reshape(len(piece), steps, -1)
-    for step, width in enumerate(sizes.reshape(len(piece), steps).max(axis=0).tolist()):
-        yield rows[:, step, :width], weights[:, step, :width]
+    for place, width in enumerate(sizes.reshape(len(piece), steps).max(axis=0).tolist()):
+        yield rows[:, place, :width], weights[:, place, :width]
 
 
 def _activate(activation: type[nn.Module] | None, out: Single) -> None:
