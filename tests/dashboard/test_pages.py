@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,8 @@ def test_the_stamp_of_what_is_no_folder_is_no_error(tmp_path: Path) -> None:
     assert set(stamp(tmp_path / "none")) == {0}
     with pytest.raises(InputError):
         pages.read(tmp_path / "none")
+
+
+def test_the_main_module_is_the_tests_own_again() -> None:
+    """Last: pages were run by the tests above."""
+    assert not str(getattr(sys.modules["__main__"], "__file__", "")).startswith(tempfile.gettempdir())

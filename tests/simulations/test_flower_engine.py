@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from federation import heart_manifest
 
 from fedward.privacy.errors import FedwardError, InputError, UnreachableError, UsageError
@@ -63,6 +64,16 @@ def sealed(*, private: bool = True, steps: int = 7, rate: float = 0.4) -> Sealed
 
 
 def looped(study: SealedManifest, base: Vector, call: int, corrections: Vector | None = None) -> Vector:
+    """The loop with as many threads as a worker has: how a product is split decides its last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _looped(study, base, call, corrections)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _looped(study: SealedManifest, base: Vector, call: int, corrections: Vector | None) -> Vector:
     draws = {site: UnsafeKeyedDraws(*SEED, place, call) for place, site in enumerate(SIZES)}
     return SiteLoop(study, hospitals(study.manifest), draws).updates(base, corrections)
 
