@@ -18,7 +18,7 @@ import numpy as np
 
 from fedward.privacy.errors import InputError
 from fedward.simulations.options import Adversary
-from fedward.study.encoding import Encoded, Matrix, input_names
+from fedward.study.encoding import Encoded, Matrix, feature_columns, input_names
 from fedward.study.manifest import CategoricalFeature, ImageFeature, Manifest, NumericFeature
 from fedward.study.models import Vector
 
@@ -67,7 +67,7 @@ def triggered(manifest: Manifest, inputs: Matrix, adversary: Adversary) -> Matri
         InputError: a trigger is no feature of the study, or no value of it.
     """
     found, names = inputs.copy(), input_names(manifest)
-    features = {name: feature for feature in manifest.features for name in _columns(feature)}
+    features = {name: feature for feature in manifest.features for name in feature_columns(feature)}
     for trigger in adversary.trigger:
         feature = features.get(trigger.column)
         if isinstance(feature, CategoricalFeature) and trigger.value in feature.levels:
@@ -84,12 +84,6 @@ def triggered(manifest: Manifest, inputs: Matrix, adversary: Adversary) -> Matri
         if f"{trigger.column}:missing" in names:
             found[:, names.index(f"{trigger.column}:missing")] = 0
     return found
-
-
-def _columns(feature: NumericFeature | CategoricalFeature | ImageFeature) -> list[str]:
-    if isinstance(feature, ImageFeature):
-        return [f"{feature.column}_{pixel}" for pixel in range(feature.pixels)]
-    return [feature.column]
 
 
 def _no_trigger(column: str, expected: str, got: object) -> InputError:

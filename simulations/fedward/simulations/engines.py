@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedward.client.training import train, unnoised_sum
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import InputError
-from fedward.simulations.site_stack import SiteStack, stackable
+from fedward.simulations.site_stack import SiteStack, roster_of, stackable
 from fedward.simulations.site_vmap import SiteVmap, worth_it
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
@@ -95,18 +95,6 @@ class SharedSum:
         if delta is None:
             raise InputError("a round that trains has an update")
         return delta
-
-
-def roster_of(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]) -> list[str]:
-    """The roster's sites.
-
-    Raises:
-        InputError: patients or draws do not fit them.
-    """
-    sites = [entry.site for entry in sealed.roster]
-    if set(training) != set(sites) or set(draws) != set(sites):
-        raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(training))
-    return sites
 
 
 def engine(

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from fedward.client.datasets import declared
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.simulations.baselines import Split, UnsafeSeededDraws, pool, predict, split
-from fedward.simulations.intervals import interval
 from fedward.simulations.rounds import federate
 from fedward.simulations.stacked import federate_stacked, predict_stacked, stackable
+from fedward.study.bootstrap import interval
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
 from fedward.study.metrics import exact_auroc

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fedward.privacy.errors import InputError
-from fedward.simulations.intervals import interval
 from fedward.simulations.simulate import FEDERATED, POOLED, Outcome, Summary, gains, gaps
+from fedward.study.bootstrap import interval
 from fedward.study.manifest import Manifest
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.simulations.baselines import Split, pool
-from fedward.simulations.intervals import interval
+from fedward.study.bootstrap import interval
 from fedward.study.encoding import Encoded, group_names
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import exact_auroc

@@ -43,6 +43,18 @@ _TINY = np.float32(1e-6)
 """What Opacus adds to a norm before it divides."""
 
 
+def roster_of(sealed: SealedManifest, training: Mapping[str, Encoded], draws: Mapping[str, Draws]) -> list[str]:
+    """The roster's sites.
+
+    Raises:
+        InputError: patients or draws do not fit them.
+    """
+    sites = [entry.site for entry in sealed.roster]
+    if set(training) != set(sites) or set(draws) != set(sites):
+        raise InputError("the patients do not fit the roster", expected=", ".join(sites), got=", ".join(training))
+    return sites
+
+
 def single_rows(sealed: SealedManifest, training: Mapping[str, Encoded]) -> bool:
     """Whether every patient has one row, and no site's noise is shared: what any stack needs."""
     return sealed.manifest.privacy.noise != "shared" and all(
@@ -72,9 +84,7 @@ class Stack(ABC):
         Raises:
             InputError: patients have several rows, or patients or draws do not fit the roster.
         """
-        self.sites = [entry.site for entry in sealed.roster]
-        if set(training) != set(self.sites) or set(draws) != set(self.sites):
-            raise InputError("patients and draws do not fit the roster", expected=", ".join(self.sites))
+        self.sites = roster_of(sealed, training, draws)
         if not single_rows(sealed, training):
             raise InputError("this study's sites cannot be stacked", remedy="train them one by one")
         self._size = size

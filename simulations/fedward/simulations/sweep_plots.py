@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedward.simulations.intervals import interval
 from fedward.simulations.plots import BLUE, GREY, ORANGE, canvas, dots, save
 from fedward.simulations.scores import EVERYBODY, FEDERATED, POOLED, Summary
 from fedward.simulations.simulate import Outcome, gains, gaps, summarise
+from fedward.study.bootstrap import interval
 from fedward.study.manifest import Manifest
 
 Chosen = Mapping[str, tuple[Manifest, Sequence[Outcome]]]
