@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE ?=
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
-.PHONY: help demo test lint bench prove clean
+.PHONY: help demo test lint bench prove bundle clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make lint    ruff, mypy, import contracts, docs"
 	@echo "make bench   the figures of benchmarks/, with their peers (ONLY=foundation,…)"
 	@echo "make prove   what is exhaustive, resumable (ONLY=foundation,…)"
+	@echo "make bundle  the offline kit, signed, in dist/ (BUNDLE='--key FILE …'); see docs/offline-kit.md"
 	@echo "make clean   remove the environment, caches and demo folders"
 
 $(READY): pyproject.toml constraints.txt Makefile
@@ -27,7 +28,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@echo "== installing torch (CPU) =="
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@echo "== installing Fedward and the tested set of constraints.txt =="
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[monitor,simulation,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[monitor,simulation,postgresql,dev]'
 	@touch $@
 
 demo: $(READY)
@@ -49,6 +50,9 @@ bench: $(READY)
 
 prove: $(READY)
 	@FEDWARD_REQUIRE_ALL=1 $(BIN)/python scripts/prove.py $(if $(ONLY),--only $(ONLY))
+
+bundle: $(READY)
+	@$(BIN)/python -m scripts.bundle $(BUNDLE)
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache .prove .bench .coverage .coverage.* build dist fedward-demo-*

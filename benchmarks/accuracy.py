@@ -62,8 +62,8 @@ from fedward.simulations.rounds import federate
 from fedward.study.encoding import Encoded
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import Manifest, SealedManifest, load, parse
-from fedward.study.models import Vector
 from fedward.study.schedule import study_events
+from fedward.study.vectors import Vector
 
 SEEDS = range(20)
 SEARCH_SEEDS = range(100, 120)

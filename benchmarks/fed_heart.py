@@ -43,8 +43,9 @@ from fedward.simulations.algorithms import ControlVariates
 from fedward.simulations.baselines import UnsafeSeededDraws, pool
 from fedward.study.encoding import Encoded
 from fedward.study.heart import SITES
-from fedward.study.models import Vector, dimension, load_vector, to_vector
+from fedward.study.models import dimension, load_vector, to_vector
 from fedward.study.training import Training
+from fedward.study.vectors import Vector
 
 ROUNDS, EPOCHS, ADAM = 15, 50, 1e-3
 COLUMNS = (*SITES, "mean", "pooled_test")

@@ -38,9 +38,10 @@ from fedward.simulations.baselines import UnsafeSeededDraws, pool
 from fedward.study.encoding import Encoded
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import CategoricalFeature, Manifest, NumericFeature, load, parse
-from fedward.study.models import Vector, dimension, load_vector, scores, to_vector
+from fedward.study.models import dimension, load_vector, scores, to_vector
 from fedward.study.terms import SiteTerms
 from fedward.study.training import Training
+from fedward.study.vectors import Vector
 
 PUBLISHED = {"cleveland": 0.731, "hungarian": 0.719, "switzerland": 0.650, "va": 0.640}
 PUBLISHED_POOLED = 0.748

@@ -18,7 +18,7 @@ from fedward.study.encoding import Encoded, group_names
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import Manifest, SealedManifest, load
 from fedward.study.metrics import exact_auroc
-from fedward.study.models import Vector
+from fedward.study.vectors import Vector
 
 SEEDS = range(20)
 DELTA = 1e-3

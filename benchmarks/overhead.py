@@ -24,7 +24,7 @@ from benchmarks.figures import Figure, report
 from benchmarks.stock_flower import exchanges
 from fedward.cli.demo_federation import DemoFederation, demo_study
 from fedward.client.home import SiteHome
-from fedward.client.running import node_state
+from fedward.client.node_state import node_state
 from fedward.server.home import CoordinatorHome
 from fedward.server.views import StudyView
 from fedward.study.heart import heart_folder

@@ -24,14 +24,21 @@ NAMES = {
         "training",
         "utility",
         "ledger",
+        "audit",
         "shared_noise",
         "simulation",
         "fed_heart",
+        "scale",
+        "reach",
         "peers",
     )
 }
 LIMIT_S = 12 * 60.0
-LONGER_S = {"peers": 60 * 60.0}  # the first time, it installs them, gigabytes of torch among them
+LONGER_S = {
+    "scale": 90 * 60.0,  # 200 sites on one machine
+    "reach": 40 * 60.0,
+    "peers": 60 * 60.0,  # the first time, it installs them, gigabytes of torch among them
+}
 END_S = 30.0
 
 

@@ -45,7 +45,7 @@ from fedward.simulations.planner import (
     with_schedule,
 )
 from fedward.study.manifest import SealedManifest, parse
-from fedward.study.models import Vector
+from fedward.study.vectors import Vector
 
 INNER = range(10)
 """Seeds of the simulated studies within one study's training patients; the planner shifts them."""

@@ -21,16 +21,32 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".prove" / "state.json"
-PACKAGES = ("study", "privacy", "client", "server")
+PACKAGES = ("study", "privacy", "client", "server", "cli", "scripts/bundle")
 SHARED = (
     "pyproject.toml",
     "constraints.txt",
+    "benchmarks/fleet.py",
+    "benchmarks/node_host.py",
+    "benchmarks/node_warmth.py",
+    "benchmarks/processes.py",
+    "tests/childnode.py",
     "tests/cohort.py",
     "tests/conftest.py",
+    "tests/damages.py",
+    "tests/deadly_app.py",
+    "tests/deadly_service.py",
+    "tests/deaths.py",
     "tests/federation.py",
     "tests/forgeries.py",
     "tests/invariants.py",
+    "tests/mortal.py",
+    "tests/nodefaults.py",
+    "tests/relay.py",
+    "tests/sampling.py",
+    "tests/scripted.py",
     "tests/secured.py",
+    "tests/siege.py",
+    "tests/sitesteps.py",
     "tests/sums.py",
 )
 
@@ -68,12 +84,96 @@ PROOFS: dict[str, list[Proof]] = {
             marker="not prove",
             settings={"FEDWARD_KILLS": "200"},
         ),
+        Proof(
+            "ledger-writes",
+            "kill -9 at every durable write of a ledger, of which `make test` takes a sample",
+            ("tests/faults/test_ledger_writes.py",),
+            marker="not prove",
+            settings={"FEDWARD_EVERYWHERE": "all"},
+        ),
+        Proof(
+            "coordinator-kill",
+            "a coordinator dies before and after every write and message, of which `make test` takes a sample",
+            ("tests/server/test_running.py", "tests/server/test_secure_running.py"),
+            marker="not prove",
+            settings={"FEDWARD_EVERYWHERE": "all"},
+        ),
         Proof("soak", "50 rounds of everyday trouble", ("tests/prove/test_soak.py",), settings={"FEDWARD_SOAKS": "10"}),
         Proof(
             "fuzz-messages",
             "100 000 changed messages and manifests for each parser",
             ("tests/prove/test_fuzz_messages.py",),
             settings={"FEDWARD_FUZZ_EXAMPLES": "100000"},
+        ),
+    ],
+    "coordinator": [
+        Proof(
+            "dies",
+            "a coordinator dies at every place of a study, and its last model is the undisturbed one's",
+            ("tests/faults/test_coordinator_dies.py",),
+            marker="not prove",
+            settings={"FEDWARD_EVERYWHERE": "all"},
+        ),
+        *(
+            Proof(
+                f"killed-{mode}-{name}",
+                f"real processes, {mode} sums: {who} killed at every journal point",
+                ("tests/prove/test_coordinator_killed.py",),
+                settings={"FEDWARD_SIEGE_MODES": mode, "FEDWARD_SIEGE_VICTIMS": victims},
+            )
+            for mode in ("plain", "secure")
+            for name, who, victims in (
+                ("app", "the ServerApp", "app"),
+                ("service", "the service with its SuperLink", "service"),
+                ("sites", "each hospital's node", "cleveland,hungarian,switzerland,va"),
+            )
+        ),
+        Proof(
+            "fuzz-replies",
+            "100 000 changed replies for each kind of admission",
+            ("tests/attacks/test_mutated_replies.py",),
+            marker="not prove",
+            settings={"FEDWARD_FUZZ_EXAMPLES": "100000"},
+        ),
+    ],
+    "node": [
+        Proof(
+            "study",
+            "a hospital's node is killed, or finds its disk full, at every write of a study",
+            ("tests/prove/test_node_faults.py",),
+        ),
+        Proof(
+            "commands",
+            "every command of a hospital is killed, or finds its disk full, at every write",
+            ("tests/prove/test_site_commands_faults.py",),
+        ),
+        Proof(
+            "files",
+            "every file of a hospital's home is damaged in seven ways, and named",
+            ("tests/faults/test_damaged_files.py",),
+            marker="not prove",
+            settings={"FEDWARD_DAMAGES": "all"},
+        ),
+    ],
+    "network": [
+        Proof(
+            "cut",
+            "the line between a hospital and its coordinator is dead for ten minutes of a study",
+            ("tests/e2e/test_network_cut.py",),
+            marker="not prove",
+            settings={"FEDWARD_CUT_S": "600"},
+        ),
+        Proof(
+            "network",
+            "rounds through a real proxy while keys rotate, the proxy dies and a site is revoked; a clock that jumps",
+            ("tests/prove/test_behind_a_proxy.py", "tests/faults/test_clock.py"),
+        ),
+    ],
+    "soak": [
+        Proof(
+            "sites",
+            "500 rounds over the real SuperLink while sites die: no leak, no stuck round, every ledger equals the journal",
+            ("tests/prove/test_long_soak.py",),
         ),
     ],
     "secagg": [
@@ -88,6 +188,13 @@ PROOFS: dict[str, list[Proof]] = {
             "100 000 changed messages for each parser and each machine of secure aggregation",
             ("tests/prove/test_secagg_fuzz.py",),
             settings={"FEDWARD_FUZZ_EXAMPLES": "100000"},
+        ),
+    ],
+    "bundle": [
+        Proof(
+            "offline",
+            "the offline kit is made, installed without any network, and a federation trains with it there",
+            ("tests/prove/test_offline_kit.py",),
         ),
     ],
 }

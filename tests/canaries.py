@@ -129,13 +129,14 @@ def binary_forms(canary: Canary) -> Iterator[tuple[str, bytes]]:
 
 
 class _Needles:
-    """Byte strings of at least four bytes, found by their first four."""
+    """Byte strings of at least four bytes, found by their first four, which hundreds may share, and then by their length."""
 
     def __init__(self, needles: Iterable[tuple[bytes, Canary, str]]) -> None:
-        self._by_prefix: dict[bytes, list[tuple[bytes, Canary, str]]] = {}
-        for needle in needles:
-            assert len(needle[0]) >= 4, needle
-            self._by_prefix.setdefault(needle[0][:4], []).append(needle)
+        self._by_prefix: dict[bytes, dict[int, dict[bytes, list[tuple[Canary, str]]]]] = {}
+        for needle, canary, form in needles:
+            assert len(needle) >= 4, needle
+            of_length = self._by_prefix.setdefault(needle[:4], {}).setdefault(len(needle), {})
+            of_length.setdefault(needle, []).append((canary, form))
         self._prefixes = np.frombuffer(b"".join(sorted(self._by_prefix)), dtype="<u4")
 
     def find(self, data: bytes) -> Iterator[Hit]:
@@ -144,9 +145,9 @@ class _Needles:
         raw = np.frombuffer(data, dtype=np.uint8).astype(np.uint32)
         windows = raw[:-3] | raw[1:-2] << 8 | raw[2:-1] << 16 | raw[3:] << 24
         for at in np.flatnonzero(np.isin(windows, self._prefixes)):
-            for needle, canary, form in self._by_prefix[data[at : at + 4]]:
-                if data.startswith(needle, int(at)):
-                    yield Hit(canary, form, len(needle) < 6)
+            for length, needles in self._by_prefix[data[at : at + 4]].items():
+                for canary, form in needles.get(data[at : at + length], ()):
+                    yield Hit(canary, form, length < 6)
 
 
 class Scanner:

@@ -31,6 +31,10 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
         federation.end()
 
 
+UNMEASURED = ("tests/bundle/", "tests/dashboard/", "tests/faults/", "tests/simulations/")
+"""What these test is not in coverage's packages, or is covered elsewhere a hundred times: watching them costs a third more time."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What may run side by side: a file's tests share what their modules set up, and there is one loopback federation.
@@ -40,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups = {item: _group(item) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
+        if item.nodeid.startswith(UNMEASURED):
+            item.add_marker(pytest.mark.no_cover)
     items.sort(key=lambda item: not groups[item].startswith(("loopback", "tests/e2e/", "tests/faults/")))
 
 
@@ -66,6 +72,8 @@ def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     _forbid_skip(report)
+    if report.failed and "loopback" in getattr(item, "funcargs", {}):
+        report.sections.append(("the federation", item.funcargs["loopback"].witness()))
     return report
 
 

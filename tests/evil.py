@@ -49,15 +49,15 @@ from fedward.server.flower import SuperLinkService, control
 from fedward.server.flower.wire import DirectSend, flower_client
 from fedward.server.home import CoordinatorHome
 from fedward.server.sites import SiteTransport
-from fedward.server.store import Store
 from fedward.study import messages
 from fedward.study.heart import SITES
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, load
 from fedward.study.messages import Advertise, Declare, Declared, Masked, Offer, Refusal, Reply, Request, Step
 from fedward.study.metrics import Counts
-from fedward.study.models import Vector, build, to_vector, vector_digest
+from fedward.study.models import build, to_vector
 from fedward.study.secure import batch_of, secure_terms
 from fedward.study.terms import training_cohort
+from fedward.study.vectors import Vector, vector_digest
 
 ANSWER_S = 30.0
 HEARTBEAT_S = 10.0
@@ -105,7 +105,7 @@ class Line:
         TaskIdentity.task_id, TaskIdentity.run_id = order.task_id, self._run_id
         TaskIdentity.node_id = order.context.node_id
         self._link = link
-        self._store = Store.open(home.store_file)
+        self._store = home.open_store()
         grid = SimpleNamespace(run=SimpleNamespace(run_id=self._run_id), _token=token, _addr=link._address)
         self.transport = SiteTransport(grid, self._store)
         self._over = threading.Event()
@@ -258,10 +258,15 @@ class Evil:
         return study
 
     def quorum_of(self, study: Study, quorum: int) -> Study:
-        """The same study, but for its quorum."""
+        """The same study, but for its quorum and its name: a newer version of one name would supersede it."""
         manifest = study.sealed.manifest
-        federation = manifest.federation.model_copy(update={"quorum": quorum})
-        return self.approved(self.seal(manifest.model_copy(update={"federation": federation}), study.sealed.roster))
+        name = f"{manifest.study.id}-of-{quorum}"
+        self.loopback.study(name)  # its data
+        changes = {
+            "federation": manifest.federation.model_copy(update={"quorum": quorum}),
+            "study": manifest.study.model_copy(update={"id": name}),
+        }
+        return self.approved(self.seal(manifest.model_copy(update=changes), study.sealed.roster))
 
     def seal(self, manifest: Manifest, roster: Sequence[RosterEntry]) -> SealedManifest:
         now = self._sealed_at = max(int(time.time()), self._sealed_at + 1)  # no two studies are alike

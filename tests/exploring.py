@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fedward.client import datasets
 from fedward.client.home import SiteHome
-from fedward.privacy.ledger import Ledger
-from fedward.server.views import StudyView, view
+from fedward.server.readings import view
+from fedward.server.views import StudyView
 from fedward.study import messages
 from fedward.study.answers import tally
 from fedward.study.exploration import Exploration, SealedExploration, load_exploration, parse_exploration
@@ -65,7 +65,7 @@ def exact(federation: Federation, sites: tuple[str, ...]) -> NDArray[np.int64]:
     total = np.zeros(counts_shape(sealed_exploration(federation)), dtype=np.int64)
     for site in sites:
         home = federation.sites[site]
-        frame = datasets.read(datasets.find(home, exploration.study.id), exploration)
+        frame = datasets.read(home, datasets.find(home, exploration.study.id), exploration)
         total += tally(frame, exploration, NoNoise())
     return total
 
@@ -81,7 +81,7 @@ def shown(federation: Federation) -> StudyView:
 
 
 def charged(federation: Federation, site: str) -> list[tuple[int, int, str]]:
-    with Ledger.open(federation.sites[site].ledger_file) as ledger:
+    with federation.sites[site].ledger(witnessed=False) as ledger:
         made = [entry.charge for entry in ledger.charges()]
     return [(charge.round, charge.attempt, charge.purpose) for charge in made]
 

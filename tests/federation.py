@@ -8,19 +8,26 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from fedward.client import approvals, datasets
+from fedward.client.approvers import default_key_file, load_key, make_key
+from fedward.client.decisions import append
 from fedward.client.enrolment import accept_kit, make_request
 from fedward.client.home import SiteHome
 from fedward.client.log import SiteLog
 from fedward.client.node import SiteNode
+from fedward.client.registry import add_approver
+from fedward.client.statements import StartOver
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.ledger import Budget
+from fedward.privacy.signing import Identity
 from fedward.server.coordinator import LocalCoordinator
 from fedward.server.exploring import run_study
 from fedward.server.heads import WitnessTransport
 from fedward.server.home import CoordinatorHome
+from fedward.server.lifecycle import Launch, Offered, Resume
 from fedward.server.proposal import propose
-from fedward.server.store import Store
 from fedward.server.transport import Delivery
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.kinds import AnyManifest, AnySealed, parse_sealed
@@ -78,7 +85,10 @@ class MemoryTransport:
 class Federation:
     """A coordinator and the four heart hospitals in one process, joined through real requests and kits."""
 
-    def __init__(self, folder: Path, *, budget: Budget | None = None, sites: tuple[str, ...] = SITES) -> None:
+    def __init__(
+        self, folder: Path, *, budget: Budget | None = None, sites: tuple[str, ...] = SITES, store: str | None = None
+    ) -> None:
+        """`store` is the URL of the database for the coordinator's store; a file else."""
         self.clock = TestClock()
         self.home = CoordinatorHome.create(
             folder / "coordinator",
@@ -88,15 +98,17 @@ class Federation:
             port=9443,
             control_port=9444,
             now=NOW,
+            store=store,
         )
-        self.store = Store.open(self.home.store_file)
+        self.store = self.home.open_store()
         self.key = 0
         self.said: list[str] = []
         self.sites: dict[str, SiteHome] = {}
         coordinator = LocalCoordinator(self.home.path)
         for site in sites:
             home = SiteHome.create(folder / site, site, budget or Budget(10.0, 1e-3))
-            accept_kit(home, coordinator.enroll(make_request(home)), None, datetime.now(UTC))
+            enter_approver(home)
+            accept_kit(home, coordinator.enroll(make_request(home)).kit, None, datetime.now(UTC))
             self.sites[site] = home
         coordinator.close()
         self.transport = MemoryTransport({site: self.node(site) for site in sites})
@@ -109,7 +121,7 @@ class Federation:
         twin.clock = TestClock()
         twin.clock.elapsed = self.clock.elapsed
         twin.home = CoordinatorHome.open(folder / "coordinator")
-        twin.store = Store.open(twin.home.store_file)
+        twin.store = twin.home.open_store()
         twin.said = []
         twin.sites = {site: SiteHome.open(folder / site) for site in self.sites}
         twin.transport = MemoryTransport({site: twin.node(site) for site in twin.sites})
@@ -124,7 +136,7 @@ class Federation:
 
     def node(self, site: str) -> SiteNode:
         home = self.sites[site]
-        return SiteNode(home, SiteLog(home.log_file), SecureDraws(), clock=self.clock.unix)
+        return SiteNode(home, SiteLog(home.log_file, None), SecureDraws(), clock=self.clock.unix)
 
     def restart(self, site: str) -> None:
         """The node's process died and came back: memory is gone, files stay."""
@@ -134,6 +146,8 @@ class Federation:
         for site, home in self.sites.items():
             if not manifest.privacy.secure_aggregation:
                 allow_plain(home)
+            if isinstance(manifest, Manifest) and manifest.privacy.mechanism == "none":
+                allow_without_dp(home)
             if isinstance(manifest, Manifest) and not manifest.counting.noised:
                 allow_exact_counts(home)
             folder = heart_folder()
@@ -154,14 +168,21 @@ class Federation:
             self.home.settings.federation_id,
             self.said.append,
         )
-        self.store.set_state(self.key, "proposed", "", self.clock.unix())
+        self.store.happened(self.key, Offered(), self.clock.unix())
         return sealed
 
     def approve(self, sealed: AnySealed, sites: tuple[str, ...] | None = None) -> None:
         for site in sites if sites is not None else tuple(self.sites):
-            approvals.decide(self.sites[site], sealed, "approved", "tester", self.clock.unix())
+            decide(self.sites[site], sealed, "approved", self.clock.unix())
+
+    def launch(self) -> None:
+        """What a person does, if nobody wished anything yet."""
+        life = self.store.study(self.key).life
+        if life.wish == "none":
+            self.store.happened(self.key, Resume() if life.state == "paused" else Launch(), self.clock.unix())
 
     def run(self) -> None:
+        self.launch()
         transport = WitnessTransport(self.transport, self.store, self.clock)
         run_study(self.home, self.store, transport, self.clock, self.said.append, self.key)
 
@@ -171,6 +192,50 @@ class Federation:
         sealed = self.propose(manifest)
         self.approve(sealed)
         return sealed
+
+
+APPROVER = "tester"
+"""The approver of every site of a test; the key lies in the site's folder, without a passphrase."""
+
+
+def enter_approver(home: SiteHome, name: str = APPROVER) -> Identity:
+    """A site's first approver, with a fresh key."""
+    key = make_key(home, name, default_key_file(home, name), None)
+    add_approver(home, name, key.public, by=name, signer=key, at=0)
+    return key
+
+
+def key_of(home: SiteHome, name: str = APPROVER) -> Identity:
+    """An approver's own key."""
+    return load_key(home, default_key_file(home, name), lambda: "")
+
+
+def decide(
+    home: SiteHome, sealed: AnySealed, state: str, at: int, by: str = APPROVER, *, unchecked: bool = False
+) -> None:
+    """What an approver says: approved, refused or revoked. `unchecked`: as somebody would who runs another program for it, that
+    does not ask the policy."""
+    signed = {"by": by, "signer": key_of(home, by), "at": at}
+    if state == "approved":
+        with pytest.MonkeyPatch.context() as patch:
+            if unchecked:
+                patch.setattr(approvals, "objections_here", lambda *_: [])
+            approvals.approve(home, sealed, **signed)  # type: ignore[arg-type]
+    else:
+        {"refused": approvals.refuse, "revoked": approvals.revoke}[state](home, sealed, **signed)  # type: ignore[arg-type]
+
+
+def undecide(home: SiteHome) -> None:
+    """As if nobody had decided anything at a site, and its approver were new."""
+    append(home, StartOver(reason="a test"), by=APPROVER, at=0, signer=None)
+    key = key_of(home)
+    add_approver(home, APPROVER, key.public, by=APPROVER, signer=key, at=0)
+
+
+def allow_without_dp(home: SiteHome) -> None:
+    """Let a hospital's policy accept studies without differential privacy."""
+    text = home.policy_file.read_text()
+    home.policy_file.write_text(text.replace("require_dp = true", "require_dp = false"))
 
 
 def allow_plain(home: SiteHome) -> None:
@@ -195,5 +260,5 @@ def heart_manifest(*, secure: bool = False, noised: bool = False, **changes: dic
     if not noised:
         data["evaluation"] |= {"noise": "none", "every": 5}
     for table, values in changes.items():
-        data[table] |= values
+        data[table] = data.get(table, {}) | values
     return parse(data)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from federation import Federation
+from federation import Federation, decide
 
-from fedward.client import approvals
 from fedward.privacy.canonical import digest
 from fedward.privacy.events import Event
 from fedward.privacy.ledger import Charge, Ledger, Reservation
@@ -14,6 +13,7 @@ from fedward.privacy.signing import Identity, to_text
 from fedward.study import messages, models
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import Declare, Offer, Refusal, Reply, Work
+from fedward.study.vectors import vector_digest
 
 SITE = "va"
 
@@ -44,7 +44,7 @@ class Site:
             "study": self.sealed.digest,
             "round": 1,
             "attempt": 1,
-            "base": models.vector_digest(self.base),
+            "base": vector_digest(self.base),
             "dimension": len(self.base),
             "train": True,
             "evaluate": False,
@@ -65,10 +65,10 @@ class Site:
         self.home.policy_file.write_text(text)
 
     def decide(self, state: str) -> None:
-        approvals.decide(self.home, self.sealed, state, "tester", self.federation.clock.unix())  # type: ignore[arg-type]
+        decide(self.home, self.sealed, state, self.federation.clock.unix())
 
     def charges(self, purpose: str = "train") -> list[tuple[int, int]]:
-        with Ledger.open(self.home.ledger_file) as ledger:
+        with self.home.ledger(witnessed=False) as ledger:
             made = [entry.charge for entry in ledger.charges()]
         return [(charge.round, charge.attempt) for charge in made if charge.purpose == purpose]
 

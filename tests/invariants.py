@@ -54,7 +54,8 @@ def check_study(federation: Federation, released: Released, rounds: int) -> None
     _check_record(federation, rounds)
     _check_journal(federation)
     if federation.sealed().manifest.privacy.secure_aggregation:
-        assert {(said.site, said.kind) for said in released.said} >= {(site, "masked") for site in federation.sites}
+        contributed = {row.site for row in federation.store.statuses(federation.key) if row.status == "contributed"}
+        assert {said.site for said in released.said if said.kind == "masked"} >= contributed
         check_slots(released.said)
         check_sums(federation)
     for site in federation.sites:
@@ -73,7 +74,9 @@ def _check_record(federation: Federation, rounds: int) -> None:
     assert checkpoint is not None
     assert (checkpoint.version, checkpoint.model) == (rounds, committed[rounds - 1].model)
     model_files.load_model(federation.home.models_folder, checkpoint.model)
-    named = Counter(row.attempt for row in federation.store.statuses(federation.key))
+    statuses = federation.store.statuses(federation.key)
+    assert all(row.reason for row in statuses if row.status != "contributed"), "a site was left out without a reason"
+    named = Counter(row.attempt for row in statuses)
     assert named == dict.fromkeys((a.attempt for a in attempts), len(federation.sites)), "a site without a status"
 
 
@@ -91,7 +94,7 @@ def _check_site(federation: Federation, released: Released, rounds: int, site: s
         ledger.verify()
         charges = [entry.charge for entry in ledger.charges()]
     entered = Counter((charge.round, charge.attempt, charge.purpose) for charge in charges)
-    assert set(entered.values()) == {1}, "an attempt was charged twice"
+    assert set(entered.values()) <= {1}, "an attempt was charged twice"
     trained = {(charge.round, charge.attempt) for charge in charges if charge.purpose.startswith("train")}
     evaluated = {(charge.round, charge.attempt) for charge in charges if charge.purpose.startswith("evaluate")}
     attempts = federation.store.attempts(federation.key)

@@ -21,11 +21,10 @@ from fedward.client.node import SiteNode
 from fedward.privacy.draws import SecureDraws
 from fedward.server.coordinator import LocalCoordinator
 from fedward.server.home import CoordinatorHome
+from fedward.server.lifecycle import ENDED
 from fedward.server.service import CoordinatorService
 from fedward.server.views import StudyView
 from fedward.study.heart import SITES, heart_folder
-
-ENDED = frozenset({"completed", "failed", "stopped"})
 
 
 def free_ports(count: int) -> list[int]:
@@ -75,12 +74,14 @@ class Node:
 
 
 class Loopback:
-    """One coordinator and the four heart hospitals. Everything that people do goes through their commands."""
+    """One coordinator and the four heart hospitals, or some of them. Everything that people do goes through their commands."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sites: Iterable[str] = SITES, coordinator: Path | None = None) -> None:
+        """`coordinator`: the home of one that somebody else makes and serves; by default `start` does both."""
+        folder.mkdir(exist_ok=True)
         self.folder = folder
-        self.home = folder / "coordinator"
-        self.sites = {site: folder / site for site in SITES}
+        self.home = coordinator or folder / "coordinator"
+        self.sites = {site: folder / site for site in sites}
         self.nodes: dict[str, Node] = {}
         self.said: list[str] = []
         self._stop = threading.Event()
@@ -92,23 +93,45 @@ class Loopback:
         """Make the federation, let the sites join, and connect their nodes."""
         port, control = free_ports(2)
         good("coordinator", "init", "Loopback", "--port", port, "--control-port", control, "--home", self.home)
-        for site, home in self.sites.items():
-            good("site", "init", site, "--epsilon-budget", 1000, "--home", home)
-            request = good("site", "request", "--home", home)
-            kit = good("coordinator", "enroll", request["request"], "--fingerprint", request["fingerprint"],
-                       "--home", self.home)  # fmt: skip
-            good("site", "enroll", kit["kit"], "--home", home)
+        for site in self.sites:
+            made = self.ask_to_join(site)
+            kit = good(
+                "coordinator", "enroll", made["request"], "--fingerprint", made["fingerprint"], "--home", self.home
+            )
+            good("site", "enroll", kit["kit"], "--home", self.sites[site])
         self._thread.start()
-        self._coordinator = LocalCoordinator(self.home)
         wait_for("the service starts", lambda: self.coordinator.serving() or self._failure)
         assert not self._failure, self._failure
         for site in self.sites:
             self.start_node(site)
         self.await_connected()
 
+    def ask_to_join(self, site: str, out: Path | None = None) -> dict[str, Any]:
+        """Make a site and its request to join."""
+        home = self.sites[site]
+        good(
+            "site",
+            "init",
+            site,
+            "--epsilon-budget",
+            1000,
+            "--approver",
+            "tester",
+            "--approver-unencrypted",
+            "--home",
+            home,
+        )
+        return good("site", "request", *([] if out is None else ["--out", out]), "--home", home)
+
+    def join(self, site: str, kit: Path) -> None:
+        """Take the kit, and connect the site's node."""
+        good("site", "enroll", kit, "--home", self.sites[site])
+        self.start_node(site)
+
     @property
     def coordinator(self) -> LocalCoordinator:
-        assert self._coordinator is not None
+        if self._coordinator is None:
+            self._coordinator = LocalCoordinator(self.home)
         return self._coordinator
 
     def _serve(self) -> None:
@@ -129,19 +152,27 @@ class Loopback:
         assert not self._thread.is_alive()
         assert not self._failure, self._failure
 
-    def start_node(self, site: str) -> None:
-        """What `fedward site start` runs, in a thread."""
+    def start_node(self, site: str, port: int | None = None) -> None:
+        """What `fedward site start` runs, in a thread; to another port than the kit's, if one is given."""
         home = SiteHome.open(self.sites[site])
         kit = home.kit()
         address = FleetAddress(
-            host=kit.host, port=kit.port, ca=home.ca_file, certificate=home.certificate_file,
-            key=home.key("tls.pem"), node_key=home.key("node.pem"),
+            host=kit.host, port=port or kit.port, ca=home.ca_file, certificate=home.certificate_file,
+            key=home.key("tls.pem"), node_key=home.key("node.pem"), password=home.key_password,
         )  # fmt: skip
         told: list[tuple[str, str]] = []
         stop = threading.Event()
-        node = SiteNode(home, SiteLog(home.log_file), SecureDraws())
+        node = SiteNode(home, SiteLog(home.log_file, None), SecureDraws())
         loop = FleetLoop(address, node, report=lambda code, text: told.append((code, text)), stop=stop)
-        thread = threading.Thread(target=loop.run, name=f"loopback-{site}", daemon=True)
+
+        def run() -> None:
+            try:
+                loop.run()
+            except BaseException as error:
+                told.append(("died", repr(error)))
+                raise
+
+        thread = threading.Thread(target=run, name=f"loopback-{site}", daemon=True)
         thread.start()
         self.nodes[site] = Node(thread, stop, told)
 
@@ -158,11 +189,14 @@ class Loopback:
     def study(self, study_id: str, **changes: Mapping[str, Any]) -> Path:
         """A study's TOML file, for which every site has registered its data."""
         path = write_study(self.folder / f"{study_id}.toml", study_id, changes)
+        self.register(path)
+        return path
+
+    def register(self, study: Path) -> None:
         data = heart_folder()
         for site, home in self.sites.items():
-            good("site", "register", "--study", path, "--csv", data / f"{site}.csv",
+            good("site", "register", "--study", study, "--csv", data / f"{site}.csv",
                  "--mapping", data / f"{site}.mapping.toml", "--home", home)  # fmt: skip
-        return path
 
     def propose(self, study: Path) -> str:
         """The digest of the study that was sealed and offered."""
@@ -170,7 +204,7 @@ class Loopback:
 
     def approve(self, digest: str, sites: Iterable[str] = SITES) -> None:
         for site in sites:
-            good("site", "approve", digest, "--by", "tester", "--home", self.sites[site])
+            good("site", "approve", digest, "--as", "tester", "--home", self.sites[site])
 
     def launch(self, digest: str) -> None:
         good("coordinator", "launch", digest, "--home", self.home)
@@ -184,12 +218,27 @@ class Loopback:
         return self.view(digest)
 
     def wait_ended(self, digest: str, seconds: float = 150.0) -> StudyView:
-        return self.wait(digest, "ends", lambda view: view.state in ENDED and view.wish == "none", seconds)
+        return self.wait(digest, "ends", lambda view: view.wish == "none" and view.state in ENDED, seconds)
 
     def charges(self, site: str, digest: str) -> list[tuple[int, int]]:
         """(round, attempt) of every training charge of a study in a site's ledger, in order."""
         charges = [entry.charge for entry in SiteHome.open(self.sites[site]).ledger().charges()]
         return [(c.round, c.attempt) for c in charges if c.study_digest == digest and c.purpose.startswith("train")]
+
+    def witness(self) -> str:
+        """What a failed test should show beside its assertion: what nodes, service and logs last said."""
+        lines = [f"the service said {self.said[-5:]}"]
+        for site, node in self.nodes.items():
+            lines.append(
+                f"{site}: {'alive' if node.thread.is_alive() else 'its thread has ended'}; told {node.told[-4:]}"
+            )
+        for log in [*(home / "log" / "site.log" for home in self.sites.values()), *(self.home / "log").glob("*.log")]:
+            if log.is_file():
+                lines += [
+                    f"--- {log.parent.parent.name}/{log.name}",
+                    *log.read_text(errors="replace").splitlines()[-12:],
+                ]
+        return "\n".join(lines)
 
     def _told(self, digest: str) -> str:
         view = self.view(digest)

@@ -9,7 +9,6 @@ import numpy as np
 from federation import Federation
 from numpy.typing import NDArray
 
-from fedward.privacy.ledger import Ledger
 from fedward.server.models import load_model
 from fedward.server.running import StudyRun
 from fedward.study import messages
@@ -27,6 +26,7 @@ def run(federation: Federation, *, store: Any = None, heard: Callable[[str], Non
         if heard is not None:
             heard(text)
 
+    federation.launch()
     StudyRun(federation.home, store or federation.store, federation.transport, federation.clock, report).run(
         federation.key
     )
@@ -46,7 +46,7 @@ def statuses(federation: Federation, attempt: int) -> dict[str, tuple[str, str]]
 
 
 def charges(federation: Federation, site: str) -> list[tuple[int, int]]:
-    with Ledger.open(federation.sites[site].ledger_file) as ledger:
+    with federation.sites[site].ledger(witnessed=False) as ledger:
         made = [entry.charge for entry in ledger.charges()]
     return [(charge.round, charge.attempt) for charge in made if charge.purpose == "train"]
 

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import federation as federation_module
 import numpy as np
 import pytest
 from federation import NOW, Federation, MemoryTransport, heart_manifest
 from numpy.typing import NDArray
 
-from fedward.client import approvals, datasets
+from fedward.client import datasets
+from fedward.client.exclusions import listed
+from fedward.client.findings import Finder
+from fedward.client.home import SiteHome
 from fedward.client.log import SiteLog
 from fedward.client.node import SiteNode
 from fedward.privacy.draws import Draws
@@ -25,9 +29,10 @@ from fedward.study.encoding import Encoded
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import Masked, Refusal, Reply, Request, Secured, Step
-from fedward.study.models import build, to_vector, vector_digest
+from fedward.study.models import build, to_vector
 from fedward.study.secure import SecureTerms, batch_of
 from fedward.study.terms import training_cohort
+from fedward.study.vectors import vector_digest
 
 WITHOUT: dict[str, object] = {"mechanism": "none", "epsilon": None, "delta": None}
 """The privacy table's settings of a study without differential privacy."""
@@ -41,10 +46,10 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     """Do once in this process what a run does again and again, and what no secure sum depends on: half of its time."""
     read, real = {}, datasets.load
 
-    def load(dataset: datasets.Dataset, manifest: Manifest) -> Encoded:
-        name = (dataset.csv_sha256, dataset.mapping_sha256, manifest.model_dump_json())
+    def load(home: SiteHome, dataset: datasets.Dataset, manifest: Manifest) -> Encoded:
+        name = (dataset.source_sha256, dataset.mapping_sha256, manifest.model_dump_json(), listed(home).entries)
         if name not in read:
-            read[name] = real(dataset, manifest)
+            read[name] = real(home, dataset, manifest)
         return read[name]
 
     patch.setattr(datasets, "load", load)
@@ -90,11 +95,11 @@ def known_as_approved(federation: Federation) -> None:
 
 
 def decide(federation: Federation, site: str, state: Any) -> None:
-    approvals.decide(federation.sites[site], federation.sealed(), state, "tester", int(NOW.timestamp()))
+    federation_module.decide(federation.sites[site], federation.sealed(), state, int(NOW.timestamp()))
 
 
 def undecide(federation: Federation, site: str) -> None:
-    (federation.sites[site].path / "approvals" / f"{federation.sealed().digest}.json").unlink()
+    federation_module.undecide(federation.sites[site])
 
 
 def draw_with(federation: Federation, make: Callable[[str], Draws]) -> None:
@@ -102,7 +107,7 @@ def draw_with(federation: Federation, make: Callable[[str], Draws]) -> None:
 
     def node(site: str) -> SiteNode:
         home = federation.sites[site]
-        return SiteNode(home, SiteLog(home.log_file), make(site), clock=federation.clock.unix)
+        return SiteNode(home, SiteLog(home.log_file, None), make(site), clock=federation.clock.unix)
 
     federation.node = node  # type: ignore[method-assign]
     for site in federation.sites:
@@ -283,12 +288,12 @@ class Truth:
         self.terms: dict[int, SecureTerms] = {}
         self._now: dict[str, tuple[int, int]] = {}
         self._training = ""
-        find, encode = SiteNode._find, SecureTerms.encode
+        find, encode = Finder.find, SecureTerms.encode
 
-        def found(node: Any, sealed: Any, request: Any, base: Any) -> Any:
-            site = node._kit.site
+        def found(finder: Any, sealed: Any, request: Any, base: Any) -> Any:
+            site = finder._site
             self._now[site], self._training = (request.attempt, len(base)), site
-            result = find(node, sealed, request, base)
+            result = find(finder, sealed, request, base)
             if result.update is not None:
                 self.updates[site, request.attempt] = result.update
             if result.counts is not None:
@@ -301,7 +306,7 @@ class Truth:
             self.terms[self._now[site][0]] = terms
             return vector, clipped
 
-        patch.setattr(SiteNode, "_find", found)
+        patch.setattr(Finder, "find", found)
         patch.setattr(SecureTerms, "encode", encoded)
         if given is not None:
 
@@ -407,13 +412,15 @@ class KilledError(BaseException):
 
 
 class Mortal:
-    """Stands before a store or transport, and dies before or after the `at`-th call that changes something."""
+    """Stands before a store or transport, and dies before or after the `at`-th call that changes something; never at 0."""
 
-    WRITES = frozenset({"set_state", "set_standing", "start", "open_attempt", "close_attempt", "note", "wish", "seal"})
+    WRITES = frozenset({"happened", "set_standing", "start", "open_attempt", "close_attempt", "note", "seal", "lose"})
     NETWORK = frozenset({"send", "poll"})
 
     def __init__(self, inner: object, calls: frozenset[str], at: int, *, after: bool = False) -> None:
         self._inner, self._calls, self._left, self._after = inner, calls, at, after
+        self.passed: list[str] = []
+        """The calls so far that change something."""
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._inner, name)
@@ -421,6 +428,7 @@ class Mortal:
             return real
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            self.passed.append(name)
             self._left -= 1
             if self._left == 0 and not self._after:
                 raise KilledError

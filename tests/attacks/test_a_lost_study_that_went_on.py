@@ -50,7 +50,7 @@ def test_what_a_stopped_study_may_have_charged_when_it_went_on_counts_as_spent(t
     assert recovered(tmp_path / "ledger", "stopped") >= epsilon([WHOLE], BUDGET.delta)
 
 
-@pytest.mark.parametrize("reason", ["completed", "rejected", "expired"])
+@pytest.mark.parametrize("reason", ["completed", "revoked", "expired"])
 def test_a_study_that_only_a_person_could_bring_back_counts_with_what_it_charged(
     tmp_path: Path, reason: Reason
 ) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from federation import Federation, heart_manifest
+from federation import Federation, decide, heart_manifest
 from hospital import SITE, Site, code
 
-from fedward.client import approvals
 from fedward.client.policy import DEFAULT_POLICY
 from fedward.privacy.errors import RefusalError
-from fedward.privacy.ledger import Ledger
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import Result
 
@@ -35,12 +33,12 @@ def resealed(site: Site, **changes: object) -> SealedManifest:
     """Another study of the same coordinator, offered and, by a careless person, approved."""
     sealed = SealedManifest.model_validate(site.sealed.model_dump() | changes)
     site.offer(sealed)
-    approvals.decide(site.home, sealed, "approved", "careless", site.federation.clock.unix())
+    decide(site.home, sealed, "approved", site.federation.clock.unix(), unchecked=True)
     return sealed
 
 
 def spent(site: Site) -> tuple[float, int]:
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         return ledger.spent(), len(ledger.charges())
 
 
@@ -108,5 +106,5 @@ def test_a_hospital_that_allows_exact_counts_has_them_in_its_ledger_as_unprotect
     sealed = resealed(site, **without(site))
     assert isinstance(evaluate(site, study=sealed.digest), Result)
     assert site.charges("evaluate-without-dp") == [(ROUNDS + 1, 1)]
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         assert (ledger.unprotected, ledger.promised()) == (1, float("inf"))

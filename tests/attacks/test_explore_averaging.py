@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 from exploring import SITE, Asking, allow, charged, heart_exploration, set_policy
-from federation import Federation
+from federation import Federation, decide
 
-from fedward.client import approvals
 from fedward.privacy.errors import RefusalError
 from fedward.privacy.ledger import Budget
 from fedward.study.messages import Refusal, Result
@@ -85,5 +84,5 @@ def test_one_exploration_costs_at_most_what_the_policy_allows(asking: Asking, tm
 
 def test_an_approval_that_is_withdrawn_ends_the_answers(asking: Asking) -> None:
     assert isinstance(asking.work(), Result)
-    approvals.decide(asking.home, asking.sealed, "rejected", "tester", asking.federation.clock.unix())
-    assert code(asking.work(attempt=2)) == "rejected"
+    decide(asking.home, asking.sealed, "revoked", asking.federation.clock.unix())
+    assert code(asking.work(attempt=2)) == "revoked-here"

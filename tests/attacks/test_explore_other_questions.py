@@ -78,7 +78,7 @@ def test_another_query_needs_another_approval(asking: Asking) -> None:
     federation = asking.federation
     more = [*QUERIES, {"kind": "histogram", "name": "pain", "column": "cp"}]
     sealed = federation.propose(heart_exploration(secure=False, queries=more))
-    assert approvals.decision_on(asking.home, sealed.digest) is None
+    assert approvals.standing_of(asking.home, sealed.digest, 0).state == "pending"
     assert code(Asking(federation).work()) == "not-approved"
     assert charged(federation, SITE) == []
 

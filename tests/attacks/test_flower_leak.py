@@ -69,7 +69,7 @@ class Hearing:
     def __init__(self, handler: Callable[[bytes], Any], requests: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
         self.client, self.told, self.stop = Client(), [], threading.Event()
         monkeypatch.setattr(loop_module, "tls_context", lambda _: None)
-        monkeypatch.setattr(loop_module, "node_key", lambda _: None)
+        monkeypatch.setattr(loop_module, "node_key", lambda *_: None)
         self.session = Session(SimpleNamespace(close=lambda: None), self.client, 7)  # type: ignore[arg-type]
         waiting = list(requests)
 
@@ -82,7 +82,7 @@ class Hearing:
         monkeypatch.setattr(self.session, "pull", pull)
         monkeypatch.setattr(self.session, "fetch", lambda _: waiting.pop(0))
         monkeypatch.setattr(Session, "activate", lambda *_: self.session)
-        address = SimpleNamespace(host="localhost", port=1, node_key=Path("key"))
+        address = SimpleNamespace(host="localhost", port=1, node_key=Path("key"), password=None)
         self.loop = FleetLoop(
             address,  # type: ignore[arg-type]
             handler,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -60,7 +58,7 @@ def test_budget_reset_by_reregistration(home: SiteHome, tmp_path: Path) -> None:
         done = datasets.register(home, study, Path(csv), mapping, 10 + number)
         with home.ledger() as book:
             assert (book.spent(), book.lineage) == (spent, lineage)
-            fresh = reservation(f"{number}" * 64, 20, study.study.id, done.dataset.csv_sha256)
+            fresh = reservation(f"{number}" * 64, 20, study.study.id, done.dataset.source_sha256)
             with pytest.raises(RefusalError, match="does not fit"):
                 book.reserve(fresh, at=20)
     with pytest.raises(UsageError):
@@ -149,7 +147,7 @@ def test_older_file_and_head_restored(enrolled: tuple[SiteHome, bytes], tmp_path
     older = saved(home, tmp_path / "older")
     restored(home, older, *FILES)
     home.ledger().close()  # what was countersigned is in it
-    older_head = home.countersigned_file.read_bytes()
+    older_head = home.read(home.countersigned_file, "head")
     with home.ledger() as book:
         book.charge(Charge(A, "s", 70, 0, STEP), at=3)
         newer = book.head
@@ -165,9 +163,13 @@ def test_older_file_and_head_restored(enrolled: tuple[SiteHome, bytes], tmp_path
 
 def test_countersigned_head_forged(enrolled: tuple[SiteHome, bytes]) -> None:
     home, _ = enrolled
-    kept = home.countersigned_file.read_bytes()
-    home.countersigned_file.write_bytes(kept.replace(b'"sequence":', b'"sequence":1'))
-    with pytest.raises(IntegrityError):
+    kept = home.read(home.countersigned_file, "head")
+    for forged in (kept.replace(b'"sequence":', b'"sequence":1'), b""):
+        home.write(home.countersigned_file, forged)
+        with pytest.raises(IntegrityError, match="countersigned"):
+            home.ledger()
+    home.countersigned_file.write_bytes(kept)  # by a program that does not have the home's key
+    with pytest.raises(IntegrityError, match="countersigned"):
         home.ledger()
     with pytest.raises(IntegrityError):
         home.keep_countersigned(kept)
@@ -205,13 +207,11 @@ def test_file_cut_short(home: SiteHome, part: float) -> None:
 
 
 def test_any_byte_of_an_entry_changed(home: SiteHome) -> None:
-    """Every byte of the file that holds a field of an entry; other bytes of SQLite's pages hold nothing or break the file."""
+    """Every page is authenticated whole (SQLCipher's HMAC): bytes all over the file."""
     spend(home, 2)
     whole = home.ledger_file.read_bytes()
-    with closing(sqlite3.connect(home.ledger_file)) as connection:
-        rows = connection.execute("SELECT previous, kind, body, digest FROM entries").fetchall()
-    fields = {str(field).encode() for row in rows for field in row}
-    places = sorted({whole.index(field) + step for field in fields for step in range(0, len(field), 7)})
+    assert b"reservation" not in whole  # nothing of an entry can be read
+    places = range(0, len(whole), 131)
     assert len(places) > 100
     for place in places:
         home.ledger_file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])

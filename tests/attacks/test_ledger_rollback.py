@@ -13,7 +13,6 @@ from hospital import SITE, Site, code
 from fedward.client.incidents import Incidents
 from fedward.privacy.entries import Head
 from fedward.privacy.errors import FedwardError
-from fedward.privacy.ledger import Ledger
 from fedward.privacy.signing import Identity, to_text
 from fedward.server.heads import WitnessTransport, note_head, witnessed
 from fedward.study.messages import Offer, Reply, Result, Standing
@@ -61,10 +60,10 @@ def offer(site: Site, brought: Witnessed | None) -> Reply:
 def test_an_older_file_with_its_head_is_refused_by_the_kept_witness(federation: Federation, tmp_path: Path) -> None:
     save(federation.sites[SITE].path, tmp_path / "backup")
     federation.run()
-    spent = Ledger.open(federation.sites[SITE].ledger_file).spent()
+    spent = federation.sites[SITE].ledger(witnessed=False).spent()
     assert spent > 0
     restore(federation, tmp_path / "backup", "ledger.countersigned")
-    assert Ledger.open(federation.sites[SITE].ledger_file).spent() == 0  # the file itself looks whole
+    assert federation.sites[SITE].ledger(witnessed=False).spent() == 0  # the file itself looks whole
     site = Site(federation)
     assert code(site.work(attempt=90)) == "ledger-rolled-back"
     assert code(site.declare()) == "ledger-rolled-back"
@@ -77,7 +76,7 @@ def test_an_older_witness_too_is_refused_by_what_the_coordinator_brings(federati
     federation.run()
     restore(federation, tmp_path / "backup")
     site = Site(federation)
-    brought = witnessed(federation.store, site.coordinator, SITE, 1)
+    brought = witnessed(federation.store, site.coordinator, (SITE,), 1)[SITE]
     assert brought is not None
     assert code(offer(site, brought)) == "ledger-rolled-back"
     federation.restart(SITE)  # and it stays so
@@ -93,7 +92,7 @@ def test_a_head_that_goes_back_raises_an_alarm_and_the_site_is_not_asked(
     restore(federation, tmp_path / "backup")
     (federation.sites[SITE].path / "ledger.countersigned").unlink(missing_ok=True)
     # A site that does not hold the countersigned head against its ledger, and tells its old head.
-    old = sign_head(SITE, Ledger.open(federation.sites[SITE].ledger_file).head, federation.sites[SITE].identity())
+    old = sign_head(SITE, federation.sites[SITE].ledger(witnessed=False).head, federation.sites[SITE].identity())
 
     assert "went back" in note_head(federation.store, old, 1)
     (alarm,) = federation.store.alarms()
@@ -112,7 +111,7 @@ def test_a_head_that_goes_back_raises_an_alarm_and_the_site_is_not_asked(
 def test_a_forged_or_foreign_witness_is_a_lie_that_is_kept(federation: Federation) -> None:
     site = Site(federation)
     home, other = federation.sites[SITE], federation.sites["cleveland"]
-    with Ledger.open(home.ledger_file) as ledger:
+    with home.ledger(witnessed=False) as ledger:
         head = ledger.head
     true = witness(sign_head(SITE, head, home.identity()), site.coordinator, 1)
     stranger = Identity.generate()
@@ -139,7 +138,7 @@ def test_an_older_witness_replayed_changes_nothing(federation: Federation) -> No
     assert new.head.sequence > old.head.sequence
     for brought in (new, old):
         assert isinstance(offer(site, brought), Standing)
-    kept = json.loads((site.home.path / "ledger.countersigned").read_text())
+    kept = json.loads(site.home.read(site.home.countersigned_file, "head"))
     assert kept["sequence"] == new.head.sequence
 
 
@@ -147,10 +146,10 @@ def test_a_changed_witness_file_stops_the_node(federation: Federation) -> None:
     site = Site(federation)
     brought = witness(sign_head(SITE, site.home.ledger().head, site.home.identity()), site.coordinator, 1)
     assert isinstance(offer(site, brought), Standing)
-    path = site.home.path / "ledger.countersigned"
-    data = json.loads(path.read_text())
+    path = site.home.countersigned_file
+    data = json.loads(site.home.read(path, "head"))
     data["sequence"] -= 1
-    path.write_text(json.dumps(data))
+    site.home.write(path, json.dumps(data).encode())
     federation.restart(SITE)
     assert code(site.work()) == "bad-signature"
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from federation import Federation, heart_manifest
+from federation import APPROVER, Federation, decide, heart_manifest, key_of
 from hospital import SITE, Site, code
 
 from fedward.client import approvals, datasets
+from fedward.client.decisions import load
+from fedward.client.statements import Approve, Chain, Link, next_link
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import IntegrityError, RefusalError
-from fedward.privacy.ledger import Budget, Ledger
+from fedward.privacy.ledger import Budget
 from fedward.privacy.signing import Identity, to_text
 from fedward.study import messages
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import Refusal, Reply, Result, Standing, Work
+from fedward.study.versions import PROTOCOL
 
 ROUNDS = 2
 
@@ -52,14 +54,14 @@ def weaker(sealed: SealedManifest) -> SealedManifest:
 
 def raw(site: Site, header: dict[str, object], body: bytes) -> Reply:
     """Any header at all, rightly framed and signed."""
-    text = canonical_json(header | {"body_sha256": digest(body)})
+    text = canonical_json({"protocol": PROTOCOL} | header | {"body_sha256": digest(body)})
     framed = b"FWD1" + struct.pack(">I", len(text)) + text + body
     data = framed + site.coordinator.sign("message", framed)
     return messages.open_reply(site.federation.transport.nodes[SITE](data), site.key)[0]
 
 
 def event_charged(site: Site) -> float:
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         event = ledger.charges()[-1].charge.event
     assert event is not None
     return event.noise_multiplier
@@ -123,56 +125,84 @@ def test_a_manifest_swapped_after_approval_needs_another_approval(site: Site) ->
     assert site.charges() == []
 
 
+def put_in_place(site: Site, source: Path, target: Path) -> None:
+    """As somebody would who has the home's key: one file's content under another file's name."""
+    site.home.write(target, site.home.read(source, "file"))
+
+
 def test_a_manifest_put_in_the_place_of_the_approved_one_is_refused(site: Site) -> None:
     """Somebody with write access to the proposals, and the coordinator's signature, but not the site's key."""
     other = weaker(site.sealed)
     site.offer(other)
     folder = site.home.path / "proposals"
-    shutil.copy(folder / f"{other.digest}.json", folder / f"{site.sealed.digest}.json")
+    put_in_place(site, folder / f"{other.digest}.json", folder / f"{site.sealed.digest}.json")
     assert code(site.work()) == "integrity"
     assert site.charges() == []
+
+
+def forge(site: Site, study: str, *, signer: Identity, sealer: Identity, by: str = APPROVER) -> None:
+    """One more link in the file of decisions, as somebody would write it who has the home's encryption key and these keys."""
+    path, decisions = site.home.decisions_file, load(site.home)
+    real = next(link.what for link in decisions.links if isinstance(link.what, Approve))
+    what = real.model_copy(update={"study": study})
+    link = next_link(decisions.links, what, by=by, at=1, site=SITE, identity=sealer, signer=signer)
+    link = link.model_copy(update={"site_key": site.key})
+    site.home.write(path, Chain(links=(*decisions.links, link)).model_dump_json().encode())
 
 
 def test_an_approval_replayed_for_another_digest_is_refused(site: Site) -> None:
     other = weaker(site.sealed)
     site.offer(other)
-    folder = site.home.path / "approvals"
-    shutil.copy(folder / f"{site.sealed.digest}.json", folder / f"{other.digest}.json")
-    assert code(site.work(study=other.digest)) == "bad-approval"
-    edited = json.loads((folder / f"{site.sealed.digest}.json").read_text()) | {"study": other.digest}
-    (folder / f"{other.digest}.json").write_text(json.dumps(edited))
+    path = site.home.decisions_file
+    whole = site.home.read(path, "decisions")
+    site.home.write(path, whole.replace(site.sealed.digest.encode(), other.digest.encode()))
     assert code(site.work(study=other.digest)) == "bad-signature"
+    links = load_links(whole)
+    moved = Chain(links=(*links, links[-1].model_copy(update={"sequence": len(links) + 1})))
+    site.home.write(path, moved.model_dump_json().encode())
+    assert code(site.work(study=other.digest)) == "bad-approval"
     assert site.charges() == []
+
+
+def load_links(data: bytes) -> tuple[Link, ...]:
+    return Chain.model_validate_json(data).links
 
 
 def test_a_coordinator_cannot_approve_for_the_site(site: Site) -> None:
     other = weaker(site.sealed)
     site.offer(other)
-    forged = approvals.Decision(study=other.digest, state="approved", by="the hospital", at=1)
-    signature = to_text(site.coordinator.sign("approval", forged.signed_bytes()))
-    path = site.home.path / "approvals" / f"{other.digest}.json"
-    path.write_text(forged.model_copy(update={"signature": signature}).model_dump_json())
+    forge(site, other.digest, signer=site.coordinator, sealer=site.coordinator)
     assert code(site.work(study=other.digest)) == "bad-signature"
+
+
+def test_the_site_s_own_key_approves_nothing(site: Site) -> None:
+    """The program's key seals, people's keys approve: who has the machine alone cannot."""
+    other = weaker(site.sealed)
+    site.offer(other)
+    forge(site, other.digest, signer=site.home.identity(), sealer=site.home.identity())
+    assert code(site.work(study=other.digest)) == "bad-approval"
 
 
 def test_a_site_s_signed_reply_is_no_approval(site: Site) -> None:
     """Signatures are bound to their purpose: nothing that a node signs for the network can serve as a decision."""
     other = weaker(site.sealed)
     site.offer(other)
-    forged = approvals.Decision(study=other.digest, state="approved", by="x", at=1)
-    signature = to_text(site.home.identity().sign("message", forged.signed_bytes()))
-    path = site.home.path / "approvals" / f"{other.digest}.json"
-    path.write_text(forged.model_copy(update={"signature": signature}).model_dump_json())
+    forge(site, other.digest, signer=key_of(site.home), sealer=site.home.identity())
+    path = site.home.decisions_file
+    links = load_links(site.home.read(path, "decisions"))
+    seal = to_text(site.home.identity().sign("message", links[-1].sealed_bytes()))
+    forged = Chain(links=(*links[:-1], links[-1].model_copy(update={"seal": seal})))
+    site.home.write(path, forged.model_dump_json().encode())
     assert code(site.work(study=other.digest)) == "bad-signature"
 
 
-def test_a_rejection_stays_whatever_is_offered_again(site: Site) -> None:
-    site.decide("rejected")
+def test_a_refusal_stays_whatever_is_offered_again(site: Site) -> None:
+    site.decide("refused")
     for _ in range(2):
         reply = site.offer(site.sealed)
         assert isinstance(reply, Standing)
-        assert reply.state == "rejected"
-    assert code(site.work()) == "rejected"
+        assert reply.state == "refused"
+    assert code(site.work()) == "refused-here"
 
 
 # --- the roster -----------------------------------------------------------------------------------------------------------------
@@ -275,7 +305,7 @@ def test_all_attempts_and_rounds_together_stay_within_the_plan(site: Site) -> No
         for round_ in (1, 2):
             done += isinstance(site.work(round=round_, attempt=attempt), Result)
     assert done == site.sealed.manifest.planned_attempts == len(site.charges())
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         assert ledger.spent() <= site.sealed.manifest.privacy.epsilon  # type: ignore[operator]
 
 
@@ -288,14 +318,14 @@ def test_a_study_proposed_again_opens_no_fresh_budget(tmp_path: Path) -> None:
         sealed = swapped(site.sealed, sealed_at=site.sealed.sealed_at + again)
         site.offer(sealed)
         try:
-            approvals.decide(site.home, sealed, "approved", "tester", 0)
+            decide(site.home, sealed, "approved", site.federation.clock.unix())
         except RefusalError as error:
             codes.add(error.code)
         for attempt in range(1, sealed.manifest.planned_attempts + 1):
             reply = site.work(study=sealed.digest, attempt=attempt)
             codes.add(reply.code if isinstance(reply, Refusal) else "trained")
     assert codes == {"trained", "budget-exhausted", "not-approved"}
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         assert ledger.spent() <= 4.0
 
 
@@ -307,7 +337,7 @@ def test_a_base_made_to_single_out_a_patient_moves_the_sum_by_no_more_than_the_n
 ) -> None:
     """Whatever the base, what a round releases is a clipped sum with the approved noise."""
     seen: list[float] = []
-    draws = site.federation.transport.nodes[SITE]._draws  # type: ignore[attr-defined]
+    draws = site.federation.transport.nodes[SITE]._finder._draws  # type: ignore[attr-defined]
     real = draws.gaussian
 
     def gaussian(shape: tuple[int, ...], sigma: float) -> np.ndarray:
@@ -327,7 +357,7 @@ def test_a_base_made_to_single_out_a_patient_moves_the_sum_by_no_more_than_the_n
 
 
 def test_no_request_tells_which_studies_a_site_has_data_for_beyond_its_own_code(site: Site) -> None:
-    """An unknown study is refused by the same code whether it was proposed, rejected elsewhere, or never heard of."""
+    """An unknown study is refused by the same code whether it was proposed, refused elsewhere, or never heard of."""
     replies = [site.work(study=digest(bytes([i]))) for i in range(3)]
     assert {code(reply) for reply in replies} == {"not-approved"}
     reply = site.declare("unknown")

@@ -11,13 +11,15 @@ from federation import Federation, heart_manifest
 from observed import Recorder, asked, committed, outcomes, run, state, statuses
 
 from fedward.privacy.canonical import digest
-from fedward.privacy.errors import FedwardError, RefusalError
+from fedward.privacy.errors import RefusalError
 from fedward.privacy.signing import Identity
 from fedward.server.proposal import collect_standings, propose
+from fedward.server.transport import Delivery
 from fedward.study import messages
 from fedward.study.heart import SITES
 from fedward.study.messages import Declared, Refusal, Reply, Result, Standing
 from fedward.study.metrics import histogram_shape
+from fedward.study.models import build, to_vector
 
 LIAR = "va"
 HONEST = tuple(site for site in SITES if site != LIAR)
@@ -182,6 +184,59 @@ def test_a_reply_sent_three_times_counts_once(federation: Federation) -> None:
     np.testing.assert_allclose(committed(federation, 1), model, rtol=1e-5, atol=1e-6)
 
 
+def test_two_answers_to_one_request_are_one_and_it_is_the_first(federation: Federation) -> None:
+    """The second is as valid as the first, and says something else; so does one that comes when the round is over."""
+    identity = federation.sites[LIAR].identity()
+    recorder = Recorder(federation)
+    send = federation.transport.send
+    late: list[Delivery] = []
+
+    def doubled(requests: dict[str, bytes]) -> None:
+        send(requests)
+        arrived, federation.transport._arrived = federation.transport._arrived, late[:]
+        for delivery in arrived:
+            federation.transport._arrived.append(delivery)
+            other = _another(delivery, identity)
+            if other is not None:
+                federation.transport._arrived.append(other)
+                late.append(other)
+
+    federation.transport.send = doubled  # type: ignore[assignment,method-assign]
+    run(federation)
+    assert state(federation) == "completed"
+    assert late
+    assert statuses(federation, 1)[LIAR] == statuses(federation, 2)[LIAR] == ("contributed", "")
+    model = recorder.model_after(federation.sealed(), 1, SITES)
+    np.testing.assert_allclose(committed(federation, 1), model, rtol=1e-5, atol=1e-6)
+
+
+def _another(delivery: Delivery, identity: Identity) -> Delivery | None:
+    """Another update of the liar, as well signed; None if this is none."""
+    if delivery.site != LIAR or delivery.payload is None:
+        return None
+    reply, body = messages.open_reply(delivery.payload, identity.public)
+    if not isinstance(reply, Result) or not reply.update_values:
+        return None
+    return Delivery(LIAR, messages.pack(reply, bytes(len(body)), identity))
+
+
+@pytest.mark.parametrize("value", [-0.0, 1e-45, -1e-45, 1e-38])
+def test_the_least_numbers_are_numbers(federation: Federation, value: float) -> None:
+    """Zeros with a sign and numbers below float32's normal ones are admitted as they are, and the sum is as exact with them."""
+    size = len(committed_base(federation))
+    tell(federation, update_of(*[value] * size), at=(1,))
+    recorder = Recorder(federation)
+    run(federation)
+    assert statuses(federation, 1)[LIAR] == ("contributed", "")
+    model = recorder.model_after(federation.sealed(), 1, SITES)
+    assert np.isfinite(committed(federation, 1)).all()
+    np.testing.assert_allclose(committed(federation, 1), model, rtol=1e-5, atol=1e-6)
+
+
+def committed_base(federation: Federation) -> np.ndarray:
+    return to_vector(build(federation.sealed().manifest))
+
+
 def test_a_liar_cannot_refuse_for_another(federation: Federation) -> None:
     """A refusal in another's name is not by that other's key."""
     identity = federation.sites[LIAR].identity()
@@ -238,26 +293,40 @@ def test_counts_are_of_the_study_s_shape(federation: Federation) -> None:
     assert statuses(federation, 2)[LIAR][1].startswith("wrong-shape")
 
 
-# --- without differential privacy, where no norm bounds an update ---------------------------------------------------------------
+# --- without differential privacy, where neither clipping nor noise bounds an update -------------------------------------------
 
 
-def test_an_update_that_bursts_the_model_is_never_committed(tmp_path: Path) -> None:
-    federation = Federation(tmp_path)
+def bare(folder: Path, **privacy: object) -> Federation:
+    federation = Federation(folder)
     for home in federation.sites.values():
         home.policy_file.write_text("[policy]\nrequire_dp = false\nrequire_secure_aggregation = false")
-    privacy = {"mechanism": "none", "epsilon": None, "delta": None}
-    federation.ready(heart_manifest(training={"rounds": 1, "server_learning_rate": 1000.0}, privacy=privacy))
-    before = federation.store.checkpoint(federation.key)
-    tell(federation, update_of(3e38), at=(1,))
-    with np.errstate(over="ignore"), pytest.raises(FedwardError) as caught:
-        run(federation)
-    assert caught.value.code == "training-diverged"
-    assert state(federation) == "failed"
-    assert outcomes(federation) == [(1, "interrupted")]
-    after = federation.store.checkpoint(federation.key)
-    assert before is None
-    assert after is not None
-    assert after.version == 0
+    without = {"mechanism": "none", "epsilon": None, "delta": None}
+    federation.ready(heart_manifest(training={"rounds": 1}, privacy=without | privacy))
+    return federation
+
+
+@pytest.mark.parametrize("value", [3e38, 101.0])
+def test_an_update_that_would_burst_the_model_is_refused_and_the_others_go_on(tmp_path: Path, value: float) -> None:
+    federation = bare(tmp_path)
+    tell(federation, update_of(value), at=(1,))
+    recorder = Recorder(federation, skip=LIAR)
+    run(federation)
+    assert state(federation) == "completed"
+    status, reason = statuses(federation, 1)[LIAR]
+    assert (status, reason.split(":")[0]) == ("refused", "out-of-bounds")
+    model = recorder.model_after(federation.sealed(), 1, HONEST)
+    np.testing.assert_allclose(committed(federation, 1), model, rtol=1e-5, atol=1e-6)
+
+
+def test_an_honest_update_is_clipped_at_its_site_to_the_bound_that_the_coordinator_admits(tmp_path: Path) -> None:
+    federation = bare(tmp_path, update_bound=1e-3)
+    recorder = Recorder(federation)
+    run(federation)
+    assert {status for status, _ in statuses(federation, 1).values()} == {"contributed"}
+    norms = [
+        float(np.linalg.norm(update.astype(float))) for (attempt, _), update in recorder.updates.items() if attempt == 1
+    ]
+    np.testing.assert_allclose(norms, [1e-3] * len(SITES), rtol=1e-6)
 
 
 # --- at the proposal --------------------------------------------------------------------------------------------------------------

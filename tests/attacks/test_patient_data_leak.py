@@ -17,20 +17,25 @@ import numpy as np
 import pandas as pd
 import pytest
 from canaries import Canary, Hit, Nest, Scanner, plant
-from federation import Federation, allow_exact_counts, allow_plain, heart_manifest
+from federation import APPROVER, Federation, allow_exact_counts, allow_plain, decide, heart_manifest, key_of
 from pydantic import TypeAdapter
 from secured import SLOT, Hand
 
-from fedward.client import approvals, datasets, door
+from fedward.client import datasets, door
+from fedward.client.approvers import default_key_file, make_key
+from fedward.client.registry import add_approver
 from fedward.privacy.canonical import canonical_json, digest
+from fedward.privacy.checkpoint import sign_checkpoint
 from fedward.privacy.errors import InputError, IntegrityError, RefusalError
 from fedward.privacy.secagg.faults import ProtocolError
 from fedward.privacy.signing import Identity, to_text
 from fedward.study import codes, messages
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import Manifest, SealedManifest
-from fedward.study.messages import Advertise, Declare, Masked, Offer, Refusal, Step, Work
-from fedward.study.models import build, to_vector, vector_digest
+from fedward.study.messages import Advertise, Checkpoint, Declare, Masked, Offer, Refusal, Step, Work
+from fedward.study.models import build, to_vector
+from fedward.study.sightings import Brought
+from fedward.study.vectors import vector_digest
 
 SITE = "va"
 ROUNDS = 3
@@ -123,8 +128,11 @@ def born(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     policy = home.policy_file.read_text()
     home.policy_file.write_text(policy + "".join(f"# {nest.text('the policy')}\n" for _ in range(20)))
     plain_sealed, secure_sealed = propose(federation, plain), propose(federation, secure)
+    who = nest.text("who approved")
+    key = make_key(home, who, default_key_file(home, who), None)
+    add_approver(home, who, key.public, by=APPROVER, signer=key_of(home), at=0)
     for sealed in (plain_sealed, secure_sealed):
-        approvals.decide(home, sealed, "approved", nest.text("who approved"), federation.clock.unix())
+        decide(home, sealed, "approved", federation.clock.unix(), who)
     return Hospital(federation, nest, csv, plain_sealed, secure_sealed)
 
 
@@ -182,6 +190,15 @@ def evil(hospital: Hospital) -> None:
     signature = to_text(hospital.coordinator.sign("manifest", other.canonical))
     hospital.ask("offer", Offer(study=other.digest, nonce="0" * 64, signature=signature), other.canonical)
     hospital.ask("offer", Offer(study=other.digest, nonce="0" * 64, signature="x"), b"{}")
+    log = hospital.federation.home.audit
+    note = sign_checkpoint(log.checkpoint(), hospital.coordinator).text
+    hospital.ask(
+        "checkpoint", Checkpoint(nonce="0" * 64, known=0), Brought(checkpoint=note, since=0, proof=()).canonical
+    )
+    hospital.ask(
+        "checkpoint", Checkpoint(nonce="1" * 64, known=9999), Brought(checkpoint=note, since=0, proof=()).canonical
+    )
+    hospital.ask("checkpoint", Checkpoint(nonce="2" * 64, known=0), b"{}")
     for changes in (
         {"study": "0" * 64}, {"study": other.digest}, {"study": hospital.secure.digest}, {"base": "0" * 64},
         {"dimension": 3}, {"round": 9_999}, {"round": 2, "evaluate": True}, {"train": False},
@@ -217,7 +234,7 @@ def broken(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:
     good = csv.read_text()
     first, cell = good.splitlines()[1], good.splitlines()[1].split(",")[5]
     record = home.path / "datasets" / "plain.json"
-    kept = record.read_text()
+    kept = home.read(record, "dataset")
     texts = [
         good.replace(",", ";"), good.splitlines()[0], f"{good}\n{first}", good.replace(cell, f"{cell}x"), f"{good}\n{first},1",
         "\0" + good, "", good.replace(cell, ""), good.replace(first.split(",")[2], "unheard-of"), good[: len(good) // 2] + '"',
@@ -226,20 +243,20 @@ def broken(hospital: Hospital, patch: pytest.MonkeyPatch) -> None:
         inner.setattr("fedward.client.node.SiteNode._charge", lambda *_: None)
         for number, text in enumerate(texts, start=50):
             csv.write_text(text)
-            fields = json.loads(kept) | {"csv_sha256": digest(text.encode()), "registered_at": number}
-            record.write_text(json.dumps(fields))
-            approvals.decide(home, hospital.plain, "approved", "somebody", number)
+            fields = json.loads(kept) | {"source_sha256": digest(text.encode()), "registered_at": number}
+            home.write(record, json.dumps(fields).encode())
+            decide(home, hospital.plain, "approved", hospital.federation.clock.unix())
             hospital.work("broken data", number)
             hospital.work("broken data", number, round=ROUNDS + 1, train=False, evaluate=True)
         csv.unlink()
         hospital.work("no data", 70)
         csv.write_text(good)
         for text in (f'{{"csv": "{hospital.nest.text("a record")}"}}', hospital.nest.text("a record"), "{"):
-            record.write_text(text)
+            home.write(record, text.encode())
             hospital.work("broken record", 71)
             hospital.declare("broken record")
-    record.write_text(kept)
-    approvals.decide(home, hospital.plain, "approved", "somebody", 99)
+    home.write(record, kept)
+    decide(home, hospital.plain, "approved", hospital.federation.clock.unix())
     policy = home.policy_file.read_text()
     for line in ("max_epsilon = 0.001", "share_cohort_size = false", 'MARK = "MARK"', "MARK", "min_patients = 1_000"):
         home.policy_file.write_text("[policy]\n" + line.replace("MARK", hospital.nest.text("a broken policy")))
@@ -295,12 +312,15 @@ EXCEPTIONS: dict[str, Callable[[str], Exception]] = {
 WORKING = (
     "fedward.client.datasets.find", "fedward.client.datasets.load", "fedward.client.datasets.read_site_table",
     "fedward.client.datasets.load_mapping", "fedward.client.datasets.encode", "fedward.client.datasets.file_digest",
-    "fedward.client.node.held_out", "fedward.client.approvals.load_policy", "fedward.client.approvals.objections",
-    "fedward.client.approvals.proposal", "fedward.client.approvals.decision_on", "fedward.client.approvals.require_approved",
+    "fedward.client.datasets.remaining", "fedward.client.exclusions.judge", "fedward.client.node.listed",
+    "fedward.client.findings.listed", "fedward.client.findings.held_out",
+    "fedward.client.approvals.load_policy", "fedward.client.approvals.objections",
+    "fedward.client.approvals.proposal", "fedward.client.approvals.standing_of", "fedward.client.approvals.load",
+    "fedward.client.approvals.require_approved",
     "fedward.client.home.SiteHome.patient_key", "fedward.privacy.ledger.Ledger.charge", "fedward.client.training.train",
     "fedward.study.models.scores", "fedward.client.evaluation.held_out_counts", "fedward.client.evaluation.noised",
     "fedward.study.models.build",
-    "fedward.study.messages.floats_to_bytes", "fedward.client.node.site_terms", "fedward.client.node.release",
+    "fedward.study.messages.floats_to_bytes", "fedward.client.findings.site_terms", "fedward.client.node.release",
     "fedward.study.messages.pack", "fedward.client.log.SiteLog.write",
     "fedward.client.log.SiteLog.error", "fedward.study.messages.open_request",
 )  # fmt: skip

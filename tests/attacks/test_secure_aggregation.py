@@ -26,7 +26,8 @@ from fedward.privacy.signing import Identity
 from fedward.study import messages
 from fedward.study.heart import SITES
 from fedward.study.messages import Secured, Work
-from fedward.study.models import vector_digest
+from fedward.study.vectors import vector_digest
+from fedward.study.versions import PROTOCOL
 
 pytestmark = pytest.mark.federation
 
@@ -513,7 +514,8 @@ def test_a_survivor_set_replayed_from_another_slot_batch_or_study_is_not_signed(
     forgiven(evil, refusals[SWITZERLAND], "unknown-batch")
     forgiven(evil, refusals[COLLUDER], "replayed")  # of the slot before, it may just be late
     foreign = evil.raw(
-        {"kind": "confirm", "study": study.digest, "batch": others_batch.batch.batch}, others_batch.survivors(SITES)
+        {"protocol": PROTOCOL, "kind": "confirm", "study": study.digest, "batch": others_batch.batch.batch},
+        others_batch.survivors(SITES),
     )
     forgiven(evil, evil.tell_one(CLEVELAND, foreign), "unknown-batch")
     slot.confirm()
@@ -579,18 +581,18 @@ def test_an_approval_revoked_within_a_slot_ends_it_and_no_share_leaves(
 ) -> None:
     slot = setup.slot()
     slot.masked()
-    good("site", "reject", study.digest, "--home", loopback.sites[HUNGARIAN])
+    good("site", "revoke", study.digest, "--home", loopback.sites[HUNGARIAN])
     try:
         slot.confirm()
-        good("site", "reject", study.digest, "--home", loopback.sites[CLEVELAND])
+        good("site", "revoke", study.digest, "--home", loopback.sites[CLEVELAND])
         slot.unmask()
     finally:
         loopback.approve(study.digest, [CLEVELAND, HUNGARIAN])
     assert {site: said.code for site, said in slot.said["confirm"].items()} == dict.fromkeys(SITES, "") | {
-        HUNGARIAN: "rejected"
+        HUNGARIAN: "revoked-here"
     }
-    refused(slot.said["unmask"][CLEVELAND], "rejected")
-    refused(slot.said["unmask"][HUNGARIAN], "rejected")
+    refused(slot.said["unmask"][CLEVELAND], "revoked-here")
+    refused(slot.said["unmask"][HUNGARIAN], "revoked-here")
     with pytest.raises(ProtocolError) as few:
         slot.open()
     assert few.value.code == "survivors-too-few"

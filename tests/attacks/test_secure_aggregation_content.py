@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from enrolled import enrol
 from evil import Evil, Setup, Study, assert_exact, caught, mean, refused, site_here
 from federation import MemoryTransport, TestClock, heart_manifest
 from loopback import Loopback
@@ -288,7 +289,7 @@ def proposed(folder: Path, sites: list[Declaring], **privacy: object) -> tuple[S
     coordinator = Identity.generate()
     store = Store.open(folder / "store.sqlite")
     for site in sites:
-        store.add_site(site.site, site.identity.public, site.identity.public, 0)
+        enrol(store, site.site, site.identity.public, site.identity.public, 0)
     manifest = heart_manifest(secure=True, privacy=privacy)
     key = store.create_study(manifest.study.id, manifest.model_dump_json(), tuple(site.site for site in sites), 0)
     transport = MemoryTransport({site.site: site.answers(coordinator.public) for site in sites})

@@ -99,9 +99,10 @@ def test_enroll_compares_the_fingerprint(home: Path, tmp_path: Path) -> None:
     assert not file.with_name("a.kit.json").exists()
     seen = good("site", "request", "--home", tmp_path / "a")["fingerprint"]
     done = good("coordinator", "enroll", file, "--fingerprint", seen.upper(), "--home", home)
-    assert good("coordinator", "sites", "--home", home) == {
-        "sites": [{"site": "a", "fingerprint": done["fingerprint"]}]
-    }
+    listed = good("coordinator", "sites", "--home", home)["sites"]
+    assert [(row["site"], row["fingerprint"], row["state"]) for row in listed] == [
+        ("a", done["fingerprint"], "enrolled")
+    ]
     assert seen in fedward("coordinator", "sites", "--home", home).out
 
 
@@ -134,7 +135,9 @@ def test_request_with_a_node_key_that_the_service_cannot_use_is_refused(home: Pa
 def test_a_name_is_enrolled_once(home: Path, tmp_path: Path) -> None:
     file = request(tmp_path, "a")
     first = good("coordinator", "enroll", file, "--home", home)
-    assert good("coordinator", "enroll", file, "--home", home) == first  # the kit got lost: the same again
+    assert good("coordinator", "enroll", file, "--home", home) == first | {
+        "what": "renewed"  # the kit got lost: another, for the same keys
+    }
     good("site", "init", "a", "--home", tmp_path / "impostor")
     impostor = good("site", "request", "--home", tmp_path / "impostor")["request"]
     fails(2, "usage", "coordinator", "enroll", impostor, "--home", home)
@@ -231,7 +234,9 @@ def test_service_file_of_a_dead_service_is_not_believed(fed: Federation) -> None
     """kill -9, or a reboot, after which another program has the process number."""
     write_atomic(fed.home.service_file, ServiceFile(pid=os.getppid(), started_at=0).model_dump_json().encode())
     assert good("coordinator", "status", "--home", fed.home.path)["serving"] is False
-    with fed.home.serving():
+    with fed.home.serving():  # nor by commands while the next one starts
+        assert fed.home.service() is None
+        write_atomic(fed.home.service_file, ServiceFile(pid=os.getpid(), started_at=0).model_dump_json().encode())
         assert fed.home.service() is not None
 
 
@@ -242,7 +247,7 @@ def test_unknown_and_ended_studies(fed: Federation) -> None:
         fails(3, "bad-input", "coordinator", command, digest[:3], "--home", home)
     stopped = good("coordinator", "stop", digest[:8], "--home", home)
     assert stopped["state"] == "stopped"
-    fails(4, "refused", "coordinator", "stop", digest[:8], "--home", home)
+    fails(4, "not-under-way", "coordinator", "stop", digest[:8], "--home", home)
 
 
 def test_status_of_a_study(fed: Federation) -> None:
@@ -257,7 +262,29 @@ def test_status_of_a_study(fed: Federation) -> None:
     followed = fedward("coordinator", "status", "heart-4-hospitals", "--follow", "--home", fed.home.path)
     assert followed.code == 0
     assert "committed" in followed.err
-    fails(4, "refused", "coordinator", "launch", "heart-4-hospitals", "--home", fed.home.path)
+    fails(4, "not-to-launch", "coordinator", "launch", "heart-4-hospitals", "--home", fed.home.path)
+
+
+def test_a_study_whose_sites_are_no_more_who_they_were_is_not_launched(fed: Federation) -> None:
+    """A site fewer than were sealed still runs; too few do not, whether revoked or with a new identity."""
+    home, digest = ("--home", fed.home.path), fed.sealed().digest
+    least = fed.sealed().manifest.least_sites
+    spare = len(SITES) - least
+    with pretended_service(fed.home):
+        for site in SITES[:spare]:
+            good("coordinator", "revoke", site, *home)
+        assert good("coordinator", "launch", digest[:8], *home)["state"] == "proposed"
+        asked = good("site", "rotate", "--identity", "--end-studies", "--home", fed.sites[SITES[spare]].path)
+        good("coordinator", "enroll", asked["request"], "--fingerprint", asked["fingerprint"], "--end-studies", *home)
+        old = fed.sealed().entry(SITES[spare]).identity_key
+        anew = next(row for row in fed.store.credentials(SITES[spare]) if row.identity_key != old)
+        fed.store.connected(anew.fingerprint, fed.clock.unix())  # its node comes with the new keys
+        launched = fed.home.audit.size
+        told = fails(4, "roster-outdated", "coordinator", "launch", digest[:8], *home)
+        assert f"at least {least}" in told.err
+        assert ", ".join(sorted(SITES[: spare + 1])) in told.err
+        assert "propose it again" in told.err
+        assert fed.home.audit.size == launched
 
 
 # --- the service --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from federation import Federation, heart_manifest
 from secured import draw_with
 
 from fedward.server.home import ServiceFile
+from fedward.server.lifecycle import Offered
 from fedward.study.files import write_atomic
 from fedward.study.heart import heart_folder
 
@@ -54,7 +55,7 @@ def service(federation: Federation, *, approving: bool = True) -> Iterator[None]
                     home = federation.home
                     sealed = propose(federation.store, federation.transport, federation.clock, row, home.identity(),
                                      home.settings.federation_id, federation.said.append)  # fmt: skip
-                    federation.store.set_state(row.key, "proposed", "", federation.clock.unix())
+                    federation.store.happened(row.key, Offered(), federation.clock.unix())
                     if approving:
                         federation.approve(sealed)
                 elif row.wish == "run" and approving:

@@ -15,7 +15,7 @@ from fedward.client.policy import load_policy
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.errors import InputError
 from fedward.privacy.events import CountEvent, DpEvent, SharedEvent
-from fedward.privacy.ledger import Budget, Charge, Head, Ledger, Reservation
+from fedward.privacy.ledger import Budget, Charge, Head, Reservation
 from fedward.study.terms import PRIVACY_WORDS
 
 STEP = DpEvent(10.0, 1.0, 1)
@@ -247,4 +247,4 @@ def test_the_node_refuses_until_then(home: SiteHome) -> None:
     ran = fedward("site", "status", "--home", home.path)
     assert (ran.code, "ledger-recover" in ran.err.replace("\n", "")) == (5, True)
     with pytest.raises(Exception, match="gone"):
-        Ledger.open(home.ledger_file)
+        home.ledger(witnessed=False)

@@ -36,7 +36,7 @@ LEAVES = [path for path, command in COMMANDS.items() if not isinstance(command, 
 def test_the_commands_are_those_of_the_two_roles_and_the_demo() -> None:
     assert {path[0] for path in LEAVES} >= {"site", "coordinator", "demo"}
     assert {path[1] for path in LEAVES if path[0] == "site"} >= {
-        "init", "request", "enroll", "register", "review", "approve", "reject", "start", "status", "ledger"
+        "init", "request", "enroll", "register", "review", "approve", "refuse", "revoke", "approver", "start", "status", "ledger"
     }  # fmt: skip
     assert {path[1] for path in LEAVES if path[0] == "coordinator"} >= {
         "init", "start", "enroll", "sites", "propose", "launch", "status", "stop"
@@ -191,3 +191,20 @@ def test_json_is_one_object_even_with_odd_names(tmp_path: Path) -> None:
     ran = fedward("coordinator", "init", 'Ärzte [red]& "Co"\n', "--home", tmp_path / "c", "--json")
     assert ran.code == 0
     assert json.loads(ran.out)["name"] == 'Ärzte [red]& "Co"\n'
+
+
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        (("site", "status"), ("torch", "flwr", "scipy.stats")),
+        (("coordinator", "status"), ("torch", "flwr", "scipy.stats")),
+    ],
+)
+def test_a_command_that_only_looks_waits_for_no_heavy_import(command: tuple[str, str], heavy: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from fedward.cli.main import app; import contextlib\n"
+        f"with contextlib.suppress(BaseException): app([*{command!r}, '--home', '/nonexistent'])\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]", ran.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,11 +21,13 @@ from federation import Federation, heart_manifest
 from hospital import spend
 from loopback import Loopback, wait_for
 
+from fedward.client.decisions import load
 from fedward.client.enrolment import make_request
 from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
 from fedward.privacy.events import DpEvent
 from fedward.privacy.ledger import Budget, Charge, Reservation
+from fedward.privacy.ledgerfile import connect
 from fedward.privacy.signing import Identity, fingerprint
 from fedward.server.authority import Authority
 from fedward.study.heart import heart_folder
@@ -102,13 +103,16 @@ def test_commands_speak_to_people_too(fed: Federation) -> None:
         "about 300 patients",
     ):
         assert words in review
-    approved = fedward("site", "approve", digest, "--yes", "--by", "Dr A", "--home", home)
-    assert (approved.code, "as Dr A" in approved.out) == (0, True)
+    approved = fedward("site", "approve", digest, "--yes", "--as", "tester", "--home", home)
+    assert (approved.code, "as tester" in approved.out) == (0, True)
     assert "approved" in fedward("site", "review", "--home", home).out
-    assert "decision     approved by Dr A on" in fedward("site", "review", digest, "--home", home).out
-    rejected = fedward("site", "reject", digest, "--home", home)
-    assert (rejected.code, "Rejected" in rejected.out) == (0, True)
-    assert "rejected here" in fedward("site", "status", "--home", home).out
+    assert "decision     approved; approved by tester on" in fedward("site", "review", digest, "--home", home).out
+    revoked = fedward("site", "revoke", digest, "--home", home)
+    assert (revoked.code, "Revoked" in revoked.out) == (0, True)
+    assert "revoked here" in fedward("site", "status", "--home", home).out
+    refused = fedward("site", "refuse", digest, "--home", home)
+    assert (refused.code, "Refused" in refused.out) == (0, True)
+    assert "refused here" in fedward("site", "status", "--home", home).out
     assert "remaining 10.000" in fedward("site", "ledger", "--home", home).out
 
 
@@ -117,7 +121,7 @@ def test_approve_asks_and_no_answer_is_no_approval(fed: Federation, monkeypatch:
     monkeypatch.setattr("builtins.input", lambda *_: "n")
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda *_: "n")
     ran = fedward("site", "approve", digest, "--home", home)
-    assert ran.code == 130
+    assert (ran.code, "nothing was done" in ran.err) == (2, True)
     assert good("site", "review", digest, "--home", home)["state"] == "pending"
 
 
@@ -351,18 +355,20 @@ def test_tampered_proposal_is_refused(fed: Federation) -> None:
     """A proposal edited on the hospital's disk: fewer noise, the same file name."""
     home, digest = fed.sites["va"].path, fed.sealed().digest
     file = home / "proposals" / f"{digest}.json"
-    edited(file, lambda data: data.update(sealed=str(data["sealed"]).replace('"epsilon":3.0', '"epsilon":4.0')))
-    assert '\\"epsilon\\":4.0' in file.read_text()
-    for command in (("review", digest), ("approve", digest, "--yes"), ("reject", digest), ("review",)):
+    text = fed.sites["va"].read(file, "proposal").decode().replace('\\"epsilon\\":3.0', '\\"epsilon\\":4.0')
+    assert '\\"epsilon\\":4.0' in text
+    fed.sites["va"].write(file, text.encode())
+    for command in (("review", digest), ("approve", digest, "--yes"), ("refuse", digest), ("review",)):
         fails(5, "bad-signature", "site", *command, "--home", home)
-    assert not (home / "approvals").exists()
+    assert [link.what.kind for link in load(SiteHome.open(home)).links] == ["approver-added"]
 
 
 def test_forged_approval_is_refused(fed: Federation) -> None:
-    """Somebody without the site's key turns a rejection into an approval."""
+    """Somebody who can write the site's files turns a refusal into a revocation that a later approval would overrule."""
     home, digest = fed.sites["va"].path, fed.sealed().digest
-    good("site", "reject", digest, "--home", home)
-    edited(home / "approvals" / f"{digest}.json", lambda data: data.update(state="approved"))
+    good("site", "refuse", digest, "--home", home)
+    file = fed.sites["va"].decisions_file
+    fed.sites["va"].write(file, fed.sites["va"].read(file, "decisions").replace(b'"refused"', b'"revoked"'))
     fails(5, "bad-signature", "site", "review", digest, "--home", home)
 
 
@@ -407,14 +413,14 @@ def charged(home: SiteHome, count: int = 2) -> None:
 
 
 def drop_last_charge(home: SiteHome) -> None:
-    with closing(sqlite3.connect(home.ledger_file)) as connection:
+    with closing(connect(home.ledger_file, home.ledger_key)) as connection:
         connection.execute("DROP TRIGGER entries_no_DELETE")
         connection.execute("DELETE FROM entries WHERE sequence = (SELECT max(sequence) FROM entries)")
         connection.commit()
 
 
 def change_charge(home: SiteHome) -> None:
-    with closing(sqlite3.connect(home.ledger_file)) as connection:
+    with closing(connect(home.ledger_file, home.ledger_key)) as connection:
         connection.execute("DROP TRIGGER entries_no_UPDATE")
         connection.execute("UPDATE entries SET body = replace(body, '10.0', '1000.0')")
         connection.commit()

@@ -20,12 +20,16 @@ from hypothesis import strategies as st
 
 from fedward.client import door
 from fedward.client.door import ANSWERS, BODIES, RULES, Asked, release
+from fedward.privacy.checkpoint import Checkpoint as LogCheckpoint
+from fedward.privacy.checkpoint import Note, cosign, sign_checkpoint
 from fedward.privacy.entries import Head
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.privacy.secagg import wire
 from fedward.study import messages
 from fedward.study.messages import (
     Advertise,
+    Checkpoint,
+    Checkpointed,
     Declare,
     Declared,
     Masked,
@@ -53,6 +57,7 @@ TASK = {"study": STUDY, "round": 2, "attempt": 3, "base": BASE, "dimension": SIZ
 REQUESTS: dict[str, messages.Request] = {
     "declare": Declare(study_id="heart", nonce="0" * 64),
     "offer": Offer(study=STUDY, nonce="0" * 64, signature=""),
+    "checkpoint": Checkpoint(nonce="0" * 64, known=3),
     "work": Work(**TASK),
     "masked": Masked(**TASK, batch=BATCH.batch, setup="0" * 64, slot=0),
     "advertise": Advertise(study=STUDY, batch=BATCH.batch, cohort=BATCH.members, threshold=3, slots=4),
@@ -83,6 +88,11 @@ def reply_to(kind: str) -> Reply:
         return Declared(**common, study_id="heart", patients=210, noise_multiplier=4.018)
     if kind == "offer":
         return Standing(**common, study=STUDY, state="approved", at=1_900_000_000)
+    if kind == "checkpoint":
+        point = LogCheckpoint(f"fedward/site/{SITE}/{'a' * 16}", 9, b"\1" * 32)
+        line = cosign(point, point.origin, identity(SITE), 1_900_000_000).line
+        note = sign_checkpoint(point, identity(SITE)).text
+        return Checkpointed(**common, checkpoint=note, proof=("b" * 64, "c" * 64), seen=4, cosignature=line)
     if kind == "work":
         kept = {name: TASK[name] for name in ("study", "round", "attempt", "base")}
         return Result(**common, **kept, update_values=SIZE, histogram_values=CELLS)
@@ -128,7 +138,7 @@ def test_an_honest_reply_leaves_whole(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", REQUESTS)
 def test_a_refusal_leaves_whatever_was_asked(kind: str) -> None:
-    blames = REFUSAL.blames if kind != "declare" else ""
+    blames = REFUSAL.blames if kind not in {"declare", "checkpoint"} else ""
     got, _ = let_out(REFUSAL.model_copy(update={"blames": blames}), b"", REQUESTS[kind])
     assert isinstance(got, Refusal)
     assert got.code == "no-data"
@@ -175,6 +185,8 @@ ALLOWED = {
     ("declared", "noise_multiplier"): {4711.0, 215.0, 210.5},
     ("refusal", "reference"): set(),
     ("refusal", "blames"): {""},
+    ("checkpointed", "seen"): {4711, 211, 0},
+    ("checkpointed", "cosignature"): {""},
 }
 
 
@@ -257,6 +269,30 @@ def test_no_reply_to_another_request_or_study_leaves(kind: str) -> None:
             release(reply, body, dataclasses.replace(context, request=request), identity(SITE))
 
 
+def test_a_checkpoint_is_this_sites_own_and_carries_nothing_else() -> None:
+    reply, request = reply_to("checkpoint"), REQUESTS["checkpoint"]
+    assert isinstance(reply, Checkpointed)
+    point = LogCheckpoint(f"fedward/site/{SITE}/{'a' * 16}", 9, b"\1" * 32)
+    other = LogCheckpoint(f"fedward/site/{BATCH.members[0]}/{'a' * 16}", 9, b"\1" * 32)
+    own, line = sign_checkpoint(point, identity(SITE)), cosign(point, point.origin, identity(SITE), 4711)
+    foreign = cosign(other, other.origin, identity(SITE), 4711)
+    longer = Note(point, (dataclasses.replace(own.signatures[0], data=CANARY.encode() * 8),))
+    for name, value in [
+        ("checkpoint", sign_checkpoint(other, identity(SITE)).text),
+        ("checkpoint", own.with_signatures([line]).text),
+        ("checkpoint", longer.text),
+        ("checkpoint", own.text + CANARY),
+        ("cosignature", foreign.line),
+        ("cosignature", line.line * 2),
+        ("cosignature", line.line[:-1]),
+        ("proof", ("b" * 64, CANARY)),
+        ("proof", ("b" * 64,) * 65),
+        ("proof", ["b" * 64]),
+    ]:
+        with pytest.raises(IntegrityError, match=name):
+            release(reply.model_copy(update={name: value}), b"", asked(request), identity(SITE))
+
+
 def test_a_rule_that_cannot_be_checked_is_not_kept() -> None:
     def broken(_digest: str) -> Any:
         raise OSError(CANARY)
@@ -282,7 +318,8 @@ def test_whatever_leaves_is_what_the_request_and_the_study_made_it(kind: str, da
         release(reply.model_copy(update={name: value}), body_of(kind), asked(REQUESTS[kind]), identity(SITE))
     except IntegrityError:
         return
-    few = {"patients": lambda v: v % 10 == 0, "at": lambda v: v >= 0, "state": lambda v: v in ("pending", "rejected")}
+    few = {"patients": lambda v: v % 10 == 0, "at": lambda v: v >= 0, "state": lambda v: v in ("pending", "refused")}
+    few |= {"seen": lambda v: v >= 0, "cosignature": lambda v: v == ""}
     few["noise_multiplier"] = lambda v: v >= 0 and round(v * 1000) / 1000 == v
     assert value == getattr(reply, name) or few[name](value)
 
@@ -342,4 +379,10 @@ def test_only_the_door_makes_something_released_and_the_loop_takes_nothing_else(
 def test_only_flower_s_loop_and_session_send() -> None:
     sending = {"PushMessagesRequest", "PushObjectRequest", "Message", "Client", "Error"}
     found = {name for name, tree in sources("client").items() if any(name_of(call) in sending for call in calls(tree))}
-    assert found == {"flower/loop.py", "flower/session.py"}
+    assert found == {"flower/loop.py", "flower/session.py", "flower/probe.py"}
+    verbs = {"stream", "post", "put", "send", "request"}
+    probing = [call for call in calls(sources("client")["flower/probe.py"]) if name_of(call) in verbs]
+    assert [[ast.unparse(part) for part in call.args] for call in probing] == [
+        ["'GET'", "f'https://{host}:{address.port}/'"]
+    ]
+    assert [call.keywords for call in probing] == [[]], "a look at the coordinator carries nothing"

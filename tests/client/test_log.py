@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ CANARY = "Zq7patient4711"
 
 @pytest.fixture
 def log(tmp_path: Path) -> SiteLog:
-    return SiteLog(tmp_path / "log" / "site.log")
+    return SiteLog(tmp_path / "log" / "site.log", None)
 
 
 @pytest.fixture
@@ -108,3 +110,56 @@ def test_what_python_and_libraries_print_goes_to_the_log(
     told = lines(tmp_path)
     assert [line["event"] for line in told] == ["library"] * 4 + ["error"]
     assert sum(CANARY in json.dumps(line) for line in told) == 4
+
+
+# --- how long it is kept --------------------------------------------------------------------------------------------
+
+DAY = 86_400.0
+
+
+def aged(path: Path, days: float) -> Path:
+    """A file whose last line was written so many days ago."""
+    then = time.time() - days * DAY
+    os.utime(path, (then, then))
+    return path
+
+
+def test_a_file_holds_one_week_and_nothing_is_kept_too_long(tmp_path: Path) -> None:
+    path = tmp_path / "log" / "site.log"
+    path.parent.mkdir()
+    for days, name in ((181, "site.log.3"), (179, "site.log.2"), (8, "site.log.1")):
+        (path.parent / name).write_text("old\n")
+        aged(path.parent / name, days)
+    log = SiteLog(path, None)
+    assert {file.name for file in path.parent.iterdir()} == {"site.log", "site.log.1", "site.log.2"}
+    log.write("worked")
+    log.write("worked")
+    assert len(lines(tmp_path)) == 2
+    aged(path, 7)
+    log.write("later")
+    assert [line["event"] for line in lines(tmp_path)] == ["later"]
+    assert (path.parent / "site.log.1").read_text().count("worked") == 2
+    assert (path.parent / "site.log.3").read_text() == "old\n", "moved on by one, and not too old yet"
+    log.close()
+
+
+def test_a_full_file_is_followed_by_the_next_and_no_more_than_asked_are_kept(tmp_path: Path) -> None:
+    log = SiteLog(tmp_path / "log" / "site.log", None, keep=2)
+    for _ in range(4):
+        for _ in range(6):
+            log.write("worked", "x" * 1_000_000)
+    assert {file.name for file in (tmp_path / "log").iterdir()} == {"site.log", "site.log.1", "site.log.2"}
+    assert max(file.stat().st_size for file in (tmp_path / "log").iterdir()) < 5_000_001
+    log.close()
+
+
+def test_reopened_it_goes_on_in_a_new_file_where_the_old_one_was_moved_away(tmp_path: Path) -> None:
+    log, path = SiteLog(tmp_path / "log" / "site.log", None), tmp_path / "log" / "site.log"
+    log.write("before")
+    path.rename(tmp_path / "moved.log")
+    log.write("still there")
+    log.reopen()
+    log.write("after")
+    assert [line["event"] for line in lines(tmp_path)] == ["after"]
+    assert (tmp_path / "moved.log").read_text().count("\n") == 2
+    log.close()

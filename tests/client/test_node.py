@@ -11,22 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation import Federation, heart_manifest
+from federation import Federation, heart_manifest, undecide
 from hospital import SITE, Site, code, spend
 
 from fedward.client import datasets
-from fedward.client import node as node_module
+from fedward.client.findings import Finder
+from fedward.client.home import SiteHome
 from fedward.client.incidents import Incidents
 from fedward.privacy.canonical import digest
 from fedward.privacy.events import DpEvent
-from fedward.privacy.ledger import Budget, Ledger
+from fedward.privacy.ledger import Budget
 from fedward.privacy.signing import Identity
-from fedward.study import messages, models
+from fedward.study import messages
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import Declare, Declared, Refusal, Reply, Result, Standing
 from fedward.study.metrics import histogram_shape
 from fedward.study.schedule import least_noise
+from fedward.study.vectors import vector_digest
 
 ROUNDS = 3
 
@@ -51,7 +53,7 @@ def site(template: Federation, tmp_path: Path) -> Site:
 def test_an_approved_round_is_charged_once_and_answered(site: Site) -> None:
     reply = site.work()
     assert isinstance(reply, Result)
-    assert (reply.round, reply.attempt, reply.base) == (1, 1, models.vector_digest(site.base))
+    assert (reply.round, reply.attempt, reply.base) == (1, 1, vector_digest(site.base))
     assert (reply.update_values, reply.histogram_values) == (len(site.base), 0)
     assert np.isfinite(messages.floats_from_bytes(site.body, len(site.base), "u")).all()
     assert site.charges() == [(1, 1)]
@@ -59,7 +61,7 @@ def test_an_approved_round_is_charged_once_and_answered(site: Site) -> None:
 
 def test_the_charge_is_the_event_of_the_approved_terms(site: Site) -> None:
     site.work()
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         event = ledger.charges()[0].charge.event
     assert event is not None
     assert (event.noise_multiplier, event.sampling_rate, event.steps) == (
@@ -73,7 +75,7 @@ def test_a_planned_evaluation_counts_the_held_out_patients_only(site: Site) -> N
     reply = site.work(round=ROUNDS + 1, train=False, evaluate=True)
     assert isinstance(reply, Result)
     counts = messages.counts_from_bytes(site.body, histogram_shape(site.sealed.manifest))
-    with Path(datasets.find(site.home, "heart-4-hospitals").csv).open() as file:
+    with Path(datasets.find(site.home, "heart-4-hospitals").path).open() as file:
         patients = sum(1 for _ in file) - 1
     assert 0.15 * patients < counts[0].sum() < 0.5 * patients
     assert (counts[1:3].sum(axis=0) <= counts[0]).all()
@@ -107,10 +109,10 @@ def test_the_declared_cohort_is_rounded(site: Site) -> None:
     assert abs(reply.patients - datasets.find(site.home, "heart-4-hospitals").patients) <= 5
 
 
-@pytest.mark.parametrize("state", ["pending", "approved", "rejected"])
+@pytest.mark.parametrize("state", ["pending", "approved", "refused", "revoked"])
 def test_the_standing_is_what_a_person_decided(site: Site, state: str) -> None:
     if state == "pending":
-        (site.home.path / "approvals" / f"{site.sealed.digest}.json").unlink()
+        undecide(site.home)
     else:
         site.decide(state)
     reply = site.offer(site.sealed)
@@ -165,12 +167,17 @@ def policy(text: str) -> Callable[[Site], Reply]:
 
 
 def undecided(site: Site) -> Reply:
-    (site.home.path / "approvals" / f"{site.sealed.digest}.json").unlink()
+    undecide(site.home)
     return site.work()
 
 
-def rejected(site: Site) -> Reply:
-    site.decide("rejected")
+def refused(site: Site) -> Reply:
+    site.decide("refused")
+    return site.work()
+
+
+def revoked(site: Site) -> Reply:
+    site.decide("revoked")
     return site.work()
 
 
@@ -185,8 +192,8 @@ def hidden_cohort(site: Site) -> Reply:
 
 
 def forged_approval(site: Site) -> Reply:
-    path = site.home.path / "approvals" / f"{site.sealed.digest}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"by": "somebody else"}))
+    path = site.home.decisions_file
+    site.home.write(path, site.home.read(path, "decisions").replace(b'"tester"', b'"nobody"'))
     return site.work()
 
 
@@ -219,7 +226,8 @@ REFUSALS: dict[str, tuple[Callable[[Site], Reply], str]] = {
     "signed-by-the-site": (lambda s: s.work(signer=s.home.identity()), "bad-signature"),
     "undecided": (undecided, "not-approved"),
     "unknown-study": (lambda s: s.work(study="0" * 64), "not-approved"),
-    "rejected": (rejected, "rejected"),
+    "refused": (refused, "refused-here"),
+    "revoked": (revoked, "revoked-here"),
     "forged-approval": (forged_approval, "bad-signature"),
     "expired": (expired, "expired"),
     "policy-epsilon": (policy("max_epsilon = 1.0"), "policy-epsilon"),
@@ -296,10 +304,11 @@ def test_a_study_without_dp_is_refused_where_the_policy_requires_it(tmp_path: Pa
     federation = Federation(tmp_path, sites=("cleveland", "hungarian", SITE))
     federation.ready(heart_manifest(privacy={"mechanism": "none", "epsilon": None, "delta": None}))
     site = Site(federation)
+    site.policy("[policy]\nrequire_secure_aggregation = false")
     assert code(site.work()) == "policy-requires-dp"
     site.policy("[policy]\nrequire_dp = false\nrequire_secure_aggregation = false")
     assert isinstance(site.work(), Result)  # and the change binds at once
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         assert (ledger.unprotected, ledger.spent()) == (1, 0.0)
 
 
@@ -312,12 +321,12 @@ def test_little_left_means_more_noise_and_the_whole_study_fits(tmp_path: Path) -
     for attempt in range(1, planned + 1):
         assert isinstance(site.work(attempt=attempt), Result)
     assert code(site.work(attempt=planned + 1)) == "attempts-used-up"
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         assert 1.0 < ledger.spent() <= 2.0
 
 
 def test_too_little_left_ends_at_planning(site: Site) -> None:
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         for number, sigma in enumerate((0.49, 1.0, 2.0, 4.0, 8.0, 16.0)):  # until hardly anything is left
             if ledger.fits([DpEvent(sigma, 1.0, 1)]):
                 spend(ledger, DpEvent(sigma, 1.0, 1), f"{number:064x}")
@@ -383,9 +392,9 @@ def test_the_charge_is_durable_when_the_data_is_opened(site: Site, monkeypatch: 
     seen: list[list[tuple[int, int]]] = []
     real = datasets.load
 
-    def load(dataset: datasets.Dataset, manifest: Manifest) -> object:
+    def load(home: SiteHome, dataset: datasets.Dataset, manifest: Manifest) -> object:
         seen.append(site.charges())  # through a connection of its own
-        return real(dataset, manifest)
+        return real(home, dataset, manifest)
 
     monkeypatch.setattr(datasets, "load", load)
     assert isinstance(site.work(), Result)
@@ -397,13 +406,52 @@ def test_a_charge_survives_the_node_s_death_and_is_not_made_twice(site: Site, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(node_module.SiteNode, "_find", die)
+        patch.setattr(Finder, "find", die)
         with pytest.raises(KeyboardInterrupt):
             site.work()
     site.federation.restart(SITE)
     assert site.charges() == [(1, 1)]
     assert code(site.work()) == "already-charged"
     assert isinstance(site.work(attempt=2), Result)
+
+
+def test_an_answer_after_the_deadline_is_charged_once_and_the_next_attempt_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node's process is stopped while it works (SIGSTOP), past the round's deadline, and goes on then."""
+
+    def spent() -> float:
+        with site.home.ledger(witnessed=False) as ledger:
+            return ledger.spent()
+
+    real, clock = Finder.find, site.federation.clock
+
+    def stopped(*given: object) -> object:
+        clock.sleep(3600)
+        return real(*given)  # type: ignore[arg-type]
+
+    before = spent()
+    with monkeypatch.context() as patch:
+        patch.setattr(Finder, "find", stopped)
+        assert isinstance(site.work(), Result)
+    late, once = site.raw, spent()
+    assert once > before
+    node = site.federation.transport.nodes[SITE]
+    assert node(site.sent) == late  # it comes again: the same noise, no new draw
+    assert (site.charges(), spent()) == ([(1, 1)], once)
+    first = site.sent
+    assert isinstance(site.work(attempt=2), Result)
+    twice = spent()
+    assert site.charges() == [(1, 1), (1, 2)]
+    assert twice > once
+    for sent in (
+        first,
+        site.sent,
+    ):  # the attempt that was given up, and, after a restart, both: nothing is drawn for them
+        site.federation.restart(SITE)
+        reply, _ = messages.open_reply(site.federation.transport.nodes[SITE](sent), site.key)
+        assert code(reply) == "already-charged"
+    assert (site.charges(), spent()) == ([(1, 1), (1, 2)], twice)
 
 
 def test_data_registered_again_is_what_trains_next(site: Site, tmp_path: Path) -> None:
@@ -445,13 +493,13 @@ def test_no_canary_leaves_whatever_goes_wrong(site: Site, tmp_path: Path, monkey
     for number, text in enumerate(broken, start=2):
         csv.write_text(text)
         dataset = datasets.find(site.home, "heart-4-hospitals")
-        forged = dataset.model_copy(update={"csv_sha256": digest(text.encode()), "registered_at": number})
+        forged = dataset.model_copy(update={"source_sha256": digest(text.encode()), "registered_at": number})
         path = site.home.path / "datasets" / "heart-4-hospitals.json"
-        path.write_text(forged.model_dump_json())
+        site.home.write(path, forged.model_dump_json().encode())
         assert isinstance(site.work(attempt=number), Refusal)
         assert isinstance(site.work(round=ROUNDS + 1, attempt=number, train=False, evaluate=True), Refusal)
-    path.write_text(f'{{"csv": "{CANARY}"}}')
-    assert code(site.work(attempt=50)) == "bad-input"
+    site.home.write(path, f'{{"csv": "{CANARY}"}}'.encode())
+    assert code(site.work(attempt=50)) == "damaged"
     path.unlink()
     assert code(site.declare()) == "no-data"
 
@@ -479,7 +527,16 @@ def test_no_canary_leaves_whatever_goes_wrong(site: Site, tmp_path: Path, monkey
 def test_a_refusal_is_a_code_and_a_reference_and_nothing_of_the_text(site: Site) -> None:
     (site.home.path / "datasets" / "heart-4-hospitals.json").unlink()
     reply = site.work()
-    assert set(reply.model_dump()) == {"body_sha256", "kind", "site", "request", "code", "blames", "reference"}
+    assert set(reply.model_dump()) == {
+        "protocol",
+        "body_sha256",
+        "kind",
+        "site",
+        "request",
+        "code",
+        "blames",
+        "reference",
+    }
     text = str(site.logged()[-1]["text"])
     assert "fedward site register" in text
     assert b"register" not in site.raw
@@ -509,14 +566,16 @@ def test_replies_of_two_rounds_have_different_noise(site: Site) -> None:
 
 def test_a_damaged_kept_proposal_is_refused(site: Site) -> None:
     path = site.home.path / "proposals" / f"{site.sealed.digest}.json"
-    kept = path.read_text()
+    kept = site.home.read(path, "proposal").decode()
     for text in ("[]", "{}", '{"sealed": "x"}', "{"):
-        path.write_text(text)
+        site.home.write(path, text.encode())
         assert code(site.work()) in {"integrity", "bad-input"}
-    path.write_text(kept.replace('\\"rounds\\":3', '\\"rounds\\":9'))
+        path.write_text(text)
+        assert code(site.work()) == "damaged"
+    site.home.write(path, kept.replace('\\"rounds\\":3', '\\"rounds\\":9').encode())
     assert code(site.work()) == "bad-signature"
     other = path.with_name("f" * 64 + ".json")
     shutil.move(path, other)
-    path.write_text(kept)
+    site.home.write(path, kept.encode())
     assert isinstance(site.work(), Result)
     assert site.charges() == [(1, 1)]

@@ -15,11 +15,11 @@ from fedward.client import datasets
 from fedward.client.split import held_out
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.events import CountEvent, DpEvent
-from fedward.privacy.ledger import Ledger
 from fedward.study import messages, models
 from fedward.study.evaluation import count_event, most_noise, training_share
 from fedward.study.messages import Result
 from fedward.study.metrics import histogram, histogram_shape
+from fedward.study.vectors import vector_digest
 
 ROUNDS, EVALUATIONS = 2, 40
 
@@ -48,7 +48,7 @@ def evaluated(site: Site, attempt: int) -> NDArray[np.int64]:
 def exact_counts(site: Site) -> NDArray[np.int64]:
     """What no one outside may see: the counts without noise."""
     manifest = site.sealed.manifest
-    data = datasets.load(datasets.find(site.home, manifest.study.id), manifest)
+    data = datasets.load(site.home, datasets.find(site.home, manifest.study.id), manifest)
     unseen = data.select(held_out(data.patients, manifest.training.holdout, site.home.patient_key()))
     model = models.build(manifest)
     models.load_vector(model, site.base)
@@ -58,7 +58,7 @@ def exact_counts(site: Site) -> NDArray[np.int64]:
 
 def test_an_evaluation_is_charged_as_the_noisy_counts_that_it_is(site: Site) -> None:
     evaluated(site, 1)
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         [charge] = [entry.charge for entry in ledger.charges()]
         assert ledger.unprotected == 0
     assert charge.purpose == "evaluate"
@@ -69,7 +69,7 @@ def test_an_evaluation_is_charged_as_the_noisy_counts_that_it_is(site: Site) -> 
 def test_training_and_evaluation_cost_no_patient_both(site: Site) -> None:
     site.work(round=1, attempt=1)
     evaluated(site, 2)
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         trained, counted = [entry.charge.event for entry in ledger.charges()]
         spent, delta = ledger.spent(), ledger.budget.delta
     assert isinstance(trained, DpEvent)
@@ -106,7 +106,7 @@ def test_sites_and_bins_have_noise_of_their_own(template: Federation, tmp_path: 
         one = Site(federation)
         one.home, one.key = federation.sites[name], federation.sites[name].identity().public
         request = messages.Work.model_validate(
-            {"study": one.sealed.digest, "round": ROUNDS + 1, "attempt": 1, "base": models.vector_digest(one.base),
+            {"study": one.sealed.digest, "round": ROUNDS + 1, "attempt": 1, "base": vector_digest(one.base),
              "dimension": len(one.base), "train": False, "evaluate": True}
         )  # fmt: skip
         sent = messages.pack(request, messages.floats_to_bytes(one.base), one.coordinator)
@@ -121,7 +121,7 @@ def test_no_more_evaluations_leave_than_were_planned(site: Site) -> None:
         evaluated(site, attempt)
     late = site.work(round=ROUNDS + 1, attempt=EVALUATIONS + 1, train=False, evaluate=True)
     assert code(late) == "evaluations-used-up"
-    with Ledger.open(site.home.ledger_file) as ledger:
+    with site.home.ledger(witnessed=False) as ledger:
         plan = site.sealed.manifest.counting
         assert plan.epsilon is not None
         assert ledger.spent() <= plan.epsilon

@@ -13,6 +13,7 @@ from command import fedward, good
 from federation import Federation, heart_manifest
 from hospital import SITE, Site
 
+from fedward.client.home import SiteHome
 from fedward.client.own_metrics import PURPOSE, OwnMetrics
 from fedward.client.policy import Policy
 from fedward.privacy.errors import FedwardError, InputError, IntegrityError, RefusalError
@@ -34,13 +35,18 @@ def some_counts(more: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.create(tmp_path / "ledger.sqlite", budget=Budget(10.0, 1e-3), lineage="patients")
+def ledger(home: SiteHome) -> Ledger:
+    return home.ledger()
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> OwnMetrics:
-    kept = OwnMetrics(tmp_path / "own-metrics")
+def home(tmp_path: Path) -> SiteHome:
+    return SiteHome.create(tmp_path, "va", Budget(10.0, 1e-3))
+
+
+@pytest.fixture
+def own(home: SiteHome) -> OwnMetrics:
+    kept = OwnMetrics(home)
     kept.keep(SEALED, 3, some_counts())
     return kept
 
@@ -57,20 +63,20 @@ def test_the_counts_are_the_hospital_s_alone(own: OwnMetrics, tmp_path: Path) ->
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
 
 
-def test_without_an_evaluation_there_is_nothing(tmp_path: Path) -> None:
+def test_without_an_evaluation_there_is_nothing(home: SiteHome) -> None:
     with pytest.raises(InputError) as caught:
-        OwnMetrics(tmp_path / "none").shown(SEALED)
+        OwnMetrics(home).shown(SEALED)
     assert caught.value.code == "no-metrics"
 
 
-def test_damaged_counts_are_refused(own: OwnMetrics, tmp_path: Path) -> None:
-    path = tmp_path / "own-metrics" / f"{SEALED.digest}.json"
-    data = json.loads(path.read_text())
+def test_damaged_counts_are_refused(own: OwnMetrics, home: SiteHome) -> None:
+    path = home.metrics_folder / f"{SEALED.digest}.json"
+    data = json.loads(home.read(path, "counts"))
     for change in ({"counts": [1, 2]}, {"study": "6" * 64}, {"counts": [-1] * len(data["counts"])}, {"round": 0}):
-        path.write_text(json.dumps(data | change))
+        home.write(path, json.dumps(data | change).encode())
         with pytest.raises(FedwardError):
             own.shown(SEALED)
-    path.write_text(json.dumps(data | {"counts": [1, 2]}))
+    home.write(path, json.dumps(data | {"counts": [1, 2]}).encode())
     with pytest.raises(IntegrityError):
         own.shown(SEALED)
 
@@ -105,7 +111,7 @@ def test_a_crash_after_the_charge_costs_nothing_more(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fedward.client.own_metrics.write_secret", die)
+        patch.setattr("fedward.client.home.SiteHome.write", die)
         with pytest.raises(KeyboardInterrupt):
             own.release(SEALED, SHARES, ledger, at=1)
     assert len(ledger.charges()) == 1
@@ -115,7 +121,7 @@ def test_a_crash_after_the_charge_costs_nothing_more(
 
 def test_a_node_keeps_them_and_people_see_and_give_them_away(tmp_path: Path) -> None:
     federation = Federation(tmp_path / "all", sites=("cleveland", "hungarian", SITE))
-    federation.ready(heart_manifest(training={"rounds": 3}, evaluation={"every": 2}))
+    federation.ready(heart_manifest(training={"rounds": 3, "holdout": 0.5}, evaluation={"every": 2}))  # 11 by any split
     site = Site(federation)
     home, digest = site.home.path, site.sealed.digest
     missing = fedward("site", "metrics", digest, "--home", home)

@@ -40,7 +40,7 @@ class Nodes:
     def place(self, site: str, batch: Batch) -> Place:
         return self.places[site].find(batch.study, batch.batch)
 
-    def set_up(self, name: str = "b" * 32, study: str = "5" * 64, seen: tuple[int, int] = (0, 0)) -> OpenBatch:
+    def set_up(self, name: str = "b" * 32, study: str = "5" * 64, seen: int = 0) -> OpenBatch:
         batch = batch_of(N, name=name, study=study, slots=4)
         setup = BatchSetup(batch)
         for site in batch.members:
@@ -121,12 +121,12 @@ def test_each_study_has_a_place_of_its_own(nodes: Nodes) -> None:
 
 def test_what_was_taken_part_in_is_known_across_batches(nodes: Nodes) -> None:
     places = nodes.places["s000"]
-    assert places.seen("5" * 64) == (0, 0)
-    opened = nodes.set_up(seen=(1, 0))
-    assert places.seen("5" * 64) == (1, 0)
+    assert places.seen("5" * 64) == 0
+    opened = nodes.set_up(seen=2)
+    assert places.seen("5" * 64) == 2
     nodes.masked(opened, ALL, slot=2)
-    assert places.seen("5" * 64) == (1, 3)
-    assert places.seen("6" * 64) == (0, 0)
+    assert places.seen("5" * 64) == 3
+    assert places.seen("6" * 64) == 0
 
 
 @pytest.mark.parametrize("kind", ["confirm", "unmask", "share", "open"])
@@ -167,7 +167,7 @@ def test_it_is_refused_whatever_happened_since(nodes: Nodes, remembered: str) ->
         if remembered == "after a restart":
             for site in ALL:
                 nodes.restart(site)
-        opened = nodes.set_up("c" * 32, seen=(1, 1))
+        opened = nodes.set_up("c" * 32, seen=1)
     with pytest.raises(ProtocolError) as caught:
         nodes.confirm(nodes.masked(opened, ALL[1:], 1), opened)
     assert caught.value.code == "differencing"

@@ -1,4 +1,4 @@
-"""Approval reserves, rejection and a study's end give free: over files, processes and the real message path."""
+"""Approval reserves, refusing, revoking and a study's end give free: over files, processes and the real message path."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from federation import NOW, Federation, heart_manifest
+from federation import NOW, Federation, decide, heart_manifest
 from hospital import SITE, Site, code
 
 from fedward.client import approvals, budgets, datasets
@@ -57,7 +57,7 @@ def ended(site: Site, reason: str) -> Standing:
 def test_approval_reserves_the_whole_schedule_for_these_patients(federation: Federation) -> None:
     home, (one, _) = federation.sites[SITE], studies(federation)
     for _ in range(2):  # approved again, nothing is reserved twice
-        approvals.decide(home, one, "approved", "tester", AT)
+        decide(home, one, "approved", AT)
         (reserved,) = held(home)
         assert reserved.remaining == study_events(one, SITE)
         assert reserved.reservation.cohort == datasets.find(home, "one").cohort
@@ -70,7 +70,7 @@ def _approve(path: Path, study: str, gate: object, results: object) -> None:
     sealed = approvals.proposal(home, study)
     gate.wait()  # type: ignore[attr-defined]
     try:
-        approvals.decide(home, sealed, "approved", "tester", AT)
+        decide(home, sealed, "approved", AT)
         results.put("approved")  # type: ignore[attr-defined]
     except RefusalError as error:
         results.put(error.code)  # type: ignore[attr-defined]
@@ -93,18 +93,18 @@ def test_two_studies_approved_by_two_processes_at_once_do_not_overrun_the_budget
         process.join(30)
     assert len(held(home)) == 1
     assert home.ledger().committed() <= 4.0
-    decided = [approvals.decision_on(home, sealed.digest) for sealed in (one, two)]
-    assert [decision is None for decision in decided].count(True) == 1  # who was refused has no approval
+    decided = [approvals.standing_of(home, sealed.digest, AT) for sealed in (one, two)]
+    assert sorted(standing.state for standing in decided) == ["approved", "pending"]  # who was refused has no approval
 
 
-def test_rejecting_gives_free_what_was_not_charged(federation: Federation) -> None:
+def test_revoking_gives_free_what_was_not_charged(federation: Federation) -> None:
     home, (one, two) = federation.sites[SITE], studies(federation)
-    approvals.decide(home, one, "approved", "tester", AT)
+    decide(home, one, "approved", AT)
     with pytest.raises(RefusalError):
-        approvals.decide(home, two, "approved", "tester", AT)
-    approvals.decide(home, one, "rejected", "tester", AT)
+        decide(home, two, "approved", AT)
+    decide(home, one, "revoked", AT)
     assert held(home) == []
-    approvals.decide(home, two, "approved", "tester", AT)
+    decide(home, two, "approved", AT)
     assert len(held(home)) == 1
 
 

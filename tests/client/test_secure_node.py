@@ -26,11 +26,10 @@ from secured import (
 )
 
 from fedward.client import datasets
-from fedward.client import node as node_module
+from fedward.client.findings import Finder
 from fedward.client.incidents import Incident, Incidents
 from fedward.client.node import SiteNode
 from fedward.privacy.canonical import digest
-from fedward.privacy.ledger import Ledger
 from fedward.privacy.secagg import SiteParty
 from fedward.privacy.secagg.coordinator import OpenBatch
 from fedward.server.exchanges import SecureExchange, SetupExchange
@@ -38,8 +37,8 @@ from fedward.study import messages
 from fedward.study.heart import SITES
 from fedward.study.messages import Advertise, Declare, Refusal, Secured, Work
 from fedward.study.metrics import histogram_shape
-from fedward.study.models import vector_digest
 from fedward.study.secure import batch_of, secure_terms
+from fedward.study.vectors import vector_digest
 
 SITE, ROUNDS = "va", 3
 
@@ -63,7 +62,7 @@ def hand(template: Federation, tmp_path: Path) -> Hand:
 
 
 def charges(hand: Hand, site: str = SITE) -> list[tuple[int, int, str]]:
-    with Ledger.open(hand.federation.sites[site].ledger_file) as ledger:
+    with hand.federation.sites[site].ledger(witnessed=False) as ledger:
         made = [entry.charge for entry in ledger.charges()]
     return [(charge.round, charge.attempt, charge.purpose) for charge in made]
 
@@ -245,7 +244,7 @@ def lose_data(hand: Hand) -> None:
     home = hand.federation.sites[SITE]
     known = datasets.find(home, hand.sealed.manifest.study.id)
     path = home.path / "export.csv"
-    path.write_bytes(Path(known.csv).read_bytes())
+    path.write_bytes(Path(known.path).read_bytes())
     datasets.register(home, hand.sealed.manifest, path, Path(known.mapping), 0)
     path.unlink()
 
@@ -267,8 +266,8 @@ def undecided(hand: Hand, opened: OpenBatch) -> Said:
     return said
 
 
-def rejected(hand: Hand, opened: OpenBatch) -> Said:
-    decide(hand.federation, SITE, "rejected")
+def refused(hand: Hand, opened: OpenBatch) -> Said:
+    decide(hand.federation, SITE, "refused")
     said = masked(hand, opened)
     decide(hand.federation, SITE, "approved")
     return said
@@ -294,7 +293,7 @@ def nan_base(hand: Hand, opened: OpenBatch) -> Said:
 
 REFUSED: dict[str, tuple[Callable[[Hand, OpenBatch], Said], str]] = {
     "undecided": (undecided, "not-approved"),
-    "rejected": (rejected, "rejected"),
+    "refused": (refused, "refused-here"),
     "expired": (expired, "expired"),
     "policy-epsilon": (under_policy("max_epsilon = 1.0"), "policy-epsilon"),
     "policy-patients": (under_policy("min_patients = 100_000"), "policy-patients"),
@@ -329,7 +328,7 @@ def test_what_is_refused_takes_no_slot_and_no_charge_and_reads_no_data(
 
 
 @pytest.mark.parametrize("kind", ["share", "open", "confirm", "unmask"])
-def test_a_study_that_is_rejected_meanwhile_gets_nothing_more(hand: Hand, kind: str) -> None:
+def test_a_study_that_is_revoked_meanwhile_gets_nothing_more(hand: Hand, kind: str) -> None:
     """A person's word binds at once, also in the middle of a setup or of a sum."""
     members = tuple(hand.federation.sites)
     exchange: SetupExchange | SecureExchange
@@ -343,9 +342,9 @@ def test_a_study_that_is_rejected_meanwhile_gets_nothing_more(hand: Hand, kind: 
             break
         for site, payload in requests.items():
             exchange.admit(site, stage, hand.tell(site, payload).raw)
-    decide(hand.federation, SITE, "rejected")
+    decide(hand.federation, SITE, "revoked")
     said = hand.tell(SITE, requests[SITE])
-    assert (said.code, said.body) == ("rejected", b"")
+    assert (said.code, said.body) == ("revoked-here", b"")
 
 
 def test_no_batch_no_vector(hand: Hand) -> None:
@@ -428,9 +427,9 @@ def test_the_slot_is_consumed_before_the_charge_and_the_charge_is_durable_before
     assert seen == ["take with 0", "charge with 0", "load with 1", "mask with 1"]
 
 
-@pytest.mark.parametrize("fails", ["_charge", "_find"])
+@pytest.mark.parametrize(("owner", "fails"), [(SiteNode, "_charge"), (Finder, "find")])
 def test_a_slot_whose_attempt_failed_is_gone_and_the_next_one_serves(
-    hand: Hand, monkeypatch: pytest.MonkeyPatch, fails: str
+    hand: Hand, monkeypatch: pytest.MonkeyPatch, owner: type, fails: str
 ) -> None:
     opened = hand.set_up()
 
@@ -438,7 +437,7 @@ def test_a_slot_whose_attempt_failed_is_gone_and_the_next_one_serves(
         raise ValueError("row 7 has the value 12")
 
     with monkeypatch.context() as patch:
-        patch.setattr(node_module.SiteNode, fails, fail)
+        patch.setattr(owner, fails, fail)
         said = masked(hand, opened)
     assert (said.code, said.body) == ("internal-error", b"")
     before = [] if fails == "_charge" else [(1, 1, "train")]

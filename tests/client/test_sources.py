@@ -12,9 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedward.client import sources
 from fedward.client.mapping import Mapping
-from fedward.client.sources import DataRefusedError, SiteTable, read_site_table
+from fedward.client.sources import DataRefusedError, SiteTable, read_site_table, sheet
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.study.manifest import Manifest, parse
 
@@ -177,7 +176,7 @@ def test_a_file_in_another_encoding_is_refused_without_its_bytes(tmp_path: Path)
 
 
 def test_a_file_over_the_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_TABLE_BYTES", len(GOOD) - 1)
+    monkeypatch.setattr(sheet, "MAX_TABLE_BYTES", len(GOOD) - 1)
     error = _refused(tmp_path, GOOD)
     assert "too large" in str(error)
     assert str(len(GOOD)) in str(error)
@@ -399,18 +398,6 @@ def test_an_image_is_pixels_and_is_whole(tmp_path: Path) -> None:
     path.write_text("id,px_0,px_2,disease\na,0,255,1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r'"px_1" \(for scan_1'):
         read_site_table(path, mapping, _image_manifest())
-
-
-def test_the_report_is_written_be_the_table_accepted_or_refused(tmp_path: Path) -> None:
-    path, out = tmp_path / "t.csv", tmp_path / "quality.json"
-    path.write_text(GOOD, encoding="utf-8")
-    read_site_table(path, _mapping(), _manifest(), report_to=out)
-    assert json.loads(out.read_text(encoding="utf-8"))["problems"] == []
-    path.write_text(GOOD + f"p4,{CANARY},M,120,0\n", encoding="utf-8")
-    with pytest.raises(DataRefusedError, match=r"quality\.json") as caught:
-        read_site_table(path, _mapping(), _manifest(), report_to=out)
-    _assert_silent(caught.value, CANARY)
-    assert json.loads(out.read_text(encoding="utf-8"))["problems"][0]["found"] == CANARY
 
 
 # ---- canaries -------------------------------------------------------------------------------------------------------

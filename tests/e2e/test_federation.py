@@ -15,7 +15,7 @@ from fedward.server.home import CoordinatorHome
 from fedward.server.store import Store
 from fedward.server.views import StudyView
 from fedward.study.heart import SITES
-from fedward.study.models import vector_digest
+from fedward.study.vectors import vector_digest
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(480)]
 
@@ -84,15 +84,15 @@ def test_study_end_to_end(loopback: Loopback) -> None:
     assert "completed" in again.err
 
 
-def test_rejected_study_fails_by_name_and_goes_on_once_approved(loopback: Loopback) -> None:
-    digest = loopback.propose(loopback.study("rejected"))
+def test_refused_study_fails_by_name_and_goes_on_once_approved(loopback: Loopback) -> None:
+    digest = loopback.propose(loopback.study("refused"))
     loopback.approve(digest, ["cleveland", "hungarian"])
     for site in ("switzerland", "va"):
-        good("site", "reject", digest, "--home", loopback.sites[site])
+        good("site", "refuse", digest, "--home", loopback.sites[site])
     loopback.launch(digest)
     view = loopback.wait_ended(digest)
     assert view.state == "failed"
-    assert "rejected by switzerland, va" in view.reason
+    assert "refused by switzerland; refused by va" in view.reason
     assert view.attempts == ()
 
     loopback.approve(digest, ["switzerland"])
@@ -100,9 +100,36 @@ def test_rejected_study_fails_by_name_and_goes_on_once_approved(loopback: Loopba
     view = loopback.wait_ended(digest)
     assert (view.state, view.version) == ("completed", 2), view.reason
     assert {(s.status, s.reason) for s in view.statuses if s.site == "va"} == {
-        ("absent", "not reachable, or it rejected the study")
+        ("absent", "not reachable, or it refused the study")
     }
     assert loopback.charges("va", digest) == []
+
+
+def test_a_short_study_does_not_wait_for_a_long_one_which_rests_and_goes_on(loopback: Loopback) -> None:
+    """Both share the four sites. The long one is then paused, and nobody is asked for it; and resumed."""
+    rounds = 150
+    long, short = (ready(loopback, name, training={"rounds": n}) for name, n in (("long", rounds), ("short", 2)))
+    loopback.launch(long)
+    begun = loopback.wait(long, "commits a round", lambda view: view.version >= 1).version
+    loopback.launch(short)
+    view = loopback.wait_ended(short)
+    assert (view.state, view.version) == ("completed", 2), view.reason
+    now = loopback.view(long)
+    assert now.state == "running", "the long study ended before the short one"
+    assert begun < now.version < rounds, "the short study held the long one up"
+    good("coordinator", "pause", "long", "--home", loopback.home)
+    paused = loopback.wait(long, "rests", lambda view: (view.state, view.wish) == ("paused", "none"))
+    assert all(attempt.outcome == "committed" for attempt in paused.attempts)  # none was cut off
+    spent = {site: loopback.charges(site, long) for site in SITES}
+    assert fedward("coordinator", "launch", "long", "--home", loopback.home).code == 4
+    assert loopback.view(long).attempts == paused.attempts
+    assert {site: loopback.charges(site, long) for site in SITES} == spent
+    good("coordinator", "resume", "long", "--home", loopback.home)
+    loopback.wait(long, "goes on", lambda view: view.version > paused.version)
+    good("coordinator", "stop", "long", "--home", loopback.home)
+    ended = loopback.wait_ended(long)
+    assert ended.state == "stopped"
+    assert_fairly_charged(loopback, ended)
 
 
 def test_stopped_study_keeps_its_rounds_and_launch_continues(loopback: Loopback) -> None:

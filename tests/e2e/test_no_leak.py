@@ -65,21 +65,24 @@ def test_no_canary_leaves_a_real_node(
 
     real, failing = datasets.load, iter([nest.text("a failure")])
 
-    def load(dataset: datasets.Dataset, manifest: Any) -> Any:
+    def load(home: Any, dataset: datasets.Dataset, manifest: Any) -> Any:
         """The hospital's first reading fails, with what it read in the error."""
         if manifest.study.id == STUDY and dataset.patients == 200:
             mark = next(failing, None)
             if mark is not None:
-                raise OSError(5, mark, f"/data/{mark}.csv")
-        return real(dataset, manifest)
+                raise ValueError(f"{mark} in /data/{mark}.csv")
+        return real(home, dataset, manifest)
 
     monkeypatch.setattr(datasets, "load", load)
     digest = loopback.propose(path)
     loopback.approve(digest, [site for site in SITES if site != SITE])
-    good("site", "approve", digest, "--by", nest.text("who approved"), "--home", loopback.sites[SITE])
+    where, who = ("--home", loopback.sites[SITE]), nest.text("who approved")
+    good("site", "approver", "add", who, "--unencrypted", "--as", "tester", *where)
+    good("site", "approve", digest, "--as", who, *where)
     capfd.readouterr()
     loopback.launch(digest)
     view = loopback.wait_ended(digest, 240)
+    good("site", "approver", "remove", who, "--as", "tester", *where)
     loopback.stop_node(SITE)
     loopback.start_node(SITE)
     wait_for("the node is back", lambda: any(code == "connected" for code, _ in loopback.nodes[SITE].told), 40)

@@ -6,7 +6,6 @@ another site is stopped meanwhile (SIGSTOP): the stage waits for it.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -23,6 +22,8 @@ from command import good
 from loopback import wait_for, write_study
 
 from fedward.cli.demo_federation import DemoFederation
+from fedward.client.home import SiteHome
+from fedward.client.log import read_log
 from fedward.privacy.secagg.contexts import RoundContext
 from fedward.server.coordinator import LocalCoordinator
 from fedward.server.records import JournalEntry
@@ -40,13 +41,15 @@ VICTIM, HOLDER, HELPER = "va", "cleveland", "hungarian"
 class Log:
     """What a site's log says from now on."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._from = path, path.stat().st_size
+    def __init__(self, home: SiteHome) -> None:
+        self._home = home
+        self._from = sum(1 for _ in self._all())
+
+    def _all(self) -> Iterator[dict[str, Any]]:
+        return read_log(self._home.log_file, self._home.unsealer(self._home.log_file))
 
     def events(self) -> list[dict[str, Any]]:
-        with self._path.open("rb") as file:
-            file.seek(self._from)
-            return [json.loads(line) for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        return [one for one in self._all() if one["event"] != "unreadable"][self._from :]
 
     def answered(self, event: str, attempt: int) -> bool:
         """Whether the site's reply to a stage of an attempt has reached the SuperLink: `worked` is that of masked."""
@@ -75,7 +78,7 @@ class Hospitals:
         self.coordinator = LocalCoordinator(self.demo.coordinator_home.path)
         self.digest = str(self.demo._coordinator("propose", str(self.demo.study_file))["digest"])
         for site in SITES:
-            self.demo._site(site, "approve", self.digest, "--yes", "--by", "tester")
+            self.demo._site(site, "approve", self.digest, "--yes")
         self.demo._coordinator("launch", self.digest)
         self.key = self.view().key
 
@@ -114,7 +117,7 @@ class Hospitals:
             go_on()
 
     def log(self, site: str) -> Log:
-        return Log(self.demo.home(site).log_file)
+        return Log(self.demo.home(site))
 
     def view(self) -> StudyView:
         return self.coordinator.status(self.digest)
@@ -157,7 +160,7 @@ class Hospitals:
         while not (found := condition()):
             if time.monotonic() > look:
                 look = time.monotonic() + 0.5
-                assert self.view().state in {"proposed", "running"}, self.view().reason
+                assert self.view().state in {"proposed", "ready", "running"}, self.view().reason
                 assert look < deadline, f"{what}: not within {seconds:g} s; {str(self.view())[-2000:]}"
             time.sleep(0.01)
         return found

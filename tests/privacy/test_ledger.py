@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlcipher3 import dbapi2 as sqlite3
 
 from fedward.privacy import ledger as module
 from fedward.privacy import ledgerfile

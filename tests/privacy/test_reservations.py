@@ -87,7 +87,7 @@ def test_a_release_frees_the_rest_and_no_more(ledger: Ledger) -> None:
     ledger.charge(charge(A, 1), at=2)
     ledger.release(A, "stopped", at=3)
     ledger.release(A, "stopped", at=3)
-    ledger.release(B, "rejected", at=3)
+    ledger.release(B, "refused", at=3)
     assert [entry.what for entry in ledger.entries()][2:] == [Release(A, "study-a", "stopped")]
     assert ledger.committed() == ledger.spent() == epsilon([STEP], 1e-5)
     assert refused(ledger.charge, charge(A, 2), at=4) == "not-reserved"
@@ -167,7 +167,7 @@ def test_a_first_study_is_bounded_by_pld_alone_and_then_nothing_follows(ledger: 
 
 def test_a_study_that_never_touched_the_data_binds_nobody(ledger: Ledger) -> None:
     ledger.reserve(held(A, steps(33)), at=1)
-    ledger.release(A, "rejected", at=2)
+    ledger.release(A, "refused", at=2)
     ledger.reserve(held(B, steps(33)), at=3)
     assert ledger.committed() == epsilon([steps(33)], 1e-5)
 
@@ -237,7 +237,7 @@ class Row:
         charge(A, 3),
         Charge(A, "s", 1, 2, None, "evaluate-without-dp"),
         held(A, STEP, CountEvent(3.0, 2, 1, 7)),
-        Release(A, "s", "rejected"),
+        Release(A, "s", "refused"),
         Recovery("Ada Lovelace", "the disk died", "charges", Head(7, B)),
         Recovery("Ada Lovelace", "the disk died", "anything", None),
     ],

@@ -23,6 +23,8 @@ from fedward.privacy.signing import Identity
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import RosterEntry, SealedManifest, load, parse_sealed
 from fedward.study.messages import (
+    Checkpoint,
+    Checkpointed,
     Declare,
     Declared,
     Offer,
@@ -46,11 +48,13 @@ ONE, TWO = "1" * 64, "2" * 64
 REQUESTS: list[Request] = [
     Declare(study_id="heart", nonce=ONE),
     Offer(study=ONE, nonce=TWO, signature="abc="),
+    Checkpoint(nonce=ONE, known=3),
     Work(study=ONE, round=2, attempt=3, base=TWO, dimension=4, train=True, evaluate=False),
 ]
 REPLIES: list[Reply] = [
     Declared(site="va", request=ONE, study_id="heart", patients=200, noise_multiplier=2.5),
     Standing(site="va", request=ONE, study=TWO, state="approved", at=1),
+    Checkpointed(site="va", request=ONE, checkpoint="a\nb\n", proof=(ONE, TWO), seen=4, cosignature="c"),
     Result(site="va", request=ONE, study=TWO, round=2, attempt=3, base=ONE, update_values=4, histogram_values=0),
     Refusal(site="va", request=ONE, code="not-approved", reference="0" * 12),
 ]

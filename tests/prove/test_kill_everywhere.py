@@ -115,7 +115,7 @@ def _make_mortal(node: Any, fuse: Fuse) -> None:
     """The node dies where the fuse says: around its charge, between a charge and its head file, and around training."""
     _around(node, "_charge", fuse, "the charge")
     _before(node._ledger, "_confirm", fuse, "the charge is confirmed")
-    _around(node, "_find", fuse, "training and evaluation")
+    _around(node._finder, "find", fuse, "training and evaluation")
 
 
 def _mortal_secrets(monkeypatch: pytest.MonkeyPatch, fuse: Fuse) -> None:
@@ -179,7 +179,7 @@ def _mortal_models(monkeypatch: pytest.MonkeyPatch, fuse: Fuse) -> None:
 def _restart_coordinator(federation: Federation) -> None:
     """Memory and everything on its way are gone; the file and the nodes stay."""
     federation.store.close()
-    federation.store = Store.open(federation.home.store_file)
+    federation.store = federation.home.open_store()
     federation.transport = MemoryTransport(federation.transport.nodes)
 
 

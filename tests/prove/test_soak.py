@@ -111,7 +111,7 @@ def test_fifty_rounds_of_everyday_trouble(seed: int, secure: bool, tmp_path: Pat
         except Restarted:
             pass
         federation.store.close()
-        federation.store = Store.open(federation.home.store_file)
+        federation.store = federation.home.open_store()
     assert len(transport.troubles) == 3, "the soak met no trouble"
     check_study(federation, released, ROUNDS)
     for site in federation.sites.values():

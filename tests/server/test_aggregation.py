@@ -10,6 +10,7 @@ from federation import heart_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.server.aggregation import OptimiserState, step, weighted_mean
@@ -151,6 +152,24 @@ def test_the_optimiser_s_state_comes_back_bit_for_bit() -> None:
     again = unpack_optimiser(pack_optimiser(state))
     assert again.first.tobytes() == state.first.tobytes()
     assert again.second.tobytes() == state.second.tobytes()
+
+
+def test_zeros_of_an_optimiser_take_no_room_and_come_back() -> None:
+    large = 100_000
+    state = OptimiserState(np.full(large, 0.1), np.zeros(large))
+    packed = pack_optimiser(state)
+    assert len(packed) < 8 * large + 1000
+    again = unpack_optimiser(packed)
+    assert np.array_equal(again.first, state.first)
+    assert np.array_equal(again.second, state.second)
+    assert len(unpack_optimiser(pack_optimiser(OptimiserState.zeros(3))).first) == 3
+
+
+def test_an_optimiser_s_state_of_an_earlier_version_is_read() -> None:
+    first, second = np.array([1.0, 2.0]), np.zeros(2)
+    again = unpack_optimiser(save({"first": first, "second": second}))
+    assert np.array_equal(again.first, first)
+    assert np.array_equal(again.second, second)
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 100, pack_optimiser(OptimiserState.zeros(2))[:-1]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -14,6 +15,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from fedward.privacy.errors import IntegrityError
 from fedward.privacy.signing import Identity
 from fedward.server.authority import LEAF_DAYS, Authority
+from fedward.server.home import CoordinatorHome
 from fedward.study.enrolment import JoinRequest, sign
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -174,3 +176,18 @@ def test_files_that_are_no_ca_are_refused(authority: Authority, what: str) -> No
         key = Authority.create("other", NOW).key_pem()
     with pytest.raises(IntegrityError, match="CA"):
         Authority.load(certificate, key)
+
+
+def test_the_listener_s_certificate_is_renewed_in_time_and_mended_after_a_crash(tmp_path: Path) -> None:
+    home = CoordinatorHome.create(
+        tmp_path, name="t", host="fed.example.org", bind="127.0.0.1", port=1, control_port=2, now=NOW
+    )
+    first = home.certificate_file.read_bytes()
+    assert not home.renew_certificate(NOW + timedelta(days=LEAF_DAYS - 61))
+    assert home.renew_certificate(NOW + timedelta(days=LEAF_DAYS - 59))
+    assert home.certificate_file.read_bytes() != first
+    home.certificate_file.write_bytes(first)  # the new key was written, the new certificate not
+    assert home.renew_certificate(NOW)
+    leaf = x509.load_pem_x509_certificate(home.certificate_file.read_bytes())
+    verifier(home.authority()).build_server_verifier(x509.DNSName("fed.example.org")).verify(leaf, [])
+    assert not home.renew_certificate(NOW)

@@ -14,7 +14,7 @@ from fedward.privacy.secagg.contexts import MAX_SLOTS, least_threshold
 from fedward.privacy.secagg.coordinator import OpenBatch
 from fedward.privacy.secagg.site import SiteParty
 from fedward.server.batches import LEFT_OUT_S, SETUP_S, SPARE_SLOTS, Batches
-from fedward.server.driving import Driver, StopWishedError
+from fedward.server.driving import Driver, HaltWishedError
 from fedward.server.round import SiteState, Status
 from fedward.study.messages import Request
 
@@ -47,7 +47,9 @@ class Desk:
         self.said: list[str] = []
         self.journal: list[OpenBatch] = []
         self.stop = False
-        driver = Driver(self.wire, federation.clock, self.said.append, lambda: self.stop)
+        driver = Driver(
+            self.wire, federation.clock, self.said.append, lambda: "a person stopped it" if self.stop else ""
+        )
         self.batches = Batches(
             federation.sealed(), federation.home.identity(), driver, federation.clock, self.said.append,
             self.journal.append,
@@ -283,7 +285,7 @@ def test_a_wish_to_stop_ends_a_setup_at_once(make: Make, stage: str) -> None:
         return "mute" if request.kind == stage and site == "s5" else ""
 
     desk.wire.fault = stopping
-    with pytest.raises(StopWishedError):
+    with pytest.raises(HaltWishedError):
         desk.ready()
     assert federation.clock.elapsed < 1
     assert desk.journal == []

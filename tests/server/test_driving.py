@@ -91,7 +91,11 @@ class Drive:
     def run(self) -> End:
         self.clock = TestClock()
         self.network = Network(self.clock, self.answer)
-        driver = Driver(self.network, self.clock, self.said.append, lambda: self.stop(self.clock.monotonic()))
+
+        def cut_off() -> str:
+            return "a person stopped the study" if self.stop(self.clock.monotonic()) else ""
+
+        driver = Driver(self.network, self.clock, self.said.append, cut_off)
         return driver.drive(self.round, self.talk, lambda stage: self.before.append((stage, len(self.network.sent))))
 
     def status(self, site: str) -> tuple[Status, str]:
@@ -127,7 +131,7 @@ def test_what_the_caller_cannot_write_down_is_not_sent() -> None:
     clock = TestClock()
     network = Network(clock, ok)
     with pytest.raises(UnreachableError):
-        Driver(network, clock, drive.said.append, lambda: False).drive(drive.round, drive.talk, full)
+        Driver(network, clock, drive.said.append, lambda: "").drive(drive.round, drive.talk, full)
     assert all(payload.startswith(b"first") for _, _, payload in network.sent)
 
 

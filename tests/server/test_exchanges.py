@@ -18,8 +18,8 @@ from fedward.server.exchanges import PlainExchange, SecureExchange, SetupExchang
 from fedward.study import messages
 from fedward.study.heart import SITES
 from fedward.study.messages import Work
-from fedward.study.models import vector_digest
 from fedward.study.secure import batch_of
+from fedward.study.vectors import vector_digest
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,7 @@ def test_the_coordinator_sees_no_hospitals_own_answers(make: Make) -> None:
         own = exact(federation, (one.site,))
         assert not (vector_of(one).view("<i4") == own).any()
     kinds = {one.kind for one in wire.said}
-    assert kinds <= {"offer", "advertise", "share", "open", "masked", "confirm", "unmask", "ended"}
+    assert kinds <= {"offer", "advertise", "share", "open", "masked", "confirm", "unmask", "ended", "checkpoint"}
 
 
 def test_an_attempt_is_charged_once_for_each_kind_of_noise_before_anything_is_read(
@@ -200,7 +200,7 @@ INTERRUPTED, ANSWERED = "interrupted", "committed"
         ("note", 2, True, [INTERRUPTED, ANSWERED], {1, 2}),
         ("close_attempt", 1, False, [INTERRUPTED, ANSWERED], {1, 2}),
         ("close_attempt", 1, True, [ANSWERED], {1}),
-        ("set_state", 2, False, [ANSWERED], {1}),
+        ("happened", 2, False, [ANSWERED], {1}),
     ],
 )
 def test_a_run_that_dies_goes_on_and_answers_once(
@@ -208,6 +208,7 @@ def test_a_run_that_dies_goes_on_and_answers_once(
 ) -> None:
     federation = make()
     quiet(federation)
+    federation.launch()
     store = Mortal(federation.store, frozenset({call}), at, after=after)
     with pytest.raises(KilledError):
         run_study(
@@ -222,14 +223,14 @@ def test_a_run_that_dies_goes_on_and_answers_once(
 
 def test_who_has_not_approved_is_not_asked_and_too_few_fail(make: Make) -> None:
     federation = make()
-    decide(federation, "va", "rejected")
+    decide(federation, "va", "refused")
     quiet(federation)
     federation.run()
     assert "va" not in sites_in(federation)
     assert charged(federation, "va") == []
     other = make()
     for site in ("va", "cleveland"):
-        decide(other, site, "rejected")
+        decide(other, site, "refused")
     with pytest.raises(RefusalError, match="too few sites can still approve"):
         other.run()
     assert shown(other).answers is None

@@ -6,10 +6,11 @@ This module is also the ServerApp of its own runs: `app` below is what the Super
 from __future__ import annotations
 
 import array
+import base64
 import contextlib
-import datetime
+import errno
+import hashlib
 import importlib
-import ipaddress
 import json
 import os
 import signal
@@ -28,27 +29,32 @@ from typing import Any
 import flwr
 import httpx
 import pytest
+from certificates import Authority, private_pem
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from flwr.app import Context
 from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import Message, Metadata
+from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid, ServerApp
 
 from fedward.client import flower as client_door
 from fedward.client.flower import FleetAddress, FleetLoop, session
+from fedward.client.flower import loop as client_loop
 from fedward.privacy.errors import InputError, UnreachableError
 from fedward.server import flower as server_door
-from fedward.server.flower import GridTransport, SuperLinkService, listeners, superlink
+from fedward.server.flower import GridTransport, SuperLinkService, control, listeners, superlink
+from fedward.server.records import CredentialRow
 
 pytestmark = pytest.mark.federation
 
 HIDDEN = "patient 4711 has a secret"
 MAX_BYTES = 10 * 2**20
+OWN_PATH = os.pathsep.join(
+    [str(Path(__file__).parent), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+)
 
 
 # --- the ServerApp of these tests ---------------------------------------------------------------------------------
@@ -61,9 +67,11 @@ def main(grid: Grid, context: Context) -> None:
     """Play the scenario that the run config names, and write down what came of it."""
     began = time.time()
     config = context.run_config
-    transport = GridTransport(grid, max_bytes=MAX_BYTES)
     nodes = [int(node) for node in str(config["nodes"]).split(",") if node]
-    result = SCENARIOS[str(config["scenario"])](transport, nodes)
+    if config["scenario"] == "unexplained":
+        result = unexplained(grid, nodes)
+    else:
+        result = SCENARIOS[str(config["scenario"])](GridTransport(grid, max_bytes=MAX_BYTES), nodes)
     out = Path(str(config["out"]))
     out.with_suffix(".part").write_text(json.dumps({"began": began, "pid": os.getpid(), **result}))
     out.with_suffix(".part").rename(out)
@@ -132,6 +140,12 @@ def raises(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
     raise RuntimeError("this ServerApp fails")
 
 
+def unexplained(grid: Grid, nodes: list[int]) -> dict[str, Any]:
+    """An answer of 17 MiB to a request of a few bytes, though answers of any request may have 256 MiB."""
+    ends = exchange(GridTransport(grid), {nodes[0]: b"L too much", nodes[1]: b"E fine"})
+    return {str(node): end.decode() if isinstance(end, bytes) else end for node, end in ends.items()}
+
+
 SCENARIOS = {"echo": echo, "trouble": trouble, "lost": lost, "linger": linger, "raises": raises}
 
 
@@ -141,53 +155,12 @@ def handle(request: bytes) -> bytes:
         raise ValueError(HIDDEN)
     if request.startswith(b"B"):
         return bytes(MAX_BYTES + 100_000)
+    if request.startswith(b"L"):
+        return bytes(17 * 2**20)
     return request
 
 
 # --- certificates, sites, services --------------------------------------------------------------------------------
-
-
-@dataclass
-class Authority:
-    """A certificate authority and the files it issued."""
-
-    folder: Path
-    name: str
-
-    def __post_init__(self) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
-        builder = self._builder(self.subject, self.key).add_extension(x509.BasicConstraints(True, None), critical=True)
-        self.file = self.folder / f"{self.name}.pem"
-        self.file.write_bytes(builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, name: str) -> tuple[Path, Path]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        certificate = self._builder(subject, key).add_extension(names, critical=False).sign(self.key, hashes.SHA256())
-        files = self.folder / f"{self.name}-{name}.pem", self.folder / f"{self.name}-{name}.key"
-        files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        files[1].write_bytes(private_pem(key))
-        return files
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(days=1))
-        )
-
-
-def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def free_port() -> int:
@@ -222,6 +195,29 @@ class Site:
         return next((text for told, text in self.reports if told == code), None)
 
 
+class MemoryCredentials:
+    """The coordinator's table of certificates, without a store."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, CredentialRow] = {}
+        self.used: list[str] = []
+
+    def add(self, site: str, certificate: Path, node_key: bytes) -> None:
+        der = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(serialization.Encoding.DER)
+        fingerprint = hashlib.sha256(der).hexdigest()
+        key = control.node_key(node_key).decode()
+        self.rows[fingerprint] = CredentialRow(fingerprint, site, site, key, site, 0, 2**40)
+
+    def find(self, fingerprint: str) -> CredentialRow | None:
+        return self.rows.get(fingerprint)
+
+    def connected(self, fingerprint: str) -> None:
+        self.used.append(fingerprint)
+
+    def refused(self, fingerprint: str, code: str) -> None:
+        self.used.append(code)
+
+
 @dataclass
 class Workshop:
     """Makes the files, sites and services of one test module."""
@@ -229,6 +225,7 @@ class Workshop:
     folder: Path
 
     def __post_init__(self) -> None:
+        self.credentials = MemoryCredentials()
         self.ca = Authority(self.folder, "federation")
         self.certificate, self.key = self.ca.issue("coordinator")
 
@@ -240,9 +237,10 @@ class Workshop:
             "certificate": self.certificate,
             "key": self.key,
             "ca": self.ca.file,
+            "credentials": self.credentials,
             "flwr_home": self.folder / "flwr-home",
             "component": "test_flower_door:app",
-            "environment": {"PYTHONPATH": str(Path(__file__).parent)},
+            "environment": {"PYTHONPATH": OWN_PATH},
             "log_file": self.folder / "flower.log",
         }
         return SuperLinkService(**{**settings, **changes})
@@ -253,6 +251,7 @@ class Workshop:
         node_key = self.folder / f"{name}.node"
         node_key.write_bytes(private_pem(node))
         public = node.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        self.credentials.add(name, certificate, public)
         return Site(FleetAddress("127.0.0.1", port, ca or self.ca.file, certificate, key, node_key), public)
 
 
@@ -347,6 +346,11 @@ def test_every_failure_of_a_site_has_a_name_and_no_text_of_a_handler_leaves(
     assert HIDDEN not in (federation.workshop.folder / "flower.log").read_text()
     assert federation.sites[1].said(client_door.HANDLER_FAILED) == "ValueError"
     assert HIDDEN not in repr(federation.sites[1].reports)
+
+
+def test_a_reply_that_its_request_does_not_explain_is_not_fetched(federation: Federation, tmp_path: Path) -> None:
+    result = federation.play("unexplained", federation.nodes[:2], tmp_path / "unexplained.json")
+    assert [result[str(node)] for node in federation.nodes[:2]] == [server_door.REPLY_TOO_LARGE, "E fine"]
 
 
 def test_a_lost_reply_is_named_and_does_not_keep_the_others(federation: Federation, tmp_path: Path) -> None:
@@ -462,10 +466,45 @@ def test_a_site_cannot_answer_for_another(federation: Federation) -> None:
         node=Node(node_id=federation.nodes[0]),
         messages_list=[Message(metadata=Metadata(src_node_id=federation.nodes[1]))],
     )
-    context = fleet_tls(federation.workshop, federation.workshop.ca.issue("liar"))
+    site = federation.sites[0]
+    context = fleet_tls(federation.workshop, (site.address.certificate, site.address.key))
+    pem = base64.b64encode(control.node_key(site.public_key)).decode()
     with httpx.Client(verify=context) as wire:
         url = f"https://127.0.0.1:{federation.fleet_port}/v1/fleet/push-messages"
-        assert wire.post(url, content=forged.SerializeToString()).status_code == 403
+        answer = wire.post(url, content=forged.SerializeToString(), headers={"flwr-public-key": pem})
+    assert (answer.status_code, answer.headers["fedward-refusal"]) == (403, "foreign-node")
+
+
+def _tree(parts: int, *, deep: bool) -> ObjectTree:
+    names = [f"{number:064x}" for number in range(parts)]
+    if not deep:
+        return ObjectTree(object_id=names[0], children=[ObjectTree(object_id=name) for name in names[1:]])
+    tree = ObjectTree(object_id=names[-1])
+    for name in reversed(names[:-1]):
+        tree = ObjectTree(object_id=name, children=[tree])
+    return tree
+
+
+@pytest.mark.parametrize(("trees", "answers"), [
+    ([_tree(4, deep=False)], 1), ([_tree(4, deep=True)], 1), ([_tree(90, deep=True)], 1), ([_tree(700, deep=False)], 1),
+    ([_tree(3, deep=True)] * 2, 1), ([_tree(3, deep=True)], 2),
+])  # fmt: skip
+def test_a_reply_that_announces_more_than_a_reply_is_refused_before_anything_is_kept(
+    federation: Federation, trees: list[ObjectTree], answers: int
+) -> None:
+    """Flower would keep room for each part, of any size, until the run ends."""
+    node = federation.nodes[0]
+    flood = PushMessagesRequest(
+        node=Node(node_id=node), messages_list=[Message(metadata=Metadata(src_node_id=node))] * answers,
+        message_object_trees=trees,
+    )  # fmt: skip
+    site = federation.sites[0]
+    context = fleet_tls(federation.workshop, (site.address.certificate, site.address.key))
+    pem = base64.b64encode(control.node_key(site.public_key)).decode()
+    with httpx.Client(verify=context) as wire:
+        url = f"https://127.0.0.1:{federation.fleet_port}/v1/fleet/push-messages"
+        answer = wire.post(url, content=flood.SerializeToString(), headers={"flwr-public-key": pem})
+    assert (answer.status_code, answer.headers["fedward-refusal"]) == (403, "reply-crowded")
 
 
 @pytest.mark.parametrize(("header", "status"), [("content-length: 1099511627776", 413), ("x: y", 411)])
@@ -501,6 +540,49 @@ def test_a_node_key_of_another_kind_is_refused(workshop: Workshop) -> None:
         FleetLoop(site.address, handle, report=lambda *_: None, stop=threading.Event())
 
 
+class FailingKeys:
+    """Keys that cannot be noted as used, as on a full disk, a few times."""
+
+    def __init__(self, address: FleetAddress, failures: int) -> None:
+        self.address = address
+        self.failures = failures
+
+    def current(self) -> FleetAddress:
+        return self.address
+
+    def used(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.ENOSPC, "no patient's name belongs into a report")
+
+
+def test_a_fault_of_the_node_itself_is_named_and_the_node_connects_anew(
+    federation: Federation, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_loop, "_FAULT_PAUSE_S", 0.05)
+    site = workshop.site("faulty", federation.fleet_port)
+    node = federation.service.register_node(site.public_key)
+    heard = iter([RuntimeError("in the middle of serving")])
+
+    def contact() -> None:
+        for error in heard:
+            raise error
+
+    loop = FleetLoop(
+        site.address, handle, report=lambda *said: site.reports.append(said), stop=site.stop,
+        keys=FailingKeys(site.address, 2), contact=contact,
+    )  # fmt: skip
+    site.thread = threading.Thread(target=loop.run, daemon=True)
+    site.thread.start()
+    try:
+        assert until(lambda: sum(code == client_door.CONNECTED for code, _ in site.reports) == 2), site.reports
+        assert until(lambda: node in federation.service.online_nodes())
+    finally:
+        site.end()
+    faults = [text for code, text in site.reports if code == client_door.NODE_FAULT]
+    assert faults == ["OSError; activating again"] * 2 + ["RuntimeError; activating again"]
+
+
 def test_the_loop_outlives_errors_500_and_a_restart_that_loses_all_state(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -517,7 +599,7 @@ def test_the_loop_outlives_errors_500_and_a_restart_that_loses_all_state(
 
     async def broken(guard: object, scope: Any, receive: Any, send: Any) -> None:
         failed.add(scope["path"])
-        await listeners._answer(send, 500)
+        await listeners.answer(send, 500)
 
     with monkeypatch.context() as patch:
         patch.setattr(listeners.FleetGuard, "__call__", broken)
@@ -541,7 +623,7 @@ def test_the_loop_outlives_errors_500_and_a_restart_that_loses_all_state(
 def test_a_killed_coordinator_leaves_no_serverapp_behind(workshop: Workshop, tmp_path: Path) -> None:
     ports, out = (free_port(), free_port()), tmp_path / "orphan.json"
     code = "import sys, test_flower_door; test_flower_door.coordinate(*sys.argv[1:])"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": OWN_PATH}
     arguments = [sys.executable, "-c", code, str(workshop.folder), *map(str, ports), str(out)]
     with subprocess.Popen(arguments, env=environment) as coordinator:
         assert until(out.exists, 30)

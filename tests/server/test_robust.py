@@ -15,8 +15,8 @@ from fedward.privacy.errors import InputError, UnreachableError
 from fedward.server.aggregation import weighted_mean
 from fedward.server.coordinator import LocalCoordinator
 from fedward.server.robust import aggregate
-from fedward.study.models import Vector
 from fedward.study.training import Training
+from fedward.study.vectors import Vector
 
 
 def test_a_coordinator_proposes_no_study_that_only_the_simulator_runs(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from fedward.privacy.errors import InputError
 from fedward.server.round import (
     Ask,
     Command,
+    Consult,
+    Decided,
     End,
     Event,
     Opened,
@@ -22,9 +24,11 @@ from fedward.server.round import (
     Refused,
     Replied,
     Round,
+    SiteState,
     Stage,
     Status,
     Stopped,
+    Stragglers,
     Sum,
     Tick,
     Unreachable,
@@ -34,18 +38,23 @@ from fedward.server.round import (
 SITES = ("amber", "birch", "cedar", "delta")
 
 
-def plan(quorum: int = 3) -> Plan:
-    return Plan(round=1, attempt=1, cohort=SITES, stages=plain_stages(quorum, 10.0), deadline=100.0)
+QUICK = dict.fromkeys(SITES, 1.0)
+"""Sites that usually take a second."""
+
+
+def plan(quorum: int = 3, **pace: object) -> Plan:
+    whole: dict[str, object] = {"stages": plain_stages(quorum, 10.0), "usual": QUICK} | pace
+    return Plan(round=1, attempt=1, cohort=SITES, deadline=100.0, **whole)  # type: ignore[arg-type]
 
 
 def secure(masked: int = 2, confirm: int = 2, unmask: int = 2) -> Plan:
     stages = (Stage("masked", masked, 10.0), Stage("confirm", confirm, 3.0), Stage("unmask", unmask, 5.0))
-    return Plan(round=1, attempt=1, cohort=SITES, stages=stages, deadline=100.0)
+    return Plan(round=1, attempt=1, cohort=SITES, stages=stages, deadline=100.0, usual=QUICK)
 
 
 def setup(quorum: int = 4) -> Plan:
     stages = tuple(Stage(name, quorum, 10.0) for name in ("advertise", "share", "open"))
-    return Plan(round=0, attempt=1, cohort=SITES, stages=stages, deadline=100.0, counted=2)
+    return Plan(round=0, attempt=1, cohort=SITES, stages=stages, deadline=100.0, counted=2, usual=QUICK)
 
 
 def begun(whole: Plan) -> Round:
@@ -475,6 +484,10 @@ def test_an_attempt_opens_once_and_first() -> None:
         {"deadline": 0.0},
         {"deadline": math.nan},
         {"deadline": math.inf},
+        {"usual": {"amber": math.nan}},
+        {"usual": {"amber": 0.0}},
+        {"enough": math.nan},
+        {"enough": -1.0},
     ],
 )
 def test_a_plan_that_cannot_be_kept_is_refused(changes: dict[str, object]) -> None:
@@ -488,6 +501,119 @@ def test_a_plan_that_cannot_be_kept_is_refused(changes: dict[str, object]) -> No
 def test_a_stage_that_cannot_be_kept_is_refused_by_name(quorum: int, grace: float) -> None:
     with pytest.raises(InputError, match='stage "confirm"'):
         Stage("confirm", quorum, grace)
+
+
+# --- stragglers -----------------------------------------------------------------------------------------------------------
+
+
+def waiting_for_amber(quorum_at: float = 1.0, **pace: object) -> Round:
+    """A round whose other sites have answered."""
+    machine = begun(plan(**pace))
+    feed(machine, *replies(SITES[1:], "work", quorum_at))
+    return machine
+
+
+def closes_between(machine: Round, still: float, closed: float) -> str:
+    """The round's end, which must come in this span; what is said of amber."""
+    assert machine.handle(Tick(still)) == []
+    machine.handle(Tick(closed))
+    assert machine.ended is not None
+    return machine.sites["amber"].reason
+
+
+def test_a_slow_site_has_the_time_that_it_usually_takes_and_then_is_not_waited_for() -> None:
+    reason = closes_between(waiting_for_amber(usual={"amber": 60.0}), 59.9, 60.0)
+    assert reason == "no answer: others were waiting"
+    machine = waiting_for_amber(usual={"amber": 60.0})
+    assert machine.handle(Replied("amber", "work", 55.0))[0] == Sum(SITES)
+
+
+def test_a_site_that_is_not_known_has_time_by_what_the_quorum_took_but_the_grace_at_least() -> None:
+    closes_between(waiting_for_amber(2.0, usual={}), 39.9, 40.0)
+    closes_between(waiting_for_amber(0.1, usual={}), 10.0, 10.1)
+
+
+def test_a_site_that_is_known_to_be_unreachable_is_not_waited_for_beyond_the_grace() -> None:
+    machine = waiting_for_amber(usual={"amber": 60.0})
+    for at in range(2, 11):
+        assert machine.handle(Unreachable("amber", "offline", float(at))) == [Ask("work", ("amber",), again=True)]
+    machine.handle(Tick(11.0))
+    assert machine.ended is not None
+    assert machine.sites["amber"] == SiteState(Status.DROPPED, "offline", 11.0)
+    machine = waiting_for_amber(usual={"amber": 60.0})  # and one that is back, is
+    feed(machine, Unreachable("amber", "offline", 2.0), Tick(11.0), Tick(59.0))
+    assert machine.handle(Replied("amber", "work", 59.5))[0] == Sum(SITES)
+
+
+def test_who_waits_gives_everybody_what_is_enough_and_the_grace_after_a_late_quorum() -> None:
+    wait = {"stragglers": Stragglers.WAIT, "enough": 80.0}
+    assert closes_between(waiting_for_amber(**wait), 79.9, 80.0) == "no answer: deadline passed"
+    closes_between(waiting_for_amber(75.0, **wait), 84.9, 85.0)
+    assert closes_between(waiting_for_amber(stragglers=Stragglers.WAIT), 99.9, 100.0) == "no answer: deadline passed"
+
+
+def test_what_is_enough_never_costs_an_attempt_its_quorum() -> None:
+    machine = begun(plan(stragglers=Stragglers.WAIT, enough=5.0))
+    feed(machine, *replies(SITES[1:3], "work", 1.0), Tick(50.0))
+    feed(machine, Replied("delta", "work", 60.0), Tick(69.9))
+    assert machine.ended is None
+    assert machine.handle(Replied("amber", "work", 69.9))[0] == Sum(SITES)
+
+
+def asked(at: float = 11.0) -> Round:
+    machine = waiting_for_amber(stragglers=Stragglers.ASK)
+    assert machine.handle(Tick(10.9)) == []
+    assert machine.handle(Tick(at)) == [Consult(("amber",))]
+    assert machine.handle(Tick(at)) == []  # once
+    return machine
+
+
+def test_who_asks_consults_the_coordinator_where_it_would_carry_on_and_waits_for_the_answer() -> None:
+    machine = asked()
+    assert machine.handle(Tick(90.0)) == []
+    assert machine.handle(Decided(wait=False, at=90.0))[0] == Sum(SITES[1:])
+    assert machine.sites["amber"].reason == "no answer: the coordinator carried on"
+
+
+def test_without_an_answer_of_the_coordinator_the_deadline_ends_it() -> None:
+    assert closes_between(asked(), 99.9, 100.0) == "no answer: deadline passed"
+
+
+def test_the_coordinator_may_wait_and_think_again() -> None:
+    machine = asked()
+    assert feed(machine, Decided(wait=True, at=12.0), Tick(95.0)) == []
+    assert machine.handle(Decided(wait=False, at=96.0))[0] == Sum(SITES[1:])
+    machine = asked()
+    machine.handle(Decided(wait=True, at=12.0))
+    assert machine.handle(Replied("amber", "work", 95.0))[0] == Sum(SITES)
+
+
+def test_what_was_decided_of_an_earlier_attempt_is_kept_to_and_nobody_is_asked() -> None:
+    machine = begun(plan(stragglers=Stragglers.ASK))
+    machine.handle(Decided(wait=False, at=0.0))
+    assert feed(machine, *replies(SITES[1:], "work", 1.0), Tick(10.9)) == []  # the grace is the sites' all the same
+    assert machine.handle(Tick(11.0))[0] == Sum(SITES[1:])
+    machine = begun(plan(stragglers=Stragglers.ASK))
+    feed(machine, Decided(wait=True, at=0.0), *replies(SITES[1:], "work", 1.0))
+    closes_between(machine, 99.9, 100.0)
+
+
+def test_an_unreachable_straggler_is_asked_again_when_the_coordinator_is_consulted() -> None:
+    machine = waiting_for_amber(stragglers=Stragglers.ASK)
+    commands = machine.handle(Unreachable("amber", "offline", 11.0))
+    assert commands == [Consult(("amber",)), Ask("work", ("amber",), again=True)]
+
+
+def test_what_a_site_took_is_known_of_an_answer_and_of_a_silence_that_was_waited_for() -> None:
+    machine = waiting_for_amber(usual={"amber": 60.0})
+    machine.handle(Tick(60.5))
+    assert [machine.sites[site].took for site in SITES] == [60.5, 1.0, 1.0, 1.0]
+    machine = opened()
+    feed(machine, Replied("delta", "work", 1.0), Refused("amber", "policy", 1.0), Refused("birch", "policy", 2.0))
+    assert [machine.sites[site].took for site in SITES] == [None, None, None, 1.0]  # cedar had no time to answer
+    machine = opened()
+    feed(machine, Replied("delta", "work", 1.0), Stopped("a person", 50.0))
+    assert [machine.sites[site].took for site in SITES] == [None, None, None, 1.0]
 
 
 # --- any sequence ---------------------------------------------------------------------------------------------------------------
@@ -504,8 +630,20 @@ class AnyRound(RuleBasedStateMachine):
         stages=st.lists(st.tuples(st.integers(1, 5), st.floats(0.5, 30)), min_size=1, max_size=3),
         counted=st.integers(0, 2),
         deadline=st.floats(1, 60),
+        stragglers=st.sampled_from(Stragglers),
+        usual=st.dictionaries(st.sampled_from([f"site-{i}" for i in range(5)]), st.floats(0.1, 90)),
+        enough=st.none() | st.floats(0.1, 90),
     )
-    def begin(self, n: int, stages: list[tuple[int, float]], counted: int, deadline: float) -> None:
+    def begin(
+        self,
+        n: int,
+        stages: list[tuple[int, float]],
+        counted: int,
+        deadline: float,
+        stragglers: Stragglers,
+        usual: dict[str, float],
+        enough: float | None,
+    ) -> None:
         self.cohort = tuple(f"site-{i}" for i in range(n))
         self.plan = Plan(
             round=1,
@@ -514,7 +652,11 @@ class AnyRound(RuleBasedStateMachine):
             stages=tuple(Stage(f"stage-{k}", min(quorum, n), grace) for k, (quorum, grace) in enumerate(stages)),
             deadline=deadline,
             counted=counted % len(stages),
+            stragglers=stragglers,
+            usual=usual,
+            enough=enough,
         )
+        self.consulted: set[int] = set()
         self.machine = Round(self.plan)
         self.now = 0.0
         self.done: list[set[str]] = [set() for _ in stages]
@@ -537,6 +679,8 @@ class AnyRound(RuleBasedStateMachine):
             elif isinstance(command, Sum):
                 self.sums += 1
                 self.check_sum(command)
+            elif isinstance(command, Consult):
+                self.check_consult(command)
             else:
                 self.ends += 1
                 self.check_end(command)
@@ -558,6 +702,16 @@ class AnyRound(RuleBasedStateMachine):
             self.waiting = set(ask.sites)
         assert ask.stage == self.plan.stages[self.stage].name
         assert not (self.out | self.lost) & set(ask.sites)
+
+    def check_consult(self, command: Consult) -> None:
+        """Once in a stage up to the counted one, which has its quorum, about all that it waits for."""
+        assert self.stage not in self.consulted
+        self.consulted.add(self.stage)
+        assert self.plan.stragglers == Stragglers.ASK
+        assert self.stage <= self.plan.counted
+        assert len(self.done[self.stage]) >= self.plan.stages[self.stage].quorum
+        assert set(command.sites) == self.waiting
+        assert self.waiting
 
     def check_close(self) -> None:
         """A stage that ended well had its quorum; whom it still waited for is lost to it."""
@@ -627,6 +781,11 @@ class AnyRound(RuleBasedStateMachine):
     def wait(self, after: float) -> None:
         self.now += after
         self.take(Tick(self.now))
+
+    @rule(wait=st.booleans(), after=st.floats(0, 5))
+    def decide(self, wait: bool, after: float) -> None:
+        self.now += after
+        self.take(Decided(wait, self.now))
 
     @precondition(lambda self: self.machine.ended is None)
     @rule(event=st.sampled_from([Tick(math.nan), Replied("site-9", "stage-0", 1.0), Refused("site-9", "x", 1.0)]))

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from enrolled import enrol
 from federation import Federation, allow_plain, heart_manifest
 from numpy.typing import NDArray
 from observed import charges, committed, outcomes, run, state, statuses
+from sampling import sample
 from secured import (
     SETUP,
     SLOT,
@@ -44,7 +46,6 @@ from secured import (
 from fedward.client import datasets
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import InputError, RefusalError
-from fedward.privacy.ledger import Ledger
 from fedward.privacy.secagg.contexts import least_threshold
 from fedward.privacy.secagg.site import SiteParty
 from fedward.privacy.signing import Identity
@@ -52,6 +53,7 @@ from fedward.server import batches as batches_module
 from fedward.server.aggregation import step
 from fedward.server.app import RunLog
 from fedward.server.exchanges import Gathered, PlainExchange, SecureExchange
+from fedward.server.lifecycle import Stop
 from fedward.server.models import load_model
 from fedward.server.proposal import propose
 from fedward.server.running import StudyRun
@@ -125,7 +127,7 @@ def check_record(federation: Federation, wire: Wire | None = None) -> None:
 
 def charged(federation: Federation, site: str) -> list[tuple[int, str]]:
     """(attempt, purpose) of every charge of a site."""
-    with Ledger.open(federation.sites[site].ledger_file) as ledger:
+    with federation.sites[site].ledger(witnessed=False) as ledger:
         made = [entry.charge for entry in ledger.charges()]
     return [(charge.attempt, charge.purpose) for charge in made]
 
@@ -273,7 +275,7 @@ def test_a_plan_whose_sum_could_overflow_is_refused_when_it_is_proposed(tmp_path
     coordinator = federation.home.identity()
     keys = {f"big-{number:02d}": Identity.generate() for number in range(11)}
     for site, key in keys.items():
-        store.add_site(site, key.public, site, 0)
+        enrol(store, site, key.public, site, 0)
 
     def declares(site: str) -> Callable[[bytes], bytes]:
         def answer(data: bytes) -> bytes:
@@ -456,16 +458,16 @@ def test_a_node_that_restarts_during_the_setup_of_three_does_not_fail_the_study(
     check_record(federation, wire)
 
 
-def test_a_site_that_rejected_is_not_part_of_a_batch(make: Make) -> None:
+def test_a_site_that_refused_is_not_part_of_a_batch(make: Make) -> None:
     federation = make(training={"rounds": 1})
-    decide(federation, "switzerland", "rejected")
+    decide(federation, "switzerland", "refused")
     wire = Wire(federation)
     run(federation)
     assert state(federation) == "completed"
     others = tuple(site for site in SITES if site != "switzerland")
     assert wire.batches() == [others]
     assert contributed(federation, 1) == others
-    assert statuses(federation, 1)["switzerland"] == ("absent", "not reachable, or it rejected the study")
+    assert statuses(federation, 1)["switzerland"] == ("absent", "not reachable, or it refused the study")
 
 
 @pytest.mark.parametrize("site", ["va", "cleveland"])
@@ -571,7 +573,7 @@ def test_a_false_vector_costs_the_sum_and_names_nobody(make: Make, patch: pytest
     honest = SiteParty.mask
 
     def lie(party: SiteParty, vector: Any, terms: Any) -> bytes:
-        if party.site == "va" and party.seen[1] == 1:
+        if party.site == "va" and party.seen == 1:
             vector[:] += np.asarray(2**29, dtype=vector.dtype)
         return honest(party, vector, terms)
 
@@ -631,7 +633,7 @@ def test_a_wish_to_stop_in_any_stage_ends_as_stopped_and_goes_on_when_launched_a
 
     def stop(site: str, request: Request) -> str:
         if request.kind == stage and site == "switzerland":
-            federation.store.wish(federation.key, "stop", 0)
+            federation.store.happened(federation.key, Stop(), 0)
             return "mute"
         return ""
 
@@ -663,34 +665,37 @@ def check_record_of_stopped(federation: Federation, wire: Wire) -> None:
 def come_back(federation: Federation, wire: Wire) -> None:
     """The machine comes back: memory is gone; what the network still holds arrives late."""
     federation.store.close()
-    federation.store = Store.open(federation.home.store_file)
+    federation.store = federation.home.open_store()
     federation.transport = wire
 
 
 def deaths(make: Make, patch: pytest.MonkeyPatch, where: str, *, after: bool) -> int:
-    """Kill a run at its k-th step for every k, resume each, and check; returns how many steps there were."""
-    for k in range(1, 200):
+    """Kill a run at the sampled ones of its steps, resume each, and check; returns how many steps there are."""
+
+    def start(at: int) -> tuple[Federation, Truth, Wire, Mortal, Store | Mortal]:
         federation = make(THREE, dp=False, training={"rounds": 1}, privacy={"spare_attempts": 1})
         patch.undo()
         make_quick(patch)
         truth = Truth(patch, given_updates())
         wire = Wire(federation)
-        store: Any = federation.store
         if where == "store":
-            store = Mortal(store, Mortal.WRITES, k, after=after)
-        else:
-            federation.transport = Mortal(wire, Mortal.NETWORK, k, after=after)  # type: ignore[assignment]
-        try:
-            run(federation, store=store)
-        except KilledError:
-            pass
-        else:
-            assert state(federation) == "completed"
-            return k - 1
+            mortal = Mortal(federation.store, Mortal.WRITES, at, after=after)
+            return federation, truth, wire, mortal, mortal
+        federation.transport = mortal = Mortal(wire, Mortal.NETWORK, at, after=after)  # type: ignore[assignment]
+        return federation, truth, wire, mortal, federation.store
+
+    federation, _, _, alive, store = start(0)
+    run(federation, store=store)  # type: ignore[arg-type]
+    assert state(federation) == "completed"
+    for at in sample(alive.passed):
+        federation, truth, wire, _, store = start(at + 1)
+        with pytest.raises(KilledError):
+            run(federation, store=store)  # type: ignore[arg-type]
         before = len(wire.said)
         come_back(federation, wire)
-        run(federation)
-        assert state(federation) == "completed", (where, k)
+        if state(federation) != "completed":  # it may have died with nothing left to do
+            run(federation)
+        assert state(federation) == "completed", (where, at, alive.passed[at])
         check_record(federation, wire)
         used = [{one.request.batch for one in part if isinstance(one.request, Masked)}
                 for part in (wire.said[:before], wire.said[before:])]  # fmt: skip
@@ -702,19 +707,19 @@ def deaths(make: Make, patch: pytest.MonkeyPatch, where: str, *, after: bool) ->
         trained = first_model(federation, truth, done[0].attempt, THREE)
         np.testing.assert_array_equal(committed(federation, done[0].attempt), trained)
         np.testing.assert_array_equal(summed_counts(federation, 1), truth.counted(done[1].attempt, THREE))
-    pytest.fail("it never ends")
+    return len(alive.passed)
 
 
+@pytest.mark.no_cover  # the same lines again and again
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_at_every_write_of_the_record_it_continues_with_a_new_batch(
+def test_killed_at_a_write_of_the_record_it_continues_with_a_new_batch(
     make: Make, patch: pytest.MonkeyPatch, after: bool
 ) -> None:
     assert deaths(make, patch, "store", after=after) >= 1 + 3 + 1 + 1 + 2 * 3 + 1
 
 
-def test_killed_after_every_use_of_the_network_it_continues_with_a_new_batch(
-    make: Make, patch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.no_cover
+def test_killed_after_a_use_of_the_network_it_continues_with_a_new_batch(make: Make, patch: pytest.MonkeyPatch) -> None:
     assert deaths(make, patch, "network", after=True) >= 2 * (1 + 3 + 2 * 3)
 
 
@@ -1003,9 +1008,9 @@ def test_a_secure_study_asks_no_site_for_its_own_numbers(make: Make) -> None:
     wire = Wire(federation)
     run(federation)
     kinds = {one.kind for one in wire.said}
-    assert kinds == {"offer", "ended", *SETUP, *SLOT}
+    assert kinds == {"offer", "ended", "checkpoint", *SETUP, *SLOT}
     assert all(isinstance(one.reply, Secured) for one in wire.said if one.kind in {*SETUP, *SLOT})
     replies: list[Said] = [one for one in wire.said if isinstance(one.reply, Secured)]
     assert {frozenset(one.reply.model_dump()) for one in replies} == {
-        frozenset({"kind", "site", "request", "study", "batch", "body_sha256", "head"})
+        frozenset({"kind", "protocol", "site", "request", "study", "batch", "body_sha256", "head"})
     }

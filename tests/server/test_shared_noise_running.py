@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation import Federation, heart_manifest
+from federation import Federation, decide, heart_manifest
 from numpy.typing import NDArray
 from observed import committed, outcomes, run, state
 from scipy import stats
@@ -16,22 +16,21 @@ from secured import Hand, Truth, Wire, check_sums, draw_with, leaving, make_quic
 
 from fedward.cli.output import shown
 from fedward.cli.review import as_data, print_review
-from fedward.client import approvals
 from fedward.client.budgets import against_all_others
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.errors import RefusalError
 from fedward.privacy.events import SharedEvent
-from fedward.privacy.ledger import Ledger
 from fedward.server.aggregation import OptimiserState, step
-from fedward.server.views import view
+from fedward.server.readings import view
 from fedward.study.heart import SITES
 from fedward.study.manifest import Manifest
 from fedward.study.messages import Refusal, Work
-from fedward.study.models import build, to_vector, vector_digest
+from fedward.study.models import build, to_vector
 from fedward.study.schedule import study_costs
 from fedward.study.secure import secure_terms
 from fedward.study.terms import study_noise, training_cohort
+from fedward.study.vectors import vector_digest
 
 EPSILON, ROUNDS, SPARE = 2.0, 2, 1
 
@@ -77,7 +76,7 @@ class Known(SecureDraws):
 
 
 def shared_events(federation: Federation, site: str) -> list[SharedEvent]:
-    with Ledger.open(federation.sites[site].ledger_file) as ledger:
+    with federation.sites[site].ledger(witnessed=False) as ledger:
         return [e.charge.event for e in ledger.charges() if isinstance(e.charge.event, SharedEvent)]
 
 
@@ -188,7 +187,7 @@ def test_the_policy_bounds_it_over_all_studies(tmp_path: Path) -> None:
     sealed = federation.propose(manifest)
     assert study_costs(sealed, "va")["everyone"] > 1.5
     with pytest.raises(RefusalError) as caught:
-        approvals.decide(federation.sites["va"], sealed, "approved", "tester", federation.clock.unix())
+        decide(federation.sites["va"], sealed, "approved", federation.clock.unix())
     assert caught.value.code == "policy-epsilon-all-others"
     with federation.sites["va"].ledger() as ledger:
         assert ledger.reservations(at=federation.clock.unix()) == []

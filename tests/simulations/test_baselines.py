@@ -101,7 +101,8 @@ def test_it_is_what_coordinator_and_nodes_compute(tmp_path: Path) -> None:
     assert reached is not None
     assert reached.version == 3
     everybody = {
-        site: datasets.load(datasets.find(home, manifest.study.id), manifest) for site, home in federation.sites.items()
+        site: datasets.load(home, datasets.find(home, manifest.study.id), manifest)
+        for site, home in federation.sites.items()
     }
     keys = {site: home.patient_key() for site, home in federation.sites.items()}
     training = {site: split(data, manifest.training.holdout, keys[site]).training for site, data in everybody.items()}

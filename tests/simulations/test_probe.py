@@ -33,9 +33,9 @@ from fedward.simulations.probe import (
     probe,
 )
 from fedward.study.encoding import Encoded
-from fedward.study.models import Vector
 from fedward.study.schedule import least_noise, training_schedule
 from fedward.study.terms import SiteTerms
+from fedward.study.vectors import Vector
 
 PAGE = Mechanism(noise_multiplier=20.0, sampling_rate=0.25, steps=200, delta=1e-3)
 DESIGN = plan(PAGE, 1000)

@@ -200,8 +200,12 @@ def test_a_damaged_seed_is_named(
         folder.done(0)
 
 
-def test_scaffold_s_honest_updates_are_admitted_however_loud_the_noise(hospitals: dict[str, Encoded]) -> None:
+def test_scaffold_s_honest_updates_are_admitted_however_loud_the_noise(
+    hospitals: dict[str, Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An update holds its own noise and that of control variates, which were made of noised updates."""
+    # Of the wide model they would take twenty times as long as the rounds, and nothing here asks for them.
+    monkeypatch.setattr("fedward.simulations.simulate.baselines", lambda *_: {})
     loud = heart_manifest(
         training={"algorithm": "scaffold", "rounds": 4, "server_momentum": 0.0, "local_learning_rate": 0.5},
         privacy={"epsilon": 0.3},

@@ -145,7 +145,7 @@ def test_stack_loop_and_real_nodes_reach_the_same_parameters(training: str, secu
 
     training_data = {}
     for site, home in federation.sites.items():
-        data = datasets.load(datasets.find(home, study.manifest.study.id), study.manifest)
+        data = datasets.load(home, datasets.find(home, study.manifest.study.id), study.manifest)
         training_data[site] = data.select(~held_out(data.patients, study.manifest.training.holdout, home.patient_key()))
     engines: tuple[EngineName, ...] = ("stacked", "loop")
     for name in engines:

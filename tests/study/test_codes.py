@@ -16,8 +16,14 @@ ROOT = Path(__file__).parents[2]
 
 NOT_SENT = {
     # Of the command line, the log and files that a person handles: a node raises none of them while it answers.
+    "bad-backup", "metrics-port", "older-home", "newer-home", "ledger-format",
     "error", "usage", "no-evidence", "damaged-evidence", "damaged-record", "incident-not-recorded", "thread-failed",
-    "metrics-not-kept",
+    "metrics-not-kept", "not-an-approver", "approver-key-in-use", "too-few-approvers", "policy-start-over", "policy-expiry",
+    "approvals-lowered", "wrong-approver-passphrase", "bad-certificate",
+    "audit-entry", "audit-exists", "audit-malformed", "audit-retention", "audit-stale", "no-audit-log",
+    # Before a node starts: its home is locked, or its certificate cannot be read.
+    "credentials-unreadable",
+    "locked", "weak-passphrase", "wrong-key-file", "wrong-passphrase",
     # The door's own: it leaves as internal-error.
     "not-allowed-out",
 }  # fmt: skip
@@ -33,8 +39,8 @@ def strings(node: ast.expr) -> Iterator[str]:
 
 
 def codes_in(source: str) -> Iterator[str]:
-    """Every `code=` of a call, the code of `_refused`, `_no_honest_request` and `Objection`, and every `default_code`."""
-    positional = {"_refused": 1, "_no_honest_request": 1, "Objection": 0}
+    """Every `code=` of a call, the code of `_refused`, `no_honest_request` and `Objection`, and every `default_code`."""
+    positional = {"_refused": 1, "no_honest_request": 1, "Objection": 0}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             for keyword in node.keywords:

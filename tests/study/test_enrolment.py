@@ -47,7 +47,7 @@ def fresh(tmp_path: Path) -> SiteHome:
 def enroll(joined: Federation, request: JoinRequest) -> JoinKit:
     coordinator = LocalCoordinator(joined.home.path)
     try:
-        return coordinator.enroll(request)
+        return coordinator.enroll(request).kit
     finally:
         coordinator.close()
 
@@ -200,7 +200,7 @@ def test_no_private_key_is_in_what_leaves(joined: Federation, request_: JoinRequ
     secrets = [path.read_bytes() for home in joined.sites.values() for path in home.path.glob("keys/*")]
     secrets += [path.read_bytes() for path in joined.home.path.glob("keys/*")]
     left = (request_.model_dump_json() + kit.model_dump_json()).encode()
-    assert len(secrets) == 2 * 4 + 3
+    assert len(secrets) == 2 * 6 + 3
     for secret in secrets:
         core = b"".join(secret.splitlines()[1:-1]) or secret
         assert core not in left.replace(b"\\n", b"")

@@ -357,6 +357,15 @@ def test_every_changed_byte_of_a_seal_is_refused_or_another_study(place: int, by
     assert (sealed.digest == parse_sealed(canonical_json(sealed_data())).digest) == (before == byte)
 
 
+def test_a_changed_copy_of_a_seal_is_another_study() -> None:
+    sealed = parse_sealed(canonical_json(sealed_data()))
+    before = sealed.digest
+    later = sealed.model_copy(update={"sealed_at": sealed.sealed_at + 1})
+    assert later.digest == digest(later.canonical) != before
+    assert (sealed.digest, sealed.model_copy().digest) == (before, before)
+    assert sealed == parse_sealed(sealed.canonical)  # what was computed is no part of it
+
+
 def test_a_site_outside_the_roster_has_no_entry() -> None:
     sealed = parse_sealed(canonical_json(sealed_data()))
     assert sealed.entry("b").declared_patients == 200

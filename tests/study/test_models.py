@@ -13,7 +13,8 @@ from fedward.privacy.errors import InputError
 from fedward.study import models
 from fedward.study.encoding import input_names
 from fedward.study.manifest import Manifest, parse
-from fedward.study.models import CatalogueModel, build, dimension, load_vector, scores, to_vector, vector_digest
+from fedward.study.models import CatalogueModel, build, dimension, load_vector, scores, to_vector
+from fedward.study.vectors import vector_digest
 
 IMAGE = {"column": "scan", "type": "image", "shape": [2, 9, 7]}
 
@@ -190,6 +191,15 @@ def test_an_installed_model_can_be_named_by_a_study(monkeypatch: pytest.MonkeyPa
     own = CatalogueModel("own", "a hospital's", lambda _: None, lambda _: nn.Linear(1, 1))
     monkeypatch.setattr(models, "entry_points", lambda group: [Point("own", own)] if group == "fedward.models" else [])
     assert isinstance(build(heart_manifest(model={"name": "own"})), nn.Linear)
+
+
+def test_a_process_searches_the_installed_packages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[str] = []
+    monkeypatch.setattr(models, "entry_points", lambda group: searches.append(group) or [])
+    first = models.catalogue()
+    first.clear()  # a caller's copy
+    assert set(models.catalogue()) == set(models.BUILT_IN)
+    assert len(searches) == 1
 
 
 @pytest.mark.parametrize(

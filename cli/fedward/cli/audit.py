@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from fedward.cli import ledger
+from fedward.cli import audit_log, audit_verify, ledger, site_withdraw
 from fedward.cli.output import JsonOption, print_json, say, table
 
 app = typer.Typer(
-    help="Check evidence: signatures and rules, without trusting whoever made the file.", no_args_is_help=True
+    help="Audit logs, and checks of evidence that trust nobody who made the file.",
+    no_args_is_help=True,
 )
 
 
@@ -70,3 +71,9 @@ def transcript(
 
 
 app.command("ledger")(ledger.audit)
+app.command("certificate")(site_withdraw.certificate)
+app.command("export")(audit_log.export)
+app.command("verify")(audit_verify.verify)
+app.command("show")(audit_log.show)
+app.command("prove")(audit_log.prove)
+app.command("rotate")(audit_log.rotate)

@@ -12,12 +12,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedward.cli import (
+    coordinator_backup,
+    coordinator_clone,
+    coordinator_compare,
+    coordinator_explain,
+    coordinator_export,
+    coordinator_extend,
+    coordinator_life,
+    coordinator_operators,
+    coordinator_persons,
+    coordinator_sites,
+    coordinator_store,
+    coordinator_stragglers,
+    service,
+)
+from fedward.cli.coordinator_home import DEFAULT_HOME, Home, Reference, open_coordinator
 from fedward.cli.exploring import say_answers
-from fedward.cli.output import JsonOption, note, print_json, say, table
+from fedward.cli.output import JsonOption, counted, note, print_json, say, table
 
 if TYPE_CHECKING:
     from fedward.server.coordinator import Coordinator
-    from fedward.server.views import StudyView
+    from fedward.server.records import StatusRow
+    from fedward.server.views import StudyHead, StudyView
     from fedward.study.kinds import AnyManifest
 
 app = typer.Typer(
@@ -27,13 +44,10 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
 )
-Home = Annotated[
-    Path,
-    typer.Option("--home", envvar="FEDWARD_COORDINATOR_HOME", help="The coordinator's folder: keys, store, models."),
-]
-DEFAULT_HOME = Path.home() / ".fedward" / "coordinator"
+app.command("service")(service.coordinator)
+app.add_typer(coordinator_operators.app, name="operator")
 PROPOSE_S = 120.0
-Reference = Annotated[str, typer.Argument(metavar="STUDY", help="A study's id, or the first digits of its digest.")]
+ATTEMPTS_SHOWN = 20
 
 
 @app.command()
@@ -45,21 +59,42 @@ def init(
     control_port: Annotated[
         int, typer.Option(min=1, max=65535, help="A loopback port for Flower's own control.")
     ] = 9444,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep the record in PostgreSQL: postgresql+psycopg://USER@HOST/DATABASE. "
+            "Its password comes from FEDWARD_STORE_PASSWORD or PGPASSFILE. A SQLite file in the home by default.",
+        ),
+    ] = None,
+    operators_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="A port for people who work from other machines; none by default."),
+    ] = None,
+    operators_bind: Annotated[
+        str, typer.Option(help="The address to listen on for them; this machine alone by default.")
+    ] = "127.0.0.1",
     home: Home = DEFAULT_HOME,
     as_json: bool = JsonOption,
 ) -> None:
     """Make a federation: its certificate authority, the coordinator's identity, an empty store."""
     from fedward.privacy.signing import fingerprint
     from fedward.server.home import CoordinatorHome
+    from fedward.server.operators import Operators
 
+    now = datetime.now(UTC)
     made = CoordinatorHome.create(
-        home, name=name, host=host, bind=bind, port=port, control_port=control_port, now=datetime.now(UTC)
-    )
+        home, name=name, host=host, bind=bind, port=port, control_port=control_port, now=now,
+        operators_port=operators_port, operators_bind=operators_bind, store=store,
+    )  # fmt: skip
+    Operators(made).settle_local(now)
     public = fingerprint(made.identity().public)
     if as_json:
         print_json({"name": name, "home": str(home), "address": f"{host}:{port}", "fingerprint": public})
         return
     say(f'Federation "{name}" lives in {home}; hospitals will reach it at {host}:{port}.')
+    if store is not None:
+        say(f"Its record is in {store}.")
     say(f"The coordinator's fingerprint, to read to hospitals by telephone: {public}")
     say(f"Next: fedward coordinator start --home {home}")
 
@@ -72,58 +107,27 @@ def start(home: Home = DEFAULT_HOME) -> None:
     from fedward.server.service import CoordinatorService
 
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    service = CoordinatorService(CoordinatorHome.open(home), stop, note)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     end_with_parent()
-    CoordinatorService(CoordinatorHome.open(home), stop, note).run()
+    try:
+        service.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     note("the service has stopped; studies under way continue at the next start")
 
 
-@app.command()
-def enroll(
-    request_file: Annotated[Path, typer.Argument(metavar="REQUEST", help="The site's request file.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write the kit.")] = None,
-    fingerprint_expected: Annotated[
-        str | None,
-        typer.Option("--fingerprint", help="The site's fingerprint as heard by telephone; refused if it differs."),
-    ] = None,
-    home: Home = DEFAULT_HOME,
-    as_json: bool = JsonOption,
-) -> None:
-    """Enrol a hospital from its request, and write its signed kit."""
-    from fedward.privacy.errors import IntegrityError
-    from fedward.privacy.signing import fingerprint
-    from fedward.study.enrolment import JoinRequest
-    from fedward.study.files import read_model, write_atomic
-
-    request = read_model(request_file, JoinRequest, "request")
-    seen = fingerprint(request.identity_key)
-    if fingerprint_expected is not None and fingerprint_expected.lower() != seen:
-        raise IntegrityError(
-            "the request comes from another key than you expected", expected=fingerprint_expected, got=seen
-        )
-    kit = _coordinator(home).enroll(request)
-    path = out or request_file.with_name(f"{request.site}.kit.json")
-    write_atomic(path, kit.model_dump_json(indent=1).encode())
-    if as_json:
-        print_json({"site": request.site, "kit": str(path), "fingerprint": seen})
-        return
-    say(f'Enrolled "{request.site}" with fingerprint {seen}.')
-    if fingerprint_expected is None:
-        say("Compare it with the hospital by telephone before you propose a study to it.")
-    say(f"Send {path} back to the hospital. It holds no secret.")
-
-
-@app.command()
-def sites(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
-    """List the enrolled hospitals."""
-    from fedward.privacy.signing import fingerprint
-
-    rows = [(row.site, fingerprint(row.identity_key)) for row in _coordinator(home).sites()]
-    if as_json:
-        print_json({"sites": [{"site": site, "fingerprint": print_} for site, print_ in rows]})
-        return
-    table("Enrolled hospitals", ("site", "fingerprint"), rows)
+app.command()(coordinator_sites.enroll)
+app.command()(coordinator_sites.sites)
+app.command()(coordinator_sites.revoke)
+app.command()(coordinator_store.migrate)
+app.command()(coordinator_backup.backup)
+app.command()(coordinator_backup.restore)
+app.command()(coordinator_operators.whoami)
+app.command()(coordinator_persons.policy)
+app.command()(coordinator_persons.requests)
+app.command()(coordinator_persons.withdraw)
 
 
 @app.command()
@@ -136,7 +140,7 @@ def propose(
     """Seal a study with the sites that take part, sign it, and offer it to them for approval."""
     from fedward.study.kinds import load
 
-    view = _proposed(_coordinator(home), load(study_file), only, as_json=as_json)
+    view = _proposed(open_coordinator(home), load(study_file), only, as_json=as_json)
     if as_json:
         print_json(view.as_json())
         return
@@ -162,7 +166,7 @@ def explore(
     from fedward.privacy.errors import RefusalError
     from fedward.study.exploration import load_exploration
 
-    coordinator = _coordinator(home)
+    coordinator = open_coordinator(home)
     proposed = _proposed(coordinator, load_exploration(study_file), only, as_json=as_json)
     view = coordinator.launch(proposed.digest or proposed.study_id)
     if not as_json:
@@ -175,7 +179,7 @@ def explore(
     elif follow:
         say_answers(view)
     else:
-        say(f"Each hospital decides: fedward site review {(view.digest or '')[:12]}, then approve or reject.")
+        say(f"Each hospital decides: fedward site review {(view.digest or '')[:12]}, then approve or refuse.")
         say(f"When enough have approved it is answered: fedward coordinator answers {view.study_id}")
     if follow and view.answers is None:
         raise RefusalError(
@@ -188,7 +192,7 @@ def answers(study: Reference, home: Home = DEFAULT_HOME, as_json: bool = JsonOpt
     """Show the answers to an exploration, each number with its 95% interval."""
     from fedward.privacy.errors import InputError
 
-    view = _coordinator(home).status(study)
+    view = open_coordinator(home).status(study)
     if view.kind != "explore":
         raise InputError(f'study "{view.study_id}" is no exploration', remedy="see `fedward coordinator status`")
     if as_json:
@@ -209,14 +213,15 @@ def _proposed(coordinator: Coordinator, manifest: AnyManifest, only: str, *, as_
 
 def _wait_sealed(coordinator: Coordinator, key: int) -> StudyView:
     from fedward.privacy.errors import RefusalError, UnreachableError
+    from fedward.server.lifecycle import ENDED
 
     deadline = time.monotonic() + PROPOSE_S
     while time.monotonic() < deadline:
-        view = next(v for v in coordinator.studies() if v.key == key)
-        if view.state == "proposed":
-            return view
-        if view.state in {"failed", "stopped"}:
-            raise RefusalError("the study could not be proposed", got=view.reason, code="not-proposed")
+        head = next(v for v in coordinator.studies() if v.key == key)
+        if head.state in {"proposed", "ready"}:
+            return coordinator.status(head.digest or head.study_id)
+        if head.state in ENDED:
+            raise RefusalError("the study could not be proposed", got=head.reason, code="not-proposed")
         if not coordinator.serving():
             raise UnreachableError("the service stopped before the study was sealed", remedy="start it: it will go on")
         time.sleep(0.2)
@@ -232,16 +237,18 @@ def launch(
     home: Home = DEFAULT_HOME,
     as_json: bool = JsonOption,
 ) -> None:
-    """Start a proposed study, or continue one that failed or was stopped. It runs in the service."""
-    coordinator = _coordinator(home)
+    """Start a proposed study, or continue one that failed or was stopped. It runs in the service.
+
+    It may be launched before enough hospitals have approved: it then begins as soon as they have. With --follow the exit code
+    is 4 if it does not complete.
+    """
+    coordinator = open_coordinator(home)
     view = coordinator.launch(study)
     if follow:
-        view = _follow(coordinator, view)
+        _show_followed(_follow(coordinator, view), as_json=as_json)
+        return
     if as_json:
         print_json(view.as_json())
-        return
-    if follow:
-        _say_study(view)
         return
     say(f'Launched "{view.title}" ({(view.digest or "")[:12]}): {view.rounds} rounds.')
     if view.secure is not None:
@@ -257,21 +264,29 @@ def status(
     as_json: bool = JsonOption,
 ) -> None:
     """Show the service, the studies, or one study: rounds, every site's status and reason, metrics, ε."""
-    coordinator = _coordinator(home)
+    coordinator = open_coordinator(home)
     if study is None:
-        views = coordinator.studies()
+        heads = coordinator.studies()
         if as_json:
             alarms = [asdict(alarm) for alarm in coordinator.alarms()]
-            studies = [view.as_json() for view in views]
-            print_json({"serving": coordinator.serving(), "studies": studies, "alarms": alarms})
+            studies = [head.as_json() for head in heads]
+            waiting = [one.model_dump() for one in coordinator.waiting()]
+            print_json({"serving": coordinator.serving(), "studies": studies, "alarms": alarms, "waiting": waiting})
             return
         say("The service runs." if coordinator.serving() else "The service is stopped: `fedward coordinator start`.")
-        rows = [(v.study_id, (v.digest or "-")[:12], v.state, f"{v.version}/{v.rounds}", v.reason[:60]) for v in views]
+        rows = [
+            (v.study_id, (v.digest or "-")[:12], _state(v), f"{v.version}/{v.rounds}", v.reason[:60]) for v in heads
+        ]
         for alarm in coordinator.alarms():
             at = f"{datetime.fromtimestamp(alarm.at, UTC):%Y-%m-%d %H:%M} UTC"
             say(f"ALARM {at}: {alarm.site}: {alarm.what}. It is not asked any more. Telephone the hospital; then: "
                 f"fedward coordinator clear-alarm {alarm.site} --by NAME --reason …")  # fmt: skip
-        table("Studies", ("study", "digest", "state", "rounds", "reason"), rows)
+        for one in coordinator.waiting():
+            say(coordinator_persons.waits(one))
+        if rows:
+            table("Studies", ("study", "digest", "state", "rounds", "reason"), rows)
+        else:
+            say("No study yet: fedward coordinator propose STUDY.toml")
         return
     view = coordinator.status(study)
     if follow:
@@ -281,17 +296,22 @@ def status(
         return
     if not coordinator.serving():
         say("The service is stopped: nothing moves until `fedward coordinator start`.")
+    for one in coordinator.waiting():
+        if one.target == view.digest:
+            say(coordinator_persons.waits(one))
     _say_study(view)
 
 
-@app.command()
-def stop(study: Reference, home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
-    """Stop a study. Committed rounds and models stay; `launch` continues it."""
-    view = _coordinator(home).stop(study)
-    if as_json:
-        print_json(view.as_json())
-        return
-    say(f'"{view.title}": stop is {"done" if view.state == "stopped" else "asked for; its run ends within seconds"}.')
+app.command()(coordinator_stragglers.wait)
+app.command("carry-on")(coordinator_stragglers.carry_on)
+app.command()(coordinator_life.pause)
+app.command()(coordinator_life.resume)
+app.command()(coordinator_life.stop)
+app.command()(coordinator_explain.explain)
+app.command()(coordinator_compare.compare)
+app.command()(coordinator_clone.clone)
+app.command()(coordinator_extend.extend)
+app.command()(coordinator_export.export)
 
 
 @app.command("clear-alarm")
@@ -307,7 +327,7 @@ def clear_alarm(
 
     if not by.strip() or not reason.strip():
         raise UsageError("an alarm is cleared by a named person who says why", expected="--by NAME --reason TEXT")
-    _coordinator(home).clear_alarm(site, by, reason)
+    open_coordinator(home).clear_alarm(site, by, reason)
     if as_json:
         print_json({"site": site, "by": by, "reason": reason})
         return
@@ -325,7 +345,7 @@ def transcript(
     from fedward.privacy.errors import UsageError
     from fedward.study.files import write_atomic
 
-    made = _coordinator(home).transcript(study)
+    made = open_coordinator(home).transcript(study)
     if out.exists():
         raise UsageError(f"{out} exists already", remedy="give another --out")
     write_atomic(out, made.model_dump_json().encode())
@@ -333,25 +353,22 @@ def transcript(
     if as_json:
         print_json({"file": str(out), "batches": len(made.batches), "sums": sums})
         return
-    say(f"{out}: {sums} sums of {len(made.batches)} batches. Anyone can check it: fedward audit transcript {out}")
-
-
-def _coordinator(home: Path) -> Coordinator:
-    from fedward.server.coordinator import LocalCoordinator
-
-    return LocalCoordinator(home)
+    batches = "1 batch" if len(made.batches) == 1 else f"{len(made.batches)} batches"
+    say(f"{out}: {counted(sums, 'sum')} of {batches}. Anyone can check it: fedward audit transcript {out}")
 
 
 def _follow(coordinator: Coordinator, view: StudyView) -> StudyView:
+    from fedward.server.lifecycle import AT_REST
+
     seen = 0
     while True:
-        view = next(v for v in coordinator.studies() if v.key == view.key)
+        view = coordinator.status(view.digest or view.study_id)
         for attempt in view.attempts[seen:]:
             if attempt.outcome is None:
                 break
             seen += 1
             note(f"round {attempt.round}, attempt {attempt.attempt}: {attempt.outcome} ({attempt.reason})")
-        if view.state in {"completed", "failed", "stopped"} and view.wish == "none":
+        if view.state in AT_REST and view.wish == "none":
             return view
         if not coordinator.serving():
             note("the service is stopped: nothing moves until `fedward coordinator start`")
@@ -359,23 +376,30 @@ def _follow(coordinator: Coordinator, view: StudyView) -> StudyView:
         time.sleep(0.5)
 
 
+def _show_followed(view: StudyView, *, as_json: bool) -> None:
+    """How a launched study ended. The exit code is 4 where it did not complete: a script must not take that for success."""
+    if as_json:
+        print_json(view.as_json())
+    else:
+        _say_study(view)
+    if view.state != "completed":
+        raise typer.Exit(4)
+
+
 def _say_standings(view: StudyView) -> None:
     rows = [(row.site, row.state, row.reason) for row in view.standings]
     table("What the sites say", ("site", "standing", "reason"), rows)
 
 
-def _say_study(view: StudyView) -> None:
-    from fedward.cli.measured import print_measured
-    from fedward.study.terms import all_others_words
-
-    name = f"{view.study_id}, {(view.digest or 'not sealed')[:12]}"
-    say(f'"{view.title}" ({name}): {view.state}, round {view.version} of {view.rounds}')
-    if view.reason:
-        say(f"  {view.reason}")
-    _say_standings(view)
-    by_attempt = {a.attempt: [s for s in view.statuses if s.attempt == a.attempt] for a in view.attempts}
+def _say_rounds(view: StudyView) -> None:
+    """The newest attempts, each with its sites; how many there are before them."""
+    shown = view.attempts[-ATTEMPTS_SHOWN:]
+    by_attempt: dict[int, list[StatusRow]] = {attempt.attempt: [] for attempt in shown}
+    for status in view.statuses:
+        if status.attempt in by_attempt:
+            by_attempt[status.attempt].append(status)
     rows = []
-    for attempt in view.attempts:
+    for attempt in shown:
         done = [s.site for s in by_attempt[attempt.attempt] if s.status == "contributed"]
         others = [f"{s.site} {s.status}: {s.reason}" for s in by_attempt[attempt.attempt] if s.status != "contributed"]
         took = f"{attempt.seconds:.1f} s" if attempt.seconds is not None else "-"
@@ -383,7 +407,36 @@ def _say_study(view: StudyView) -> None:
         rows.append(
             (what, str(attempt.attempt), attempt.outcome or "under way", took, ", ".join(done), "; ".join(others))
         )
-    table("Rounds", ("round", "attempt", "outcome", "took", "contributed", "others"), rows)
+    earlier = len(view.attempts) - len(shown)
+    if earlier:
+        committed = sum(attempt.outcome == "committed" for attempt in view.attempts[:earlier])
+        say(f"{earlier} earlier attempts, {committed} of them committed: fedward coordinator explain {view.study_id}")
+    if rows:
+        table("Rounds", ("round", "attempt", "outcome", "took", "contributed", "others"), rows)
+
+
+def _state(view: StudyHead | StudyView) -> str:
+    """The state, and what is asked of it and not done yet."""
+    coming = {"run": "launched", "pause": "pausing", "pause-now": "pausing", "stop": "stopping"}.get(view.wish, "")
+    return view.state if not coming or (view.state, view.wish) == ("running", "run") else f"{view.state}, {coming}"
+
+
+def _say_study(view: StudyView) -> None:
+    from fedward.cli.measured import print_measured
+    from fedward.study.terms import all_others_words
+
+    name = f"{view.study_id}, {(view.digest or 'not sealed')[:12]}"
+    say(f'"{view.title}" ({name}): {_state(view)}, round {view.version} of {view.rounds}')
+    if view.reason:
+        say(f"  {view.reason}")
+        say(f"  What happened, and what to do: fedward coordinator explain {view.study_id}")
+    lost = [str(attempt.round) for attempt in view.attempts if attempt.outcome == "lost"]
+    if lost:
+        say(f"ALARM: the model of round {', '.join(lost)} was lost after it was committed, and the study went back.")
+        say(f"  What happened, and what to do: fedward coordinator explain {view.study_id}")
+    coordinator_stragglers.say_questions(view)
+    _say_standings(view)
+    _say_rounds(view)
     if view.secure is not None:
         say(view.secure)
     if view.kind == "explore":
@@ -394,6 +447,8 @@ def _say_study(view: StudyView) -> None:
         say(f"AUROC on held-out patients after round {newest.version}: {newest.value:.3f} "
             f"(95% {newest.low:.3f} to {newest.high:.3f}; {newest.positives + newest.negatives} patients)")  # fmt: skip
     print_measured(view.measured())
+    if view.version > 0 and view.not_releasable:
+        say(f"The model may not become a release: {'; '.join(view.not_releasable)}.")
     if view.epsilon is not None:
         say(f"Privacy: ε at most {view.epsilon:g} at δ = {view.delta:g}, every planned attempt used; {view.meaning}")
         if view.epsilon_all_others is not None:

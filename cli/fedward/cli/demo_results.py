@@ -19,8 +19,9 @@ from fedward.simulations.baselines import local_only, pool, pooled
 from fedward.study.encoding import Encoded, group_names
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import Auroc, exact_auroc, suppress_small
-from fedward.study.models import Vector, build, load_vector, scores
+from fedward.study.models import build, load_vector, scores
 from fedward.study.terms import privacy_words
+from fedward.study.vectors import Vector
 
 
 def gather(federation: DemoFederation, view: StudyView) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def gather(federation: DemoFederation, view: StudyView) -> dict[str, Any]:
     test: dict[str, Encoded] = {}
     for site in federation.names:
         home = federation.home(site)
-        data = datasets.load(datasets.find(home, manifest.study.id), manifest)
+        data = datasets.load(home, datasets.find(home, manifest.study.id), manifest)
         mask = held_out(data.patients, manifest.training.holdout, home.patient_key())
         train[site], test[site] = data.select(~mask), data.select(mask)
     models = {

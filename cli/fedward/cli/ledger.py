@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedward.cli.asking import confirm
 from fedward.cli.output import JsonOption, print_json, say, shown, shown_left, table
 from fedward.cli.site_home import DEFAULT_HOME, Home
 
@@ -312,7 +313,7 @@ def recover(
         )
     statement: Statement | None = "write-off" if write_off else "none-approved" if none_approved else None
     if write_off and not yes and not as_json:
-        typer.confirm("Write the whole privacy budget off? No study will ever be admitted here again.", abort=True)
+        confirm("Write the whole privacy budget off? No study will ever be admitted here again.")
     done = recover_ledger(
         SiteHome.open(home), by=by, reason=reason, at=int(time.time()), copy=copy,
         head=None if head is None else parse_head(head), statement=statement,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import traceback
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +14,9 @@ from typing import Annotated
 import click
 import typer
 
-from fedward.cli import audit, coordinator, demo, example, monitor, plan, privacy, simulate, site, sweep
+from fedward.cli import audit, coordinator, demo, example, explain, monitor, plan, privacy, simulate, site, sweep
 from fedward.cli.output import print_error, stderr
+from fedward.privacy.durable import disk_error, is_disk_error
 from fedward.privacy.errors import FedwardError, UsageError
 
 INTERRUPTED = 130
@@ -34,6 +37,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(privacy.app, name="privacy")
 app.command("demo")(demo.demo)
 app.command("example")(example.example)
+app.command("explain")(explain.explain)
 app.command("monitor")(monitor.monitor)
 app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
@@ -61,9 +65,18 @@ def run(arguments: list[str] | None = None) -> None:
     sys.exit(_code(given))
 
 
+@cache
+def _commands(first: str) -> click.Command:
+    """The command tree, or of it what a first word names: to build it whole takes longer than most commands do."""
+    named = copy.copy(app)
+    named.registered_groups = [group for group in app.registered_groups if group.name == first]
+    named.registered_commands = [command for command in app.registered_commands if command.name == first]
+    return typer.main.get_command(named if named.registered_groups or named.registered_commands else app)
+
+
 def _code(arguments: list[str]) -> int:
     try:
-        result = app(arguments, prog_name="fedward", standalone_mode=False)
+        result = _commands(arguments[0] if arguments else "")(arguments, prog_name="fedward", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
@@ -92,6 +105,8 @@ def _failed(error: Exception, *, as_json: bool) -> int:
 
 def _unexpected(error: Exception) -> FedwardError:
     """A bug, or a system that fails in a way that nobody foresaw: its kind and its place, none of its values."""
+    if isinstance(error, OSError) and is_disk_error(error):
+        return disk_error(error, "the disk takes nothing more")
     if isinstance(error, OSError) and error.errno is not None:
         place = f": {error.filename}" if error.filename is not None else ""
         return FedwardError("the system refused", got=f"{os.strerror(error.errno)}{place}", code="system")

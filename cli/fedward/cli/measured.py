@@ -27,8 +27,7 @@ def print_measured(metrics: Sequence[MetricRow]) -> None:
     shown = [
         (metric.slice, NAMES.get(metric.name, metric.name), _value(metric), _range(metric))
         for metric in metrics
-        if metric.slice == "everybody" or metric.name == "auroc" or metric.name.endswith("_gap")
-        if not (metric.slice != "everybody" and metric.name == "calibration_gap")
+        if is_told(metric.slice, metric.name)
     ]
     if shown:
         table(
@@ -37,6 +36,13 @@ def print_measured(metrics: Sequence[MetricRow]) -> None:
             shown,
             caption="Intervals hold what chance and noise on the counts can do. Undefined: too few patients for the noise.",
         )
+
+
+def is_told(slice_: str, name: str) -> bool:
+    """Whether people are shown a metric: the rest is in `--json`."""
+    if slice_ == "everybody":
+        return True
+    return name == "auroc" or (name.endswith("_gap") and name != "calibration_gap")
 
 
 def _value(metric: MetricRow) -> str:

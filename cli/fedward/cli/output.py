@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -18,6 +19,9 @@ from fedward.privacy.errors import FedwardError
 console = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What would steer a terminal, or turn its text round: other parties' reasons and names must not."""
+
 JsonOption = typer.Option(False, "--json", help="Print one JSON object instead of text.")
 
 
@@ -26,14 +30,23 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) + "\n")
 
 
+def _plain(text: str) -> Text:
+    return Text(_CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
+
+
 def say(text: str) -> None:
     """A sentence to the person, wrapped to the terminal. Names from files are never read as markup."""
-    console.print(Text(text), soft_wrap=True)
+    console.print(_plain(text), soft_wrap=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what is counted, as English says it: 1 approver, 2 approvers."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def note(text: str) -> None:
     """A line about progress, on standard error, so that standard output stays the result."""
-    stderr.print(Text(text), soft_wrap=True)
+    stderr.print(_plain(text), soft_wrap=True)
 
 
 def shown(epsilon: float) -> str:
@@ -60,23 +73,34 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], cap
         # Folded, as what is cut off would be missed: digests, dates and names are words too long for a narrow column.
         made.add_column(Text(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
+        made.add_row(*(_plain(cell) for cell in row))
     console.print(made)
 
 
 def print_error(error: FedwardError, *, as_json: bool) -> None:
-    """What went wrong, what was expected, what came, and what to do."""
+    """What went wrong, what was expected, what came, what to do, and where more is said."""
+    from fedward.cli.explanations import explanations
+
     if as_json:
         print_json(error.as_json())
         return
+    is_told = error.code == error.default_code and error.remedy is not None  # a general code says less than its remedy
+    more = f"fedward explain {error.code}" if error.code in explanations() and not is_told else None
     lines = [("error: ", error.what)]
     lines += [
         (label, text)
-        for label, text in (("  expected: ", error.expected), ("  got: ", error.got), ("  to fix it: ", error.remedy))
+        for label, text in (
+            ("  expected: ", error.expected),
+            ("  got: ", error.got),
+            ("  to fix it: ", error.remedy),
+            ("  more: ", more),
+        )
         if text
     ]
     for label, text in lines:
         stderr.print(
-            Text(label, style="bold red" if label == "error: " else "bold").append(text, style="not bold"),
+            Text(label, style="bold red" if label == "error: " else "bold").append(
+                _plain(text).plain, style="not bold"
+            ),
             soft_wrap=True,
         )

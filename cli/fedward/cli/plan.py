@@ -82,14 +82,16 @@ def plan(
     cohort = _patients(patients, None if public is None else {site: len(data) for site, data in public.items()})
     chosen_delta = _delta(delta, manifest, cohort)
     trials = None if public is None else Trials(public, cohort, manifest.training.holdout, range(seeds))
-    plans = [
-        make_plan(
-            manifest, cohort, target, chosen_delta,
-            rounds=[number for number in ROUNDS if number < rounds] + [rounds],
-            trials=trials, budget=budget, report=note,
-        )
-        for target in targets
-    ]  # fmt: skip
+    plans = []
+    for target in targets:
+        note(f"ε = {target:g}: calibrating the noise of each number of rounds …")
+        plans.append(
+            make_plan(
+                manifest, cohort, target, chosen_delta,
+                rounds=[number for number in ROUNDS if number < rounds] + [rounds],
+                trials=trials, budget=budget, report=note,
+            )
+        )  # fmt: skip
     if write is not None:
         write_atomic(write, _toml(plans[0].manifest))
         note(f"wrote {write}")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
+from fedward.cli.eligibility import Held, held
 from fedward.cli.exploring import say_questions
 from fedward.cli.output import say, shown
-from fedward.client import approvals, datasets
+from fedward.cli.review_changes import last_approved
+from fedward.client import approvals, datasets, eligibility
 from fedward.client.budgets import against_all_others, cost, warnings
 from fedward.client.home import SiteHome
-from fedward.client.policy import load_policy
+from fedward.client.policy import Objection, load_policy
+from fedward.client.standing import Standing
 from fedward.privacy.errors import InputError
+from fedward.study.changes import changes
 from fedward.study.exploration import SealedExploration
 from fedward.study.kinds import AnySealed
 from fedward.study.manifest import CategoricalFeature, NumericFeature, SealedManifest
@@ -30,19 +35,27 @@ from fedward.study.terms import (
 def as_data(home: SiteHome, sealed: AnySealed) -> dict[str, Any]:
     """The review as JSON data."""
     spent, after = cost(home, sealed)
-    decision = approvals.decision_on(home, sealed.digest)
-    dataset = _dataset(home, sealed)
-    found = approvals.objections_here(home, sealed, dataset) if dataset else []
+    standing = approvals.standing_of(home, sealed.digest, int(time.time()))
+    dataset, before = _dataset(home, sealed), last_approved(home, sealed)
+    demand = held(home, sealed, dataset)
     return {
         "digest": sealed.digest,
         "kind": sealed.kind,
-        "state": "pending" if decision is None else decision.state,
+        "state": standing.state,
+        "signed_by": [link.by for link in standing.signed],
+        "needed": standing.needed,
+        "missing": standing.missing,
+        "expires_at": sealed.expires_at,
+        "approval_expires_at": standing.expires_at,
+        "last_approved": None if before is None else before.digest,
+        "changes": [] if before is None else changes(before, sealed),
         "manifest": sealed.manifest.model_dump(mode="json"),
         "roster": [entry.model_dump() for entry in sealed.roster],
         "noise_multiplier": sealed.entry(home.site).noise_multiplier,
         "data": dataset.model_dump() if dataset else None,
         "warnings": warnings(home.ledger(), sealed, dataset.patients) if dataset else [],
-        "objections": [{"code": o.code, "text": o.text} for o in found],
+        "objections": [{"code": o.code, "text": o.text} for o in _objections(home, sealed, dataset, demand)],
+        "eligibility": None if demand is None else demand.to_json(),
         "count_deviation": sealed.count_deviation if isinstance(sealed, SealedManifest) else None,
         "privacy": {
             "spent": spent,
@@ -56,8 +69,7 @@ def as_data(home: SiteHome, sealed: AnySealed) -> dict[str, Any]:
 
 def print_review(home: SiteHome, sealed: AnySealed) -> None:
     """The review as sentences."""
-    decision = approvals.decision_on(home, sealed.digest)
-    manifest = sealed.manifest
+    manifest, standing = sealed.manifest, approvals.standing_of(home, sealed.digest, int(time.time()))
     say(f"{manifest.study.title} ({manifest.study.id})")
     say(f"  digest       {sealed.digest}")
     say(f"  expires      {datetime.fromtimestamp(sealed.expires_at, UTC):%Y-%m-%d}")
@@ -69,12 +81,39 @@ def print_review(home: SiteHome, sealed: AnySealed) -> None:
         )
     else:
         _print_training(home, sealed)
+    say("  stays here   every record, identifier, file name, mapping and exact count; your policy, decisions and logs")
+    _print_changes(home, sealed)
     _print_data(home, sealed)
     _print_cost(home, sealed)
-    if decision is None:
+    _print_decision(standing)
+
+
+def _print_changes(home: SiteHome, sealed: AnySealed) -> None:
+    before = last_approved(home, sealed)
+    if before is None:
+        say("  changes      no version of this study was approved here before")
+        return
+    found = changes(before, sealed)
+    say(f"  changes      since {before.digest[:12]}, which was approved here: {len(found) or 'none'}")
+    for line in found:
+        say(f"    {line}")
+
+
+def _print_decision(standing: Standing) -> None:
+    if standing.last is None:
         say("  decision     nobody here has decided yet")
     else:
-        say(f"  decision     {decision.state} by {decision.by} on {datetime.fromtimestamp(decision.at, UTC):%Y-%m-%d}")
+        last = standing.last
+        say(f"  decision     {standing.state}; {last.what.kind} by {last.by} on {_day(last.at)}")
+    signed = ", ".join(f"{link.by} ({_day(link.at)})" for link in standing.signed) or "nobody"
+    if standing.state == "approved":
+        say(f"  signed       {signed}; {standing.needed} needed; holds until {_day(standing.expires_at or 0)}")
+    elif standing.state in {"pending", "refused", "revoked", "expired"}:
+        say(f"  signed       {signed}; {standing.missing} more of {standing.needed} needed to approve it")
+
+
+def _day(at: int) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
 
 
 def _print_training(home: SiteHome, sealed: SealedManifest) -> None:
@@ -84,6 +123,9 @@ def _print_training(home: SiteHome, sealed: SealedManifest) -> None:
     say(f"  compares     {', '.join(group.column for group in manifest.fairness.groups) or 'no groups'}")
     say(f"  trains       {manifest.model.name} by {training.algorithm}, {training.rounds} rounds, "
         f"on {1 - training.holdout:.0%} of the patients; the rest only test it")  # fmt: skip
+    if manifest.model.start is not None:
+        say(f"  starts from  the model {manifest.model.start[:12]} of an earlier version; what that cost patients stays spent, and "
+            "what this one costs comes beside it")  # fmt: skip
     if training.aggregation != "mean":
         say(
             f"  combines     the sites' updates by {training.aggregation}{_against(training.byzantine)}; sizes do not weigh"
@@ -117,18 +159,34 @@ def _feature(feature: object) -> str:
 
 def _print_data(home: SiteHome, sealed: AnySealed) -> None:
     dataset = _dataset(home, sealed)
+    demand = held(home, sealed, dataset)
+    for line in () if demand is None else demand.review_lines():
+        say(line)
     if dataset is None:
         say("  data here    none is registered: run `fedward site register` first")
         return
-    say(f"  data here    {dataset.patients} patients in {dataset.csv}; cohort {dataset.cohort[:12]}")
+    say(f"  data here    {dataset.patients} patients in {dataset.source}; cohort {dataset.cohort[:12]}")
+    remaining = datasets.remaining(home, dataset)
+    if remaining < dataset.patients:
+        say(f"               {dataset.patients - remaining} of them have opted out since, and are left out")
     if sealed.manifest.privacy.delta is not None:
         for warning in warnings(home.ledger(), sealed, dataset.patients):
             say(f"  WARNING      {warning}")
-    found = approvals.objections_here(home, sealed, dataset)
+    found = approvals.policy_objections(home, sealed, dataset)
     for objection in found:
         say(f"  POLICY       refuses: {objection.text}")
     if not found:
         say("  policy       has no objection")
+
+
+def _objections(
+    home: SiteHome, sealed: AnySealed, dataset: datasets.Dataset | None, demand: Held | None
+) -> list[Objection]:
+    if dataset is None:
+        return []
+    short = () if demand is None else demand.unmet or ()
+    by_demand = [Objection(eligibility.CODE, one.words) for one in short]
+    return approvals.policy_objections(home, sealed, dataset) + by_demand
 
 
 def _print_cost(home: SiteHome, sealed: AnySealed) -> None:

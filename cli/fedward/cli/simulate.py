@@ -102,11 +102,14 @@ def simulate(
     source = read_sites(sites, manifest, partition)
     if source.said:
         note(source.said)
+    for line in source.left_out:
+        note(line)
     hospitals = source.hospitals
     with _engine(engine, len(hospitals), workers, ray_address) as factory:
         outcomes = run_seeds(manifest, hospitals, seeds, engine.value, options, out, _progress(seeds), factory)
     if as_json:
-        print_json(summary(manifest, outcomes) | {"study": manifest.study.id, "privacy": privacy(manifest)})
+        told = {"study": manifest.study.id, "privacy": privacy(manifest), "not_eligible": sorted(source.not_eligible)}
+        print_json(summary(manifest, outcomes) | told)
     else:
         _show(manifest, outcomes, out)
 

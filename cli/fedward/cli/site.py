@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,7 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedward.cli import ledger
+from fedward.cli import (
+    ledger,
+    service,
+    site_approver,
+    site_backup,
+    site_data,
+    site_decisions,
+    site_doctor,
+    site_joining,
+    site_migrate,
+    site_pause,
+    site_policy,
+    site_support,
+    site_vault,
+    site_withdraw,
+)
 from fedward.cli.output import JsonOption, note, print_json, say, shown, table
 from fedward.cli.site_home import DEFAULT_HOME, Home
 
@@ -23,7 +37,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help=(
         "Run a hospital's node: join, register data, approve studies, see what was spent.\n\n"
-        "Order: init, request, (the coordinator enrolls), enroll, register, start, review, approve."
+        "Order: init, approver add, (the coordinator answers with a kit), enroll, doctor, register, start, review, approve."
     ),
     no_args_is_help=True,
 )
@@ -37,9 +51,24 @@ def init(
         float, typer.Option(help="Lifetime ε that all studies together may cost a patient of this hospital.")
     ] = 10.0,
     delta: Annotated[float, typer.Option(help="δ of the lifetime budget; it must lie below 1/patients.")] = 1e-3,
+    passphrase: Annotated[
+        bool,
+        typer.Option("--passphrase", help="Lock the home by a passphrase: asked, or from FEDWARD_PASSPHRASE_FILE."),
+    ] = False,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="Lock the home by this key file, made where it is missing; by one inside it if not given."),
+    ] = None,
+    approver: Annotated[
+        str | None,
+        typer.Option("--approver", metavar="NAME", help="Enter the first approver too, with a key of their own."),
+    ] = None,
+    approver_unencrypted: Annotated[
+        bool, typer.Option("--approver-unencrypted", help="Keep the approver's key without a passphrase.")
+    ] = False,
     as_json: bool = JsonOption,
 ) -> None:
-    """Make a site: keys, a default policy and an empty privacy ledger. Nothing leaves."""
+    """Make a site: keys, a default policy, an empty privacy ledger, and the request file to join. Nothing is sent."""
     import re
 
     from fedward.client.home import SiteHome
@@ -51,13 +80,18 @@ def init(
 
     if not re.fullmatch(NAME, name):
         raise InputError("the site's name cannot be used", expected="lower-case letters, digits, - and _", got=name)
-    made = SiteHome.create(home, name, Budget(epsilon_budget, delta))
-    public = fingerprint(made.identity().public)
+    secret = site_vault.new_passphrase() if passphrase else None
+    made = SiteHome.create(home, name, Budget(epsilon_budget, delta), passphrase=secret, key_file=key_file)
+    public, requested = fingerprint(made.identity().public), site_joining.write_request(made)
+    if approver is not None:
+        site_approver.enter_first(made, approver, unencrypted=approver_unencrypted)
     if as_json:
         print_json(
             {
                 "site": name,
+                "approver": approver,
                 "home": str(home),
+                "request": str(requested),
                 "fingerprint": public,
                 "budget": {"epsilon": epsilon_budget, "delta": delta},
                 "privacy": PRIVACY_WORDS,
@@ -68,92 +102,17 @@ def init(
     say(f"Its fingerprint is {public}")
     say(f"Lifetime privacy budget: ε = {epsilon_budget:g}, δ = {delta:g}. Policy: {made.policy_file}")
     say(f"What it means: {PRIVACY_WORDS}.")
-    say(f"Next: fedward site request --home {home}")
-
-
-@app.command()
-def request(
-    home: Home = DEFAULT_HOME,
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write the request.")] = None,
-    as_json: bool = JsonOption,
-) -> None:
-    """Write a request to join, for the coordinator. It holds public keys only."""
-    from fedward.client.enrolment import make_request
-    from fedward.client.home import SiteHome
-    from fedward.privacy.signing import fingerprint
-    from fedward.study.files import write_atomic
-
-    made = make_request(SiteHome.open(home))
-    path = out or home / f"{made.site}.request.json"
-    write_atomic(path, made.model_dump_json(indent=1).encode())
-    if as_json:
-        print_json({"site": made.site, "request": str(path), "fingerprint": fingerprint(made.identity_key)})
-        return
-    say(f"Send {path} to the coordinator, and read them this fingerprint by telephone:")
-    say(f"  {fingerprint(made.identity_key)}")
+    say(f"Approver: {approver}" if approver else "Nobody may approve a study here yet: fedward site approver add NAME")
+    say(f"Send {requested} to the coordinator and read them the fingerprint by telephone. It holds public keys only.")
     say("Next, with the kit that comes back: fedward site enroll KIT")
 
 
-@app.command()
-def enroll(
-    kit_file: Annotated[Path, typer.Argument(metavar="KIT", help="The signed kit from the coordinator.")],
-    home: Home = DEFAULT_HOME,
-    coordinator_fingerprint: Annotated[
-        str | None,
-        typer.Option(
-            "--fingerprint", help="The coordinator's fingerprint as heard by telephone; refused if it differs."
-        ),
-    ] = None,
-    as_json: bool = JsonOption,
-) -> None:
-    """Join the federation with the kit that the coordinator signed."""
-    from fedward.client.enrolment import accept_kit
-    from fedward.client.home import SiteHome
-    from fedward.privacy.signing import fingerprint
-    from fedward.study.enrolment import JoinKit
-    from fedward.study.files import read_model
-
-    kit = read_model(kit_file, JoinKit, "kit")
-    accept_kit(SiteHome.open(home), kit, coordinator_fingerprint, datetime.now(UTC))
-    seen = fingerprint(kit.coordinator_key)
-    if as_json:
-        print_json(
-            {
-                "site": kit.site,
-                "federation": kit.federation_name,
-                "coordinator": seen,
-                "address": f"{kit.host}:{kit.port}",
-            }
-        )
-        return
-    say(f'Site "{kit.site}" has joined "{kit.federation_name}" at {kit.host}:{kit.port}.')
-    if coordinator_fingerprint is None:
-        say(f"Compare the coordinator's fingerprint by telephone before you approve anything: {seen}")
-    say("Next: fedward site register --study STUDY.toml --csv FILE --mapping FILE")
-
-
-@app.command()
-def register(
-    study: Annotated[Path, typer.Option("--study", help="The study's TOML file, as the coordinator circulated it.")],
-    csv: Annotated[Path, typer.Option("--csv", help="This hospital's data, one row a patient.")],
-    mapping: Annotated[Path, typer.Option("--mapping", help="TOML: local columns and codes to the study's.")],
-    home: Home = DEFAULT_HOME,
-    as_json: bool = JsonOption,
-) -> None:
-    """Check this hospital's data against a study and register it. Nothing leaves but a rounded count."""
-    from fedward.client import datasets
-    from fedward.client.home import SiteHome
-    from fedward.study.kinds import load
-
-    done = datasets.register(SiteHome.open(home), load(study), csv, mapping, int(time.time()))
-    if as_json:
-        print_json({"study": done.dataset.study_id, "patients": done.dataset.patients,
-                    "declared_patients": done.dataset.declared_patients, "report": done.report.to_json()})  # fmt: skip
-        return
-    for line in done.report.lines():
-        say(line)
-    say(f'Registered {done.dataset.patients} patients for study "{done.dataset.study_id}".')
-    say(f"What may leave of this, if your policy allows: the count, rounded to {done.dataset.declared_patients}.")
+app.command("request")(site_joining.request)
+app.command("enroll")(site_joining.enroll)
+app.command("rotate")(site_joining.rotate)
+app.command("register")(site_data.register)
+app.command("data")(site_data.data)
+app.add_typer(site_data.exclude, name="exclude")
 
 
 @app.command()
@@ -188,8 +147,7 @@ def review(
 def _line(home: SiteHome, sealed: AnySealed) -> dict[str, str]:
     from fedward.client import approvals
 
-    decision = approvals.decision_on(home, sealed.digest)
-    state = "pending" if decision is None else decision.state
+    state = approvals.standing_of(home, sealed.digest, int(time.time())).state
     return {
         "study": sealed.manifest.study.id,
         "digest": sealed.digest,
@@ -198,91 +156,50 @@ def _line(home: SiteHome, sealed: AnySealed) -> dict[str, str]:
     }
 
 
+app.command("approve")(site_decisions.approve)
+app.command("refuse")(site_decisions.refuse)
+app.command("revoke")(site_decisions.revoke)
+app.add_typer(site_approver.app, name="approver")
+app.command("pause")(site_pause.pause)
+app.command("resume")(site_pause.resume)
+app.command("withdraw")(site_withdraw.withdraw)
+app.add_typer(site_policy.app, name="policy")
+
+
 @app.command()
-def approve(
-    study: Annotated[str, typer.Argument(metavar="DIGEST", help="The study's digest, or its first digits.")],
+def start(
     home: Home = DEFAULT_HOME,
-    by: Annotated[str | None, typer.Option("--by", help="Who decides; the login name by default.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
-    as_json: bool = JsonOption,
+    metrics: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics",
+            metavar="PORT",
+            min=0,
+            max=65_535,
+            help="Answer Prometheus and health checks at this port of 127.0.0.1 (0: a free one). Off by default.",
+        ),
+    ] = None,
 ) -> None:
-    """Approve one study, by its digest. This node trains nothing that was not approved."""
-    import getpass
+    """Run this hospital's node until Ctrl-C or SIGTERM. It makes one outbound connection and opens no port to others.
 
-    from fedward.cli.review import print_review
-    from fedward.client import approvals, datasets
-    from fedward.client.budgets import cost
-    from fedward.client.home import SiteHome
-    from fedward.privacy.errors import RefusalError
-
-    opened = SiteHome.open(home)
-    sealed = approvals.proposal(opened, study)
-    dataset = datasets.find(opened, sealed.manifest.study.id)
-    found = approvals.objections_here(opened, sealed, dataset)
-    if found:
-        raise RefusalError("this hospital's policy refuses the study", got="; ".join(o.text for o in found),
-                           remedy=f"reject it, or change {opened.policy_file}", code=found[0].code)  # fmt: skip
-    _, after = cost(opened, sealed)
-    budget = opened.ledger().budget
-    if not after <= budget.epsilon:
-        raise RefusalError(
-            "the study does not fit into what is left of the privacy budget",
-            expected=f"ε at most {budget.epsilon:g} in all",
-            got=f"{shown(after)} with this study",
-            remedy="reject it, or ask for a study with a smaller ε",
-            code="budget-exhausted",
-        )
-    if not yes and not as_json:
-        print_review(opened, sealed)
-        typer.confirm("Approve this study for this hospital?", abort=True)
-    decision = approvals.decide(opened, sealed, "approved", by or getpass.getuser(), int(time.time()))
-    if as_json:
-        print_json(decision.model_dump())
-        return
-    say(
-        f'Approved "{sealed.manifest.study.title}" ({sealed.digest[:12]}) as {decision.by}. The running node sees it at once.'
-    )
-
-
-@app.command()
-def reject(
-    study: Annotated[str, typer.Argument(metavar="DIGEST", help="The study's digest, or its first digits.")],
-    home: Home = DEFAULT_HOME,
-    by: Annotated[str | None, typer.Option("--by", help="Who decides; the login name by default.")] = None,
-    as_json: bool = JsonOption,
-) -> None:
-    """Reject a study, or withdraw an approval. It binds from the next request on."""
-    import getpass
-
-    from fedward.client import approvals
-    from fedward.client.home import SiteHome
-
-    opened = SiteHome.open(home)
-    sealed = approvals.proposal(opened, study)
-    decision = approvals.decide(opened, sealed, "rejected", by or getpass.getuser(), int(time.time()))
-    if as_json:
-        print_json(decision.model_dump())
-        return
-    say(f'Rejected "{sealed.manifest.study.title}" ({sealed.digest[:12]}). What was spent stays in the ledger.')
-
-
-@app.command()
-def start(home: Home = DEFAULT_HOME) -> None:
-    """Run this hospital's node until Ctrl-C or SIGTERM. It makes one outbound connection and opens no port."""
+    Told to end, it answers the request under way or abandons it after 20 s, and signs off at the coordinator.
+    """
     from fedward.cli.lifeline import end_with_parent
     from fedward.client.home import SiteHome
     from fedward.client.running import run_node
 
     end_with_parent()
-    run_node(SiteHome.open(home), note)
+    run_node(SiteHome.open(home), note, metrics=metrics)
 
 
 @app.command()
 def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     """Show this site: federation, node, data, studies and budget."""
     from fedward.client.budgets import against_all_others
+    from fedward.client.datasets import find, registered
+    from fedward.client.decisions import load
     from fedward.client.home import SiteHome
-    from fedward.client.running import node_state
+    from fedward.client.node_state import node_state
     from fedward.study.terms import all_others_words
 
     opened = SiteHome.open(home)
@@ -290,12 +207,13 @@ def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     if opened.kit_file.is_file():
         kit = opened.kit()
         data["federation"] = {"name": kit.federation_name, "address": f"{kit.host}:{kit.port}"}
-    data["datasets"] = [json.loads(path.read_text()) for path in sorted((home / "datasets").glob("*.json"))
-                        if not path.name.endswith(".report.json")]  # fmt: skip
+    data["datasets"] = [find(opened, study).model_dump(mode="json") for study in registered(opened)]
     if data["federation"]:
         from fedward.client import approvals
 
         data["studies"] = [_line(opened, sealed) for sealed in approvals.proposals(opened)]
+    paused = load(opened).paused
+    data["paused"] = None if paused is None else {"by": paused.by, "at": paused.at, "reason": paused.what.reason}  # type: ignore[union-attr]
     book = opened.ledger()
     data["ledger"] = {
         "spent": book.spent(), "committed": book.committed(at=int(time.time())),
@@ -307,9 +225,14 @@ def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     joined = data["federation"]
     member = f'member of "{joined["name"]}" at {joined["address"]}' if joined else "not enrolled"
     say(f'Site "{data["site"]}" in {home}: {member}')
-    say(f"Node: {data['node']['state']}" + (f" ({data['node']['text']})" if data["node"]["text"] else ""))
+    node = {"handled": "connected"}.get(data["node"]["state"], data["node"]["state"])
+    say(f"Node: {node}" + (f" ({data['node']['text']})" if data["node"]["text"] else ""))
+    if data["paused"]:
+        say(
+            f"PAUSED by {data['paused']['by']}: it works on nothing until `fedward site resume`. {data['paused']['reason']}"
+        )
     for dataset in data["datasets"]:
-        say(f"Data for {dataset['study_id']}: {dataset['patients']} patients from {dataset['csv']}")
+        say(f"Data for {dataset['study_id']}: {dataset['patients']} patients from {dataset['source']}")
     for line in data.get("studies", []):
         say(f"Study {line['study']} ({line['digest'][:12]}): {line['state']} here")
     say(
@@ -322,8 +245,16 @@ def status(home: Home = DEFAULT_HOME, as_json: bool = JsonOption) -> None:
     say(f"What it means: {data['ledger']['privacy']}")
 
 
+app.command("passphrase")(site_vault.passphrase)
+app.command("log")(site_vault.log)
 app.command("ledger")(ledger.ledger)
 app.command("ledger-recover")(ledger.recover)
+app.command("doctor")(site_doctor.doctor)
+app.command("service")(service.site)
+app.command("backup")(site_backup.backup)
+app.command("restore")(site_backup.restore)
+app.command("migrate")(site_migrate.migrate)
+app.command("support")(site_support.support)
 
 
 @app.command()

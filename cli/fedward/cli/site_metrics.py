@@ -33,7 +33,7 @@ def _data(home: SiteHome, sealed: SealedManifest, values: Values, round_: int) -
 
 def show_metrics(home: SiteHome, sealed: SealedManifest, *, as_json: bool) -> None:
     """Print what would leave. Raises: InputError, if the study was not evaluated here."""
-    round_, values = OwnMetrics(home.metrics_folder).shown(sealed)
+    round_, values = OwnMetrics(home).shown(sealed)
     data = _data(home, sealed, values, round_)
     if as_json:
         print_json(data)
@@ -50,10 +50,11 @@ def show_metrics(home: SiteHome, sealed: SealedManifest, *, as_json: bool) -> No
 
 def release_metrics(home: SiteHome, sealed: SealedManifest, out: Path, *, as_json: bool) -> None:
     """Write what may leave to a new file. Raises: RefusalError, if the policy or an earlier release forbids it."""
-    own = OwnMetrics(home.metrics_folder)
+    own = OwnMetrics(home)
     values = own.release(sealed, load_policy(home.policy_file), home.ledger(), at=int(time.time()))
     data = _data(home, sealed, values, own.shown(sealed)[0])
     del data["share_metrics"]
+    home.record("metrics-released", study=sealed.digest)
     write_new(out, canonical_json(data))
     if as_json:
         print_json(data | {"out": str(out)})

@@ -75,7 +75,15 @@ def sweep(
     field = along or ("privacy.epsilon" if "privacy.epsilon" in fields else fields[0])
     if field not in fields:
         raise UsageError("--along is not varied", expected=" or ".join(fields), got=field)
-    hospitals = read_sites(sites, manifest, partition).hospitals
+    if any(name.split(".")[0] == "eligibility" for name in fields):
+        raise UsageError(
+            "eligibility is not varied: all settings have the same hospitals",
+            remedy="run `fedward simulate` once for each demand",
+        )
+    source = read_sites(sites, manifest, partition)
+    for line in source.left_out:
+        note(line)
+    hospitals = source.hospitals
     folder = None if out is None else SweepFolder.open(out, found, hospitals, engine.value, options)
     validated = validate(
         found,

@@ -3,7 +3,7 @@
 σ is calibrated at planning, by the hospital itself, and rounded up to one of a few steps, so that the answer tells little of
 what was spent before. What is kept is kept twice: the study alone costs at most the ε of its manifest at the study's δ, and
 everything that this hospital was ever asked, this study included, at most the lifetime budget at the ledger's own δ.
-Approval reserves the whole schedule; rejection, the study's end and its expiry give free what was not charged.
+Approval reserves the whole schedule; refusing, revoking, the study's end and its expiry give free what was not charged.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fedward.client.policy import load_policy
 from fedward.privacy.accounting import epsilon
+from fedward.privacy.entries import Reason
 from fedward.privacy.errors import RefusalError
 from fedward.privacy.events import Event, History, SharedEvent
 from fedward.privacy.ledger import Charge, Ledger, Release, Reservation
@@ -71,7 +72,7 @@ def check_promise(sealed: AnySealed, site: str) -> None:
             "the study's noise for this site does not keep its own promise",
             expected=f"ε = {privacy.epsilon:g} at δ = {privacy.delta:g} with every planned attempt",
             got=f"ε = {found} with σ = {sealed.entry(site).noise_multiplier:g}",
-            remedy="reject it, and ask the coordinator to propose it again",
+            remedy="refuse it, and ask the coordinator to propose it again",
             code="budget-exhausted",
         )
     if isinstance(sealed, SealedManifest) and not counts_keep_promise(sealed):
@@ -79,7 +80,7 @@ def check_promise(sealed: AnySealed, site: str) -> None:
             "the study's noise on counts does not keep its own promise",
             expected=f"ε = {sealed.manifest.counting.epsilon} with every planned evaluation",
             got=f"noise of {sealed.count_deviation:g} a count",
-            remedy="reject it, and ask the coordinator to propose it again",
+            remedy="refuse it, and ask the coordinator to propose it again",
             code="policy-count-noise",
         )
 
@@ -129,11 +130,21 @@ def reserve(home: SiteHome, sealed: AnySealed, cohort: str, *, at: int) -> None:
         if held and (held[0].reservation.cohort, held[0].remaining) == (cohort, rest):
             return
         if held:
-            ledger.release(sealed.digest, "replaced", at=at)
+            release(home, ledger, sealed.digest, "replaced", at=at)
         if rest:
             check_all_others(home, ledger, rest, at=at)
             reservation = Reservation(sealed.digest, sealed.manifest.study.id, rest, sealed.expires_at, cohort)
             ledger.reserve(reservation, at=at, period=load_policy(home.policy_file).period)
+            home.record("reserved", at=at, study=sealed.digest, entry=ledger.head.sequence, until=sealed.expires_at)
+
+
+def release(home: SiteHome, ledger: Ledger, study: str, reason: Reason, *, at: int) -> None:
+    """Give free what a study has not charged; errors as `Ledger.release` and `SiteHome.record`."""
+    before = ledger.head.sequence
+    ledger.release(study, reason, at=at)
+    for entry in ledger.entries()[-1:]:
+        if entry.sequence > before and isinstance(entry.what, Release) and _of(entry.what, study):
+            home.record("released", at=at, study=study, reason=reason, entry=entry.sequence)
 
 
 def check_all_others(home: SiteHome, ledger: Ledger, events: Sequence[Event], *, at: int) -> None:
@@ -190,6 +201,25 @@ def stopped_before(ledger: Ledger, study: str) -> bool:
 
 def _of(what: object, study: str) -> bool:
     return getattr(what, "study_digest", None) == study
+
+
+def require_room(home: SiteHome, sealed: AnySealed) -> None:
+    """That a study fits into what is left of the lifetime budget; the last approval reserves it.
+
+    Raises:
+        RefusalError: `budget-exhausted`: it does not.
+    """
+    _, after = cost(home, sealed)
+    with home.ledger() as ledger:
+        budget = ledger.budget
+    if not after <= budget.epsilon:
+        raise RefusalError(
+            "the study does not fit into what is left of the privacy budget",
+            expected=f"ε at most {budget.epsilon:g} in all",
+            got=f"{after:.3f} with this study",
+            remedy="refuse it, or ask for a study with a smaller ε",
+            code="budget-exhausted",
+        )
 
 
 def cost(home: SiteHome, sealed: AnySealed) -> tuple[float, float]:

@@ -7,6 +7,7 @@ order and any number of encounters, and without the key nobody can try out wheth
 from __future__ import annotations
 
 import hmac
+import unicodedata
 from collections.abc import Iterable
 
 from fedward.client.split import KEY_BYTES
@@ -27,5 +28,15 @@ def fingerprint(patients: Iterable[str], key: bytes) -> str:
     """
     if len(key) != KEY_BYTES:
         raise InputError("the patient key is damaged", expected=f"{KEY_BYTES} bytes", got=f"{len(key)}")
-    hashes = sorted({hmac.digest(key, _PATIENT + patient.encode(), "sha256") for patient in patients})
+    hashes = sorted({patient_hash(patient, key) for patient in patients})
     return hmac.digest(key, _COHORT + b"".join(hashes), "sha256").hex()
+
+
+def identifier(text: str) -> str:
+    """A patient's identifier in Unicode's form NFC (UAX 15): "é" is one name, as one character or as "e" and an accent."""
+    return unicodedata.normalize("NFC", text.strip())
+
+
+def patient_hash(patient: str, key: bytes) -> bytes:
+    """A patient's keyed hash, 32 bytes: one patient has one at a hospital, whatever the study."""
+    return hmac.digest(key, _PATIENT + patient.encode(errors="surrogatepass"), "sha256")

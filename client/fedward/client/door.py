@@ -16,11 +16,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, NewType
+from typing import Any, Final, NewType, get_args
 
 import numpy as np
 
 from fedward.client.datasets import ROUNDING
+from fedward.privacy.checkpoint import parse_note
 from fedward.privacy.errors import IntegrityError
 from fedward.privacy.secagg import wire
 from fedward.privacy.secagg.contexts import Batch
@@ -29,8 +30,22 @@ from fedward.privacy.signing import SIGNATURE_BYTES, Identity, from_text
 from fedward.study import codes, messages
 from fedward.study.kinds import AnySealed
 from fedward.study.manifest import MAX_DECLARED_PATIENTS
-from fedward.study.messages import Advertise, Declare, Ended, Masked, Offer, Request, Step, Task, Work
+from fedward.study.messages import (
+    Advertise,
+    Checkpoint,
+    Declare,
+    Ended,
+    Masked,
+    Offer,
+    Request,
+    StandingState,
+    Step,
+    Task,
+    Work,
+)
+from fedward.study.sightings import MAX_PROOF
 from fedward.study.sums import counts_shape
+from fedward.study.versions import PROTOCOL
 from fedward.study.witness import SignedHead
 
 Released = NewType("Released", bytes)
@@ -97,6 +112,13 @@ def _noise(value: object, _asked: Asked) -> bool:
     return type(value) is float and 0 <= value <= 1e5 and round(value * 1000) / 1000 == value
 
 
+def _code(value: object, asked: Asked) -> bool:
+    """A code of the list; what a study demands of patients is answered where work is asked for, as people approved it."""
+    if value == "not-eligible" and not isinstance(asked.request, (Work, Masked, Advertise)):
+        return False
+    return type(value) is str and value in codes.CODES
+
+
 def _reference(value: object, _asked: Asked) -> bool:
     return type(value) is str and re.fullmatch(r"[0-9a-f]{12}", value) is not None
 
@@ -120,6 +142,11 @@ def _histogram_values(value: object, asked: Asked) -> bool:
 
 _ANSWERS: Final = "says which request it answers, so that it fits no other"
 _KNOWN: Final = "repeats the request; the coordinator knows it"
+_PROTOCOL: Final = Rule(
+    "the number of the protocol that this program speaks",
+    "lets another version be told by name, whichever side is older",
+    lambda value, _asked: _exactly(value, PROTOCOL),
+)
 _SITE: Final = Rule("the site's own name, as enrolled", "says whose reply it is", lambda v, a: _exactly(v, a.site))
 _REQUEST: Final = Rule("SHA-256 of the request's bytes", _ANSWERS, lambda v, a: _exactly(v, a.name))
 _STUDY: Final = Rule("the study digest that the request names", _KNOWN, _echo("study"))
@@ -134,6 +161,28 @@ def _head(value: object, asked: Asked) -> bool:
         SignedHead.model_validate(value.model_dump()) == value
         and len(from_text(value.signature, "head")) == SIGNATURE_BYTES
     )
+
+
+def _note(value: object, asked: Asked) -> bool:
+    """One checkpoint of this site's own audit log, with one signature and nothing else."""
+    note = parse_note(value) if type(value) is str else None
+    if note is None or note.checkpoint.origin.split("/")[1:3] != ["site", asked.site] or len(note.signatures) != 1:
+        return False
+    (signature,) = note.signatures
+    return signature.name == note.checkpoint.origin and len(signature.data) == SIGNATURE_BYTES
+
+
+def _proof(value: object, _asked: Asked) -> bool:
+    whole = type(value) is tuple and len(value) <= MAX_PROOF
+    return whole and all(type(one) is str and re.fullmatch("[0-9a-f]{64}", one) for one in value)  # type: ignore[attr-defined]
+
+
+def _cosignature(value: object, asked: Asked) -> bool:
+    """Key id, time and signature under this site's name: 76 bytes in base64."""
+    if type(value) is not str or value == "":
+        return value == ""
+    line = rf"— fedward/site/{re.escape(asked.site)}/[0-9a-f]{{16}} [A-Za-z0-9+/]{{101}}[AQgw]==\n"
+    return re.fullmatch(line, value) is not None
 
 
 _HEAD: Final = Rule(
@@ -151,6 +200,7 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = MappingProxyType(
     {
         "declared": {
             "kind": _kind("declared"),
+            "protocol": _PROTOCOL,
             "site": _SITE,
             "request": _REQUEST,
             "head": _HEAD,
@@ -168,19 +218,48 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = MappingProxyType(
         },
         "standing": {
             "kind": _kind("standing"),
+            "protocol": _PROTOCOL,
             "site": _SITE,
             "request": _REQUEST,
             "head": _HEAD,
             "study": _STUDY,
             "state": Rule(
-                "pending, approved or rejected",
-                "whether a person here decided",
-                _one_of("pending", "approved", "rejected"),
+                "pending, approved, refused, revoked, expired or withdrawn",
+                "whether people here decided",
+                _one_of(*get_args(StandingState)),
             ),
             "at": Rule("a time in whole seconds", "when the person decided, or now", _whole(0, 2**53 - 1)),
         },
+        "checkpointed": {
+            "kind": _kind("checkpointed"),
+            "protocol": _PROTOCOL,
+            "site": _SITE,
+            "request": _REQUEST,
+            "head": _HEAD,
+            "checkpoint": Rule(
+                "the name, the number of entries and the Merkle root of this site's audit log, signed",
+                "cosigned by others, so that a changed or shortened log is noticed; tells how many entries it has",
+                _note,
+            ),
+            "proof": Rule(
+                "at most 64 SHA-256 of salted entries of this site's audit log, or of such",
+                "proves that the log continues the one that the coordinator saw last",
+                _proof,
+            ),
+            "seen": Rule(
+                "how many entries of the coordinator's audit log this site has seen",
+                "which proof the coordinator owes",
+                _whole(0, 2**53 - 1),
+            ),
+            "cosignature": Rule(
+                "this site's signature of the coordinator's own checkpoint, or empty",
+                "shows others what the coordinator showed this site",
+                _cosignature,
+            ),
+        },
         "result": {
             "kind": _kind("result"),
+            "protocol": _PROTOCOL,
             "site": _SITE,
             "request": _REQUEST,
             "head": _HEAD,
@@ -197,6 +276,7 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = MappingProxyType(
         },
         "secured": {
             "kind": _kind("secured"),
+            "protocol": _PROTOCOL,
             "site": _SITE,
             "request": _REQUEST,
             "head": _HEAD,
@@ -205,10 +285,13 @@ RULES: Final[Mapping[str, Mapping[str, Rule]]] = MappingProxyType(
         },
         "refusal": {
             "kind": _kind("refusal"),
+            "protocol": _PROTOCOL,
             "site": _SITE,
             "request": _REQUEST,
             "code": Rule(
-                "one of the closed list `fedward.study.codes`", "why the site refuses", _one_of(*codes.CODES)
+                "one of the closed list `fedward.study.codes`; `not-eligible` only where work was asked for",
+                "why the site refuses",
+                _code,
             ),
             "blames": Rule(
                 'a site of the study\'s roster, "coordinator", or empty', "whose message was false", _blamed
@@ -287,9 +370,10 @@ ANSWERS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     {
         "declared": (Declare,),
         "standing": (Offer, Ended),
+        "checkpointed": (Checkpoint,),
         "result": (Work,),
         "secured": (Advertise, Step, Masked),
-        "refusal": (Declare, Offer, Ended, Work, Advertise, Step, Masked, type(None)),
+        "refusal": (Declare, Offer, Ended, Checkpoint, Work, Advertise, Step, Masked, type(None)),
     }
 )
 """Kind of reply → the requests that it may answer; None stands for bytes that are no valid request."""
@@ -299,6 +383,7 @@ BODIES: Final[Mapping[str, Body]] = MappingProxyType(
     {
         "declared": _NONE,
         "standing": _NONE,
+        "checkpointed": _NONE,
         "refusal": _NONE,
         "result": Body(
             "finite float32 of exactly the model's size, then int64 of exactly the histogram's size",

@@ -37,6 +37,6 @@ def answer(home: SiteHome, sealed: SealedExploration, draws: Draws) -> Counts:
         InputError: no data is registered, or it does not fit the exploration.
     """
     exploration = sealed.manifest
-    frame = datasets.read(datasets.find(home, exploration.study.id), exploration)
+    frame = datasets.read(home, datasets.find(home, exploration.study.id), exploration)
     exact = tally(frame, exploration, draws)
     return noised(exact, exploration, sealed.entry(home.site).noise_multiplier, draws)

@@ -22,8 +22,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedward.privacy.canonical import canonical_json, digest, digest_of
-from fedward.privacy.durable import sync_folder
-from fedward.privacy.errors import FedwardError, InputError, IntegrityError, UnreachableError, UsageError
+from fedward.privacy.durable import disk_error, sync_folder
+from fedward.privacy.errors import FedwardError, InputError, IntegrityError, UsageError
 from fedward.privacy.signing import SIGNATURE_BYTES, verify
 from fedward.study.fields import NAME, Part
 from fedward.study.files import read_model, write_secret
@@ -238,12 +238,8 @@ class Incidents:
     def _evidence_file(self, name: str) -> Path:
         return self._folder / f"{name}.fwd1"
 
-    def _unusable(self, error: OSError) -> UnreachableError:
-        return UnreachableError(
-            f"the incidents in {self._folder} cannot be used",
-            got=os.strerror(error.errno or 0),
-            remedy="free disk space or correct the permissions",
-        )
+    def _unusable(self, error: OSError) -> FedwardError:
+        return disk_error(error, f"the incidents in {self._folder} cannot be used")
 
 
 def _same(known: Incident, new: Incident) -> bool:
@@ -344,6 +340,4 @@ def write_new(path: Path, data: bytes) -> None:
     except FileExistsError:
         raise UsageError(f"{path} exists already", remedy="give a file that does not exist") from None
     except OSError as error:
-        raise UnreachableError(
-            f"cannot write {path}", got=os.strerror(error.errno or 0), remedy="free disk space or choose another folder"
-        ) from None
+        raise disk_error(error, f"cannot write {path}") from None

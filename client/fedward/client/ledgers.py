@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fedward.client import approvals
+from fedward.client.decisions import load
 from fedward.client.home import SiteHome
+from fedward.client.statements import Approve
 from fedward.privacy.chain import Chain
 from fedward.privacy.entries import Budget, Entry, Head, Lost
 from fedward.privacy.errors import FedwardError, InputError, IntegrityError, UsageError
@@ -16,12 +17,13 @@ from fedward.privacy.ledgerexport import read_export, write_export
 from fedward.privacy.ledgerfile import read_chain
 from fedward.privacy.recovery import Loss, assess, recover
 from fedward.study.files import write_atomic
-from fedward.study.kinds import AnySealed
 from fedward.study.lock import hold
 
 _LOCK_S = 1.0
 
 _SQLITE = b"SQLite format 3\0"
+_EXPORT = b'{"at":'
+"""The first bytes of an export, which is canonical JSON."""
 
 Statement = Literal["none-approved", "write-off"]
 
@@ -86,8 +88,9 @@ def recover_ledger(
         lost = _lost(home, loss, statement)
         entry = recover(
             home.ledger_file, loss, lost=lost, by=by, reason=reason, at=at,
-            budget=budget or Budget(10.0, 1e-3), lineage=os.urandom(16).hex(),
+            budget=budget or Budget(10.0, 1e-3), lineage=os.urandom(16).hex(), key=home.ledger_key,
         )  # fmt: skip
+        home.record("ledger-recovered", at=at, by=by, entry=entry.sequence, reason=lost)
         return Recovered(entry, lost, 0 if loss.copy is None else len(loss.copy.entries))
 
 
@@ -111,17 +114,12 @@ def _lost(home: SiteHome, loss: Loss, statement: Statement | None) -> Lost:
             "counts as spent. Say --write-off if nobody knows: the whole budget then counts as spent, for good",
         )
     newest = max((entry.at for entry in loss.copy.entries), default=0)
-    decided = [approvals.decision_on(home, sealed.digest) for sealed in _proposals(home)]
-    if any(one is not None and one.state == "approved" and one.at > newest for one in decided):
+    if any(isinstance(link.what, Approve) and link.at > newest for link in load(home).links):
         raise UsageError(
             "a study was approved here after the copy's last entry",
             remedy="find a newer copy, or write the budget off with --write-off",
         )
     return "charges"
-
-
-def _proposals(home: SiteHome) -> list[AnySealed]:
-    return approvals.proposals(home) if home.kit_file.is_file() else []
 
 
 def _in_order(home: SiteHome, heads: list[Head]) -> bool:
@@ -145,7 +143,7 @@ def _chain(home: SiteHome, copy: Path | None, statement: Statement | None) -> Ch
     if copy is not None:
         return _chain_of(home, copy)
     try:
-        return read_chain(home.ledger_file)
+        return read_chain(home.ledger_file, home.ledger_key)
     except (IntegrityError, InputError):
         if statement == "write-off":
             return None
@@ -156,9 +154,10 @@ def _chain_of(home: SiteHome, copy: Path) -> Chain:
     """The chain of an export by this site, or of a copy of a ledger's file."""
     try:
         with copy.open("rb") as file:
-            is_database = file.read(len(_SQLITE)) == _SQLITE
-        if is_database:
-            return read_chain(copy)
-        return read_export(copy.read_bytes(), home.identity().public).chain
+            start = file.read(len(_SQLITE))
+        if start.startswith(_EXPORT):
+            return read_export(copy.read_bytes(), home.identity().public).chain
+        # A copy from before the home was encrypted is a plain database.
+        return read_chain(copy, None if start == _SQLITE else home.ledger_key)
     except OSError as error:
         raise InputError(f"cannot read {copy}", got=error.strerror or type(error).__name__) from None

@@ -10,12 +10,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fedward.client.mapping_sources import FhirSource, SqlSource
 from fedward.privacy.canonical import canonical_json
 from fedward.privacy.errors import InputError
 from fedward.study.fields import Finite, Part
@@ -43,20 +45,39 @@ def parse_number(text: str, decimal: str = ".") -> Decimal | None:
 
 
 class Source(Part):
-    """The file: where it is, how it is written, and what to do with values that cannot be right."""
+    """Where the data is, how it is written, and what to do with values that cannot be right."""
 
+    kind: Literal["csv", "parquet", "sql", "fhir"] = "csv"
     path: Annotated[str, Field(min_length=1)] | None = None
-    """The CSV file, relative to the mapping's folder."""
+    """The file, for FHIR also a folder of files, relative to the mapping's folder."""
     delimiter: Literal[",", ";", "\t", "|"] = ","
     encoding: Literal["utf-8", "cp1250", "cp1252", "iso-8859-1", "iso-8859-2", "iso-8859-15", "utf-16"] = "utf-8"
     decimal: Literal[".", ","] = "."
     patient_id: ColumnName
+    """The column that names the patient; for FHIR "id", or the system of the patients' identifier to take."""
     rows: Literal["patients", "encounters"] = "patients"
     """Whether each row is a patient, or an encounter: then several rows of one patient are one patient's, who has one loss
     (their mean), one clipped gradient and, in evaluation, one score, that of the file's last row."""
     missing: tuple[Mark, ...] = ()
     """Marks for a missing value, in every column. An empty cell is always one."""
     on_invalid: Literal["refuse", "clip"] = "refuse"
+    sql: SqlSource | None = None
+    fhir: FhirSource | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Source:
+        for name, part in (("sql", self.sql), ("fhir", self.fhir)):
+            if (part is not None) != (self.kind == name):
+                raise ValueError(f'kind "{name}" and a table [source.{name}] belong together')
+        if self.kind == "sql" and self.path is not None:
+            raise ValueError("path is for files, and a database has a url")
+        if self.kind != "csv" and (self.delimiter, self.encoding, self.decimal) != (",", "utf-8", "."):
+            raise ValueError("delimiter, encoding and decimal are for CSV files")
+        if self.rows == "encounters" and self.kind == "fhir":
+            raise ValueError("FHIR resources are gathered by patient: leave out rows")
+        if self.rows == "encounters" and self.sql is not None and not self.sql.ordered:
+            raise ValueError("encounters of a database need a query with ORDER BY: the last of a patient is scored")
+        return self
 
 
 class ColumnMapping(Part):
@@ -144,21 +165,30 @@ def load_mapping(path: Path) -> Mapping:
         raise InputError(f"{path.name} is not TOML", expected="a mapping", got=flaw, remedy="correct that line")
     try:
         # JSON arrays come as lists, which strict tuples refuse; pydantic's own JSON mode knows the difference.
-        return Mapping.model_validate_json(canonical_json(data))
+        return Mapping.model_validate_json(canonical_json(_without_dates(data)))
     except ValidationError as error:
         flaw = explain(error)
     raise InputError(f"{path.name} is not a valid mapping", got=flaw, remedy="correct the named fields")
 
 
+def _without_dates(value: Any) -> Any:
+    """TOML's own dates as texts, which JSON has and dates are parsed from."""
+    if isinstance(value, dict):
+        return {name: _without_dates(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_dates(part) for part in value]
+    return value.isoformat() if isinstance(value, date | time) else value
+
+
 def table_path(mapping: Mapping, mapping_path: Path) -> Path:
-    """The CSV file that a mapping names, seen from the mapping's folder.
+    """The file that a mapping names, seen from the mapping's folder.
 
     Raises:
         InputError: the mapping names none.
     """
     if mapping.source.path is None:
         raise InputError(
-            f"{mapping_path.name} names no file", expected="[source] path", remedy="add it, or name the CSV file"
+            f"{mapping_path.name} names no file", expected="[source] path", remedy="add it, or name the file"
         )
     return mapping_path.parent / mapping.source.path
 

@@ -82,10 +82,10 @@ class Places:
         reveals = self._reveals.setdefault(study, Reveals(self._folder / f"{study}.jsonl"))
         self._places[study] = Place(party, reveals)
 
-    def seen(self, study: str) -> tuple[int, int]:
-        """The highest (round, attempt) of the study that this process has taken part in."""
+    def seen(self, study: str) -> int:
+        """The highest attempt of the study that this process has taken part in."""
         known = self._places.get(study)
-        return known.party.seen if known is not None else (0, 0)
+        return known.party.seen if known is not None else 0
 
     def find(self, study: str, batch: str) -> Place:
         """

@@ -12,7 +12,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from fedward.privacy.canonical import canonical_json
+from fedward.privacy.canonical import canonical_json, digest_of
 from fedward.privacy.errors import InputError
 from fedward.privacy.shares import Period
 from fedward.study.evaluation import counts_keep_promise
@@ -34,6 +34,14 @@ max_epsilon_all_others = 10.0  # shared noise: the most that all studies togethe
 max_delta = 1e-3           # δ above this is refused
 min_patients = 50          # refuse to train on fewer patients than this
 min_quorum = 3             # refuse studies that release a sum of fewer sites
+approvals_required = 1     # how many approvers must sign for one study, 1 to 3
+expiry_days = 365          # the longest that an approval holds
+resume_needs_approver = false  # let only an approver resume a paused node; anyone here may pause it
+# max_rounds = 100         # refuse studies of more rounds
+# allowed_models = ["logistic-regression"]  # refuse every other model
+# allowed_algorithms = ["fedsgd", "fedavg"]  # refuse every other algorithm
+denied_columns = []        # columns that no study may use, by their name in the study or in the export
+approvers_may_start_over = false  # let the registry of approvers begin anew when keys are lost; every approval then ends
 # period_days = 365        # with the next line: what all studies together may cost in so many days
 # max_epsilon_per_period = 5.0
 share_cohort_size = true   # tell the coordinator the registered patients, rounded to tens
@@ -53,6 +61,14 @@ class Policy(Part):
     max_delta: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 1e-3
     min_patients: Annotated[int, Field(ge=1)] = 50
     min_quorum: Annotated[int, Field(ge=1)] = 3
+    approvals_required: Annotated[int, Field(ge=1, le=3)] = 1
+    expiry_days: Annotated[int, Field(ge=1, le=36_525)] = 365
+    resume_needs_approver: bool = False
+    max_rounds: Annotated[int, Field(ge=1)] | None = None
+    allowed_models: tuple[Annotated[str, Field(max_length=64)], ...] | None = None
+    allowed_algorithms: tuple[Annotated[str, Field(max_length=64)], ...] | None = None
+    denied_columns: tuple[Annotated[str, Field(max_length=64)], ...] = ()
+    approvers_may_start_over: bool = False
     share_cohort_size: bool = True
     allow_explore: bool = False
     max_explore_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
@@ -66,6 +82,11 @@ class Policy(Part):
         if (self.period_days is None) != (self.max_epsilon_per_period is None):
             raise ValueError("period_days and max_epsilon_per_period belong together: give both or none")
         return self
+
+    @property
+    def digest(self) -> str:
+        """What an approver's signature says that the policy was."""
+        return digest_of(self.model_dump(mode="json"))
 
     @property
     def period(self) -> Period | None:
@@ -145,7 +166,33 @@ def objections(policy: Policy, sealed: AnySealed, patients: int, origin: Callabl
         found.append(
             Objection("policy-requires-secure-aggregation", "the coordinator would see this hospital's own update")
         )
+    found += ceiling_objections(policy, sealed, origin)
     return found + (evaluating_objections(policy, sealed) if isinstance(sealed, SealedManifest) else [])
+
+
+def ceiling_objections(policy: Policy, sealed: AnySealed, origin: Callable[[str], str]) -> list[Objection]:
+    """Every reason for which the policy refuses what a study computes, and on which columns; arguments as `objections`."""
+    found: list[Objection] = []
+    if isinstance(sealed, SealedManifest):
+        manifest, training = sealed.manifest, sealed.manifest.training
+        if policy.max_rounds is not None and training.rounds > policy.max_rounds:
+            found.append(
+                Objection("policy-rounds", f"{training.rounds} rounds; at most {policy.max_rounds} are allowed")
+            )
+        if policy.allowed_models is not None and manifest.model.name not in policy.allowed_models:
+            found.append(Objection("policy-model", f"the model {manifest.model.name} is not among allowed_models"))
+        if policy.allowed_algorithms is not None and training.algorithm not in policy.allowed_algorithms:
+            found.append(
+                Objection("policy-algorithm", f"the algorithm {training.algorithm} is not among allowed_algorithms")
+            )
+        used = (manifest.outcome.column, *(feature.column for feature in manifest.features))
+    else:
+        used = sealed.manifest.columns
+    names = set(policy.denied_columns)
+    denied = [column for column in used if column in names or origin(column) in names]
+    if denied:
+        found.append(Objection("policy-column", f"it uses {', '.join(denied)}, which no study may use here"))
+    return found
 
 
 def evaluating_objections(policy: Policy, sealed: SealedManifest) -> list[Objection]:

@@ -6,21 +6,12 @@ It holds what exception messages must not: the values that were wrong, and where
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-import pandas as pd
-
-from fedward.privacy.errors import InputError
-from fedward.study.manifest import BaseManifest, CategoricalFeature, Feature, Group, ImageFeature
+from fedward.client.drift import Drift
 
 Kind = Literal[
     "missing-patient",
@@ -31,6 +22,7 @@ Kind = Literal[
     "out-of-bounds",
     "unknown-level",
     "missing-value",
+    "other-unit",
 ]
 """What can be wrong with one cell."""
 
@@ -43,7 +35,20 @@ WHAT: dict[Kind, str] = {
     "out-of-bounds": "outside the study's bounds",
     "unknown-level": "a code that the mapping does not know",
     "missing-value": "missing where the study allows none",
+    "other-unit": "in another unit than the mapping says",
 }
+REMEDY: dict[Kind, str] = {
+    "missing-patient": "give each row a patient identifier",
+    "duplicate-patient": 'keep one row per patient, or, if rows are encounters, set [source] rows = "encounters"',
+    "missing-value": "complete the values, or take part in a study that allows missing ones",
+    "missing-outcome": "complete the outcomes",
+    "unknown-outcome": "map the outcome's codes to 0 and 1",
+    "not-a-number": "correct the cells, or add the source's marks for missing values to the mapping",
+    "other-unit": "correct the unit of the mapping, or add the others to its `units`, each with its factor",
+    "out-of-bounds": "correct the cells, or the mapping's scale and offset where the source has another unit",
+    "unknown-level": "correct the cells, or add the codes to the mapping's values",
+}
+"""What a data manager does about it."""
 LISTED = 1000
 """Problems listed one by one, per column and kind; the counts are always complete."""
 
@@ -88,6 +93,8 @@ class ColumnSummary:
     maximum: float | None = None
     bounds: tuple[float, float] | None = None
     levels: dict[str, int] | None = None
+    unit: str = ""
+    median: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +108,10 @@ class GroupSummary:
 @dataclass(frozen=True, repr=False)
 class QualityReport:
     """What a table holds. Local to the hospital: it has counts of few patients and, in `problems`, values."""
+
+    COLUMN_HEAD: ClassVar[tuple[str, ...]] = (
+        "column", "type", "missing", "%", "lowest", "middle", "highest", "bounds or patients per level",
+    )  # fmt: skip
 
     study: str
     refused: bool
@@ -118,6 +129,13 @@ class QualityReport:
     counts: tuple[ProblemCount, ...]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
+    source: str = ""
+    numbering: str = "row 1 is the line of column names"
+    """What a row's number is."""
+    opted_out: int = 0
+    """Rows of patients on the exclusion list, left out before anything of them was checked."""
+    drift: Drift | None = None
+    """What changed since the last registration, if there was one."""
 
     @property
     def prevalence(self) -> float | None:
@@ -148,14 +166,30 @@ class QualityReport:
             "problem_counts": [asdict(count) | {"rows": list(count.rows)} for count in self.counts],
             "problems": [asdict(problem) | {"what": problem.what} for problem in self.problems],
             "warnings": list(self.warnings),
+            "source": self.source,
+            "numbering": self.numbering,
+            "opted_out": self.opted_out,
+            "drift": None if self.drift is None else asdict(self.drift),
         }
 
     def lines(self) -> list[str]:
         """The report as plain text, one line a string, without colours or markup."""
-        return [*self._head(), *self._column_lines(), *self._group_lines(), *self._problem_lines(), *self._warnings()]
+        parts = (
+            self._top,
+            self._column_lines,
+            self._group_lines,
+            self._problem_lines,
+            self._drift_lines,
+            self._warnings,
+        )
+        return [line for part in parts for line in part()]
 
-    def _head(self) -> Iterable[str]:
+    def _top(self) -> Iterable[str]:
         yield f"Data quality for study {self.study}. For this hospital only: it may show patients' values."
+        yield from self.head()
+
+    def head(self) -> Iterable[str]:
+        """What it comes to, in sentences."""
         if self.refused:
             yield "REFUSED: see the problems below. The figures are as clipping would make them."
         blank = f" (and {self.blank_rows} blank, skipped)" if self.blank_rows else ""
@@ -165,11 +199,16 @@ class QualityReport:
         of = "encounters" if several else "patients"
         share = "unknown" if self.prevalence is None else f"{self.with_outcome} {of} ({self.prevalence:.1%})"
         yield f"Outcome {self.outcome}: {share}."
+        if self.opted_out:
+            yield f"Left out, for their patients are on the exclusion list: {self.opted_out} rows."
 
     def _column_lines(self) -> Iterable[str]:
         yield ""
-        head = ("column", "type", "missing", "%", "lowest", "highest", "bounds or patients per level")
-        yield from _table([head, *(_column_row(column) for column in self.columns)])
+        yield from _table([self.COLUMN_HEAD, *self.column_rows()])
+
+    def column_rows(self) -> Iterable[tuple[str, ...]]:
+        """A row a column, under `COLUMN_HEAD`."""
+        return (_column_row(column) for column in self.columns)
 
     def _group_lines(self) -> Iterable[str]:
         if self.groups:
@@ -182,149 +221,24 @@ class QualityReport:
         yield ""
         yield f"Problems: {self.total_problems}"
         for count in self.counts:
-            yield f"  {count.column}: {count.count} × {WHAT[count.kind]}"
+            yield f"  {count.column}: {count.count} × {WHAT[count.kind]}. To fix it: {REMEDY[count.kind]}."
         if self.problems:
             more = "" if len(self.problems) == self.total_problems else f"; {len(self.problems)} of them are listed"
-            yield f"Each of them (row 1 is the line of column names{more}):"
+            yield f"Each of them ({self.numbering}{more}):"
             head = ("row", "column", "what", "the file says", "so it was")
             rows = [(str(p.row), p.column, p.what, printable(p.found), p.done) for p in self.problems]
             yield from _table([head, *rows])
+
+    def _drift_lines(self) -> Iterable[str]:
+        if self.drift is not None:
+            yield ""
+            yield from self.drift.lines()
 
     def _warnings(self) -> Iterable[str]:
         if self.warnings:
             yield ""
         for warning in self.warnings:
             yield f"Warning: {warning}"
-
-
-def write_report(report: QualityReport, path: Path) -> None:
-    """Write the report as JSON, readable by its owner only: it may hold patients' values.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    flaw = ""
-    try:
-        # An older file would keep its own, perhaps wider, permissions.
-        path.unlink(missing_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except OSError as error:
-        flaw = error.strerror or "an error of the system"
-    if flaw:
-        raise InputError(f"cannot write the quality report to {path}", got=flaw, remedy="name a folder that can be")
-
-
-def summarise(
-    frame: pd.DataFrame,
-    manifest: BaseManifest,
-    *,
-    refused: bool,
-    rows: int,
-    blank_rows: int,
-    counts: Sequence[ProblemCount],
-    problems: Sequence[Problem],
-) -> QualityReport:
-    """The report of a frame as `SiteTable` has it; `rows` of the file held data, the frame's are the ones kept."""
-    columns = tuple(_summarise_column(frame, feature) for feature in manifest.features)
-    groups = tuple(GroupSummary(group.column, _sizes(frame, manifest, group)) for group in manifest.fairness.groups)
-    with_outcome = int(frame[manifest.outcome.column].sum()) if len(frame) else 0
-    report = QualityReport(
-        study=manifest.study.id,
-        refused=refused,
-        rows=rows,
-        blank_rows=blank_rows,
-        patients=int(frame.index.nunique()),
-        encounters=len(frame),
-        excluded=rows - len(frame),
-        outcome=manifest.outcome.column,
-        with_outcome=with_outcome,
-        columns=columns,
-        groups=groups,
-        counts=tuple(counts),
-        problems=tuple(problems),
-        warnings=(),
-    )
-    return replace(report, warnings=tuple(_warn(report, manifest)))
-
-
-def _summarise_column(frame: pd.DataFrame, feature: Feature) -> ColumnSummary:
-    if isinstance(feature, CategoricalFeature):
-        seen = Counter(value for value in frame[feature.column] if value is not None)
-        missing = len(frame) - seen.total()
-        levels = {level: seen[level] for level in feature.levels}
-        return ColumnSummary(feature.column, feature.type, missing, _percent(missing, len(frame)), levels=levels)
-    names = [feature.column]
-    if isinstance(feature, ImageFeature):
-        names = [f"{feature.column}_{pixel}" for pixel in range(feature.pixels)]
-    values = frame[names].to_numpy(dtype=np.float64)
-    known = values[~np.isnan(values)]
-    missing = int(values.size - known.size)
-    low, high = feature.bounds
-    return ColumnSummary(
-        feature.column,
-        feature.type,
-        missing,
-        _percent(missing, values.size),
-        minimum=float(known.min()) if known.size else None,
-        maximum=float(known.max()) if known.size else None,
-        bounds=(low, high),
-    )
-
-
-def _sizes(frame: pd.DataFrame, manifest: BaseManifest, group: Group) -> dict[str, int]:
-    """Patients per level or band; a missing value and a number outside every band are counted too, never lost."""
-    feature = next(feature for feature in manifest.features if feature.column == group.column)
-    if group.cut is None:
-        levels = feature.levels if isinstance(feature, CategoricalFeature) else ()
-        seen = Counter(value for value in frame[group.column] if value is not None)
-        sizes = {level: seen[level] for level in levels}
-        return _with_rest(sizes, MISSING_GROUP, len(frame) - seen.total())
-    values = frame[group.column].to_numpy(dtype=np.float64)
-    sizes = {
-        f"[{low:g}, {high:g})": int(((values >= low) & (values < high)).sum()) for low, high in pairwise(group.cut)
-    }
-    missing = int(np.isnan(values).sum())
-    outside = len(frame) - missing - sum(sizes.values())
-    return _with_rest(_with_rest(sizes, MISSING_GROUP, missing), OUTSIDE_GROUP, outside)
-
-
-def _with_rest(sizes: dict[str, int], label: str, size: int) -> dict[str, int]:
-    return sizes | {label: size} if size else sizes
-
-
-def _warn(report: QualityReport, manifest: BaseManifest) -> Iterable[str]:
-    """What is allowed and yet worth a person's look; whether the site takes part is its policy's decision."""
-    patients, with_outcome = report.patients, report.with_outcome
-    least = manifest.federation.min_patients
-    if patients < least:
-        yield f"patients: {patients}, and the study asks for at least {least} from a hospital"
-    if patients and with_outcome in (0, report.encounters):
-        yield f"all patients have the same outcome ({1 if with_outcome else 0}): no model can learn from this table alone"
-    if report.excluded:
-        yield f"rows left out for want of a known outcome: {report.excluded}, listed above"
-    for column in report.columns:
-        yield from _warn_column(column, patients)
-    for group in report.groups:
-        if OUTSIDE_GROUP in group.sizes:
-            yield f"{group.column}: patients in no group that the study compares: {group.sizes[OUTSIDE_GROUP]}"
-
-
-def _warn_column(column: ColumnSummary, patients: int) -> Iterable[str]:
-    if patients and column.missing_percent == 100:
-        yield f"{column.column}: no patient has a value"
-    elif column.missing_percent > 50:
-        yield f"{column.column}: {column.missing_percent:.0f}% of the values are missing"
-    known = [level for level, count in (column.levels or {}).items() if count]
-    one_number = column.minimum is not None and column.minimum == column.maximum
-    if patients > 1 and (len(known) == 1 or one_number):
-        yield f"{column.column}: every known value is the same"
-
-
-def _percent(part: int, whole: int) -> float:
-    return round(100 * part / whole, 2) if whole else 0.0
 
 
 def _as_list(bounds: tuple[float, float] | None) -> list[float] | None:
@@ -335,9 +249,9 @@ def _column_row(column: ColumnSummary) -> tuple[str, ...]:
     if column.bounds is None:
         last = ", ".join(f"{level} {count}" for level, count in (column.levels or {}).items())
     else:
-        last = f"{_number(column.bounds[0])} to {_number(column.bounds[1])}"
+        last = f"{_number(column.bounds[0])} to {_number(column.bounds[1])} {column.unit}".rstrip()
     share = f"{column.missing_percent:.1f}"
-    ends = (_number(column.minimum), _number(column.maximum))
+    ends = (_number(column.minimum), _number(column.median), _number(column.maximum))
     return (column.column, column.type, str(column.missing), share, *ends, last)
 
 

@@ -33,8 +33,9 @@ from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError
 from fedward.privacy.shared_noise import UnnoisedSum
 from fedward.study.encoding import Encoded
-from fedward.study.models import Vector, to_vector
+from fedward.study.models import to_vector
 from fedward.study.terms import SiteTerms
+from fedward.study.vectors import Vector
 
 # Inputs are data and need no gradient, which torch remarks on once a step; the hooks do not care.
 warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)

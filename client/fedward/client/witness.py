@@ -6,8 +6,11 @@ next request of the coordinator, which brings the countersigned head along. The 
 
 from __future__ import annotations
 
+import contextlib
+
 from fedward.client.home import SiteHome
-from fedward.privacy.errors import FedwardError
+from fedward.client.rotation import own_keys
+from fedward.privacy.errors import FedwardError, IntegrityError
 from fedward.privacy.ledger import Ledger
 from fedward.privacy.secagg.faults import COORDINATOR, ProtocolError
 from fedward.study.witness import Witnessed
@@ -42,9 +45,8 @@ class Witness:
             ProtocolError: `malformed`: no such head was ever signed by this site and countersigned by the coordinator.
             IntegrityError: `ledger-rolled-back`.
         """
-        kit = self._home.kit()
         try:
-            brought.check(kit.site, kit.identity_key, kit.coordinator_key)
+            self._check(brought)
         except FedwardError as error:
             raise ProtocolError(
                 "the coordinator brings a ledger head that was never signed here and countersigned",
@@ -56,3 +58,15 @@ class Witness:
         self._held = False
         self._ledger.verify(brought.head.head)
         self.require()
+
+    def _check(self, brought: Witnessed) -> None:
+        """That this site said it, with the identity of now or with a former one.
+
+        Raises:
+            IntegrityError: as `Witnessed.check`.
+        """
+        kit = self._home.kit()
+        for former in own_keys(self._home)[1:]:
+            with contextlib.suppress(IntegrityError):
+                return brought.check(kit.site, former, kit.coordinator_key)
+        return brought.check(kit.site, kit.identity_key, kit.coordinator_key)

@@ -155,11 +155,16 @@ def begun(genesis: Mapping[str, Any], where: str) -> Chain:
     """
     version = genesis.get("format")
     if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
         raise InputError(
             f"{where} has a format of another version",
             expected=str(FORMAT),
             got=str(version)[:80],
-            remedy="use the Fedward version that wrote it, or upgrade",
+            remedy="use the Fedward version that wrote it, or a newer one"
+            if newer
+            else "use the version that wrote it. To go on with this one, nobody can say what was spent: "
+            "`fedward site ledger-recover --write-off` counts the whole budget as spent",
+            code="ledger-format",
         )
     try:
         budget = Budget(genesis["epsilon"], genesis["delta"])

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
+from typing import Final
+
+from fedward.privacy.errors import UnreachableError
+
+_NO_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""What the kernel says of a disk that takes nothing more: full, over its quota, read-only, broken."""
+
+
+def disk_error(error: OSError, what: str) -> UnreachableError:
+    """The error `disk`: that something cannot be written. What the system says of it is in it, no content."""
+    return UnreachableError(
+        what,
+        got=os.strerror(error.errno or 0),
+        remedy="free disk space or correct the permissions, then try again; what was recorded before is whole",
+        code="disk",
+    )
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether an error that nobody translated says that the disk takes nothing more."""
+    return isinstance(error, OSError) and error.errno in _NO_DISK
 
 
 def replace_file(path: Path, data: bytes, mode: int) -> None:

@@ -27,7 +27,9 @@ _RECOVER = (
     "recover it from an export: `fedward site ledger-recover --help` (what may have been lost then counts as spent)"
 )
 
-Reason: TypeAlias = Literal["completed", "stopped", "rejected", "expired", "replaced"]
+Reason: TypeAlias = Literal[
+    "completed", "stopped", "refused", "revoked", "withdrawn", "superseded", "expired", "replaced", "rejected"
+]
 Lost: TypeAlias = Literal["nothing", "charges", "anything"]
 
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import math
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from typing import Self
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
+from sqlcipher3 import dbapi2 as sqlite3
 
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.chain import FORMAT, Budget, Chain, Charge, Entry, Head, Recovery, Release, Reservation, begun
@@ -105,12 +105,15 @@ class Ledger:
     now, IntegrityError if the chain does not hold, and UsageError after `os.fork`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str | None = None) -> None:
         """Use `create` or `open`; this reads and verifies an existing file."""
         self._path = path
+        self._key = key
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._engine = create_engine("sqlite://", creator=lambda: connect(path), poolclass=QueuePool)
+        self._engine = create_engine(
+            "sqlite://", module=sqlite3, creator=lambda: connect(path, key), poolclass=QueuePool
+        )
         event.listen(self._engine, "begin", _begin)
         try:
             with self._transaction("BEGIN") as connection:
@@ -127,13 +130,14 @@ class Ledger:
             raise
 
     @classmethod
-    def create(cls, path: Path, *, budget: Budget, lineage: str) -> Self:
+    def create(cls, path: Path, *, budget: Budget, lineage: str, key: str | None = None) -> Self:
         """Makes a new, empty ledger, readable by its owner only.
 
         Args:
             path: where; `<path>.head` is made beside it.
             budget: the lifetime budget. It can never be changed.
             lineage: which patients, as the hospital names them; no patient value.
+            key: encrypts the file's pages: 64 hexadecimal digits, or None for a plain file.
 
         Raises:
             InputError: the file exists, or an earlier creation was cut off, or `lineage` is not printable text.
@@ -158,7 +162,7 @@ class Ledger:
                 if path.exists():
                     raise InputError(f"{path} exists", remedy="open it; a lineage has one ledger for its whole life")
                 chain = Chain(budget, lineage, filter_order(budget))
-                write_database(draft, chain)
+                write_database(draft, chain, key)
                 # The head first: a ledger without one is never mistaken for a new one.
                 write_head(path, chain.tail)
                 draft.rename(path)  # no second creation is running: it could not have made the draft
@@ -166,10 +170,10 @@ class Ledger:
             except BaseException:
                 draft.unlink(missing_ok=True)
                 raise
-        return cls(path)
+        return cls(path, key)
 
     @classmethod
-    def open(cls, path: Path, *, witness: Head | None = None) -> Self:
+    def open(cls, path: Path, *, witness: Head | None = None, key: str | None = None) -> Self:
         """Opens a ledger and verifies the chain whole, against its head and against a countersigned one if given.
 
         Raises:
@@ -181,7 +185,7 @@ class Ledger:
             if head_path(path).exists() and read_head(path).sequence > 0:
                 raise rolled_back(f"{path} is gone, but its head file is there")
             raise InputError(f"there is no ledger at {path}", remedy="create it, or correct the path")
-        ledger = cls(path)
+        ledger = cls(path, key)
         try:
             if witness is not None:
                 ledger._chain.check_witness(witness)
@@ -390,7 +394,7 @@ class Ledger:
         Raises:
             IntegrityError: something does not hold.
         """
-        with Ledger.open(self._path, witness=witness) as fresh:
+        with Ledger.open(self._path, witness=witness, key=self._key) as fresh:
             fresh._chain.check_witness(self._chain.tail)
             return fresh._chain.tail
 

@@ -82,6 +82,11 @@ def read_export(data: bytes, key: str | None = None) -> Export:
     return Export(str(site), str(signer), int(str(at)), chain)
 
 
+def head_text(head: Head) -> str:
+    """A head as people pass it on: SEQUENCE:DIGEST."""
+    return f"{head.sequence}:{head.digest}"
+
+
 def parse_head(text: str) -> Head:
     """A head as people write it, `SEQUENCE:DIGEST`.
 

@@ -72,8 +72,9 @@ def assess(path: Path, copy: Chain | None, heads: list[Head]) -> Loss:
 
 
 def recover(
-    path: Path, loss: Loss, *, lost: Lost, by: str, reason: str, at: int, budget: Budget, lineage: str
-) -> Entry:
+    path: Path, loss: Loss, *, lost: Lost, by: str, reason: str, at: int, budget: Budget, lineage: str,
+    key: str | None = None,
+) -> Entry:  # fmt: skip
     """Puts the copy in the ledger's place, with a last entry that says what may be missing.
 
     No process may use the ledger meanwhile; one that has the old file open is refused at its next charge.
@@ -87,6 +88,7 @@ def recover(
         at: now, in Unix seconds.
         budget: of the new first link, where there is no copy.
         lineage: likewise.
+        key: encrypts the new file's pages, as `Ledger.create`.
 
     Raises:
         UsageError: there is no copy and `lost` is not `anything`, or `nothing` is claimed where it is not known.
@@ -105,18 +107,18 @@ def recover(
     chain.entries = [*(old.entries if old is not None else []), entry]
     chain.tail = Head(entry.sequence, entry.digest)
     try:
-        _replace(path, chain)
+        _replace(path, chain, key)
     except OSError as error:
         raise unreachable(path, error.strerror or type(error).__name__) from error
     return entry
 
 
-def _replace(path: Path, chain: Chain) -> None:
+def _replace(path: Path, chain: Chain, key: str | None) -> None:
     draft = path.with_name(path.name + ".new")
     for leftover in (draft, log_path(draft)):
         leftover.unlink(missing_ok=True)  # of a recovery that was cut off
     touch_new(draft)
-    write_database(draft, chain)
+    write_database(draft, chain, key)
     kept = f".replaced-{chain.tail.sequence}"
     for file in (path, log_path(path), head_path(path)):
         if file.exists():

@@ -2,6 +2,9 @@
 
 A signature covers `"fedward/" ‖ purpose ‖ 0x00 ‖ data`, so that a signed approval can never be replayed as a signed
 manifest. Public keys are 64 lower-case hex characters; a fingerprint is what two people compare over the telephone.
+
+Notes of audit logs are the one exception: C2SP fixes the bytes that are signed. No note can pass for anything else, nor anything
+else for a note, as a note has no control character but line ends, and whatever is framed has a zero byte after its purpose.
 """
 
 from __future__ import annotations
@@ -11,12 +14,26 @@ from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from fedward.privacy.canonical import digest
-from fedward.privacy.errors import IntegrityError
+from fedward.privacy.errors import IntegrityError, UsageError
 
-Purpose = Literal["request", "kit", "manifest", "message", "approval", "secagg", "ledger", "countersign"]
+Purpose = Literal[
+    "request",
+    "kit",
+    "manifest",
+    "message",
+    "approval",
+    "secagg",
+    "ledger",
+    "countersign",
+    "audit",
+    "rotation",
+    "backup",
+    "certificate",
+]
 SIGNATURE_BYTES = 64
 KEY_BYTES = 32
 
@@ -51,27 +68,44 @@ class Identity:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def from_pem(cls, pem: bytes) -> Identity:
-        """Load a PKCS#8 key.
+    def from_pem(cls, pem: bytes, password: bytes | None = None) -> Identity:
+        """Load a PKCS#8 key, encrypted if there is a password.
 
         Raises:
-            IntegrityError: the bytes are no unencrypted Ed25519 key.
+            IntegrityError: the bytes are no Ed25519 key, or not under this password.
         """
         try:
-            key = serialization.load_pem_private_key(pem, password=None)
+            key = serialization.load_pem_private_key(pem, password=password)
         except (ValueError, TypeError):
             raise IntegrityError("the identity key cannot be read", expected="an Ed25519 key in PEM") from None
         if not isinstance(key, Ed25519PrivateKey):
             raise IntegrityError("the identity key is of another kind", expected="Ed25519", got=type(key).__name__)
         return cls(key)
 
-    def pem(self) -> bytes:
+    def pem(self, password: bytes | None = None) -> bytes:
+        """The private key in PEM (PKCS#8), encrypted if there is a password."""
+        if password is not None:
+            return encrypted_pem(self._key, password)
         return self._key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
     def sign(self, purpose: Purpose, data: bytes) -> bytes:
         return self._key.sign(_framed(purpose, data))
+
+    def sign_note(self, text: str) -> bytes:
+        """Sign the text of a note as it is: `privacy.checkpoint` alone makes them.
+
+        Raises:
+            UsageError: the text could be something else than a note's.
+        """
+        return self._key.sign(_note(text))
+
+
+def encrypted_pem(key: Ed25519PrivateKey | EllipticCurvePrivateKey, password: bytes) -> bytes:
+    """A private key in PEM: PKCS#8 under PBES2 (RFC 8018), AES-256-CBC."""
+    encryption = serialization.BestAvailableEncryption(password)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
 def verify(public: str, purpose: Purpose, data: bytes, signature: bytes, what: str) -> None:
@@ -80,11 +114,27 @@ def verify(public: str, purpose: Purpose, data: bytes, signature: bytes, what: s
     Raises:
         IntegrityError: the signature is not by that key over that data for that purpose.
     """
+    _verify(public, _framed(purpose, data), signature, what)
+
+
+def verify_note(public: str, text: str, signature: bytes, what: str) -> None:
+    """Check a signature of a note's text; errors as `verify`, or UsageError as `Identity.sign_note`."""
+    _verify(public, _note(text), signature, what)
+
+
+def _note(text: str) -> bytes:
+    data = text.encode()
+    if not data.endswith(b"\n") or any(byte < 0x20 and byte != 0x0A for byte in data):
+        raise UsageError("this text is no note's", expected="lines without control characters")
+    return data
+
+
+def _verify(public: str, signed: bytes, signature: bytes, what: str) -> None:
     try:
         key = bytes.fromhex(public)
         if _is_small_order(key):
             raise ValueError("a key of small order")
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, _framed(purpose, data))
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, signed)
     except (InvalidSignature, ValueError):
         raise IntegrityError(
             f"the signature of {what} does not hold",

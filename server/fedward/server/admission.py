@@ -10,7 +10,7 @@ from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.study import messages
 from fedward.study.messages import Refusal, Reply, Result, Work
 from fedward.study.metrics import Counts
-from fedward.study.models import Vector
+from fedward.study.vectors import Vector
 
 
 @dataclass(frozen=True)

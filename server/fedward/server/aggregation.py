@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import FedwardError, InputError
-from fedward.study.models import Vector
 from fedward.study.training import Training
+from fedward.study.vectors import Vector
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,11 @@ def weighted_mean(updates: list[Vector], weights: list[float]) -> NDArray[np.flo
         raise InputError("a weight is not above 0", got=str(weights))
     if len({update.shape for update in updates}) != 1:
         raise InputError("updates differ in size", got=str([update.shape for update in updates]))
-    total = np.zeros(updates[0].shape)
+    total, weighted = np.zeros(updates[0].shape), np.empty(updates[0].shape)
     for update, weight in zip(updates, weights, strict=True):
-        total += weight * update.astype(np.float64)
-    return total / sum(weights)
+        total += np.multiply(update, weight, out=weighted, dtype=np.float64)
+    total /= sum(weights)
+    return total
 
 
 def step(
@@ -62,9 +63,11 @@ def step(
         second = _second(state.second, delta**2, training)
         move = rate * first / (np.sqrt(second) + training.server_epsilon)
     else:
-        first, second = momentum * state.first + delta, state.second
+        first, second = momentum * state.first, state.second
+        first += delta  # in place, as below: each copy of a large model is 8 bytes a parameter
         move = rate * first
-    model = (base.astype(np.float64) + move).astype(np.float32)
+    move += base
+    model = move.astype(np.float32)
     # The state too: an infinite second moment would stop its coordinate for ever, and silently.
     if not all(np.isfinite(part).all() for part in (model, first, second)):
         raise FedwardError(

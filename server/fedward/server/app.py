@@ -1,7 +1,8 @@
 """The ServerApp: what a Flower run of ours executes, in its own process on the coordinator's machine.
 
-The run's configuration names the coordinator's home and the study; all else stands in the store. A lock on the study
-keeps a second run away, should an older process still be ending: two runs never write one study.
+The run's configuration names the coordinator's home, the study and the service's lease; all else stands in the store. A lock on
+the study keeps a second run away, should an older process still be ending: two runs never write one study. A run of a service
+that another has replaced writes nothing at all.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from fedward.privacy.errors import FedwardError, UnreachableError
+from fedward.server.approvals import ALL_PROPOSED, ask_approvals
+from fedward.server.checkpoints import NO_STUDY, exchange_checkpoints
 from fedward.server.exploring import run_study
 from fedward.server.flower import server_app
 from fedward.server.heads import WitnessTransport
 from fedward.server.home import CoordinatorHome
+from fedward.server.lifecycle import Failed, Offered
 from fedward.server.proposal import propose
 from fedward.server.sites import SiteTransport
 from fedward.server.store import Store
@@ -47,27 +51,46 @@ def main(grid: Any, config: Mapping[str, str]) -> None:
     home = CoordinatorHome.open(Path(config["home"]))
     key = int(config["study"])
     with _alone(home, key), RunLog(home.log_folder / f"study-{key}.log") as log:
-        store = Store.open(home.store_file)
+        store = home.open_store()
         try:
-            _serve(home, store, WitnessTransport(SiteTransport(grid, store), store, SystemClock()), key, log)
+            store.write_under(int(config["lease"]))
+            _serve(
+                home.under_lease(store),
+                store,
+                WitnessTransport(SiteTransport(grid, store), store, SystemClock()),
+                key,
+                log,
+            )
         finally:
             store.close()
 
 
+def warm_up() -> None:
+    """Import what only a study's first run needs, while a process waits for its orders. One that takes over has no time for it."""
+    from fedward.study import models as _models  # noqa: F401, PLC0415 - torch takes seconds
+
+
 def _serve(home: CoordinatorHome, store: Store, transport: Transport, key: int, log: RunLog) -> None:
-    study, clock = store.study(key), SystemClock()
-    if study.wish in {"run", "stop"}:
-        with contextlib.suppress(FedwardError):  # its reason stands in the store and the log
-            run_study(home, store, transport, clock, log.write, key)
+    clock = SystemClock()
+    if key == NO_STUDY:
+        exchange_checkpoints(home, store, transport, clock, log.write)
         return
+    if key == ALL_PROPOSED:
+        ask_approvals(store, transport, clock, home.identity(), log.write)
+        return
+    study = store.study(key)
     if study.wish == "propose":
         try:
-            propose(store, transport, clock, study, home.identity(), home.settings.federation_id, log.write)
-            if store.study(key).wish == "propose":  # a person may have stopped it meanwhile
-                store.set_state(key, "proposed", "", clock.unix())
+            sealed = propose(store, transport, clock, study, home.identity(), home.settings.federation_id, log.write)
+            home.record("sealed", study=sealed.digest, study_id=study.study_id, size=len(sealed.roster))
+            exchange_checkpoints(home, store, transport, clock, log.write)
+            store.happened(key, Offered(), clock.unix())
         except FedwardError as error:
             log.write(f"failed: {error.text()}")
-            store.set_state(key, "failed", error.text(), clock.unix())
+            store.happened(key, Failed(error.text(), error.code), clock.unix())
+    elif study.wish != "none":
+        with contextlib.suppress(FedwardError):  # its reason stands in the store and the log
+            run_study(home, store, transport, clock, log.write, key)
 
 
 def _alone(home: CoordinatorHome, key: int) -> AbstractContextManager[None]:

@@ -20,6 +20,7 @@ from fedward.privacy.errors import IntegrityError
 from fedward.study.enrolment import JoinRequest, check_request
 
 CA_DAYS = 3650
+ROLE_URI = "fedward:role:"
 LEAF_DAYS = 397  # CA/Browser Forum's limit of the time: a year and a month
 
 
@@ -80,7 +81,7 @@ class Authority:
                 is not for the site that it names.
         """
         check_request(request)
-        _check_node_key(request)
+        node_key(request)
         try:
             csr = x509.load_pem_x509_csr(request.certificate_request.encode())
             key = csr.public_key()
@@ -91,6 +92,11 @@ class Authority:
             raise IntegrityError("the certificate request does not fit the site", remedy="make the request again")
         alternative = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"fedward:site:{request.site}")])
         return self._issue(csr.subject, key, ExtendedKeyUsageOID.CLIENT_AUTH, alternative, now)
+
+    def issue_operator(self, name: str, role: str, key: ec.EllipticCurvePublicKey, now: datetime) -> bytes:
+        """A person's client certificate in PEM: name and role stand in its URI names."""
+        uris = [x509.UniformResourceIdentifier(uri) for uri in (f"fedward:operator:{name}", f"{ROLE_URI}{role}")]
+        return self._issue(_name(name), key, ExtendedKeyUsageOID.CLIENT_AUTH, x509.SubjectAlternativeName(uris), now)
 
     def _issue(
         self,
@@ -111,7 +117,17 @@ class Authority:
         return builder.sign(self.key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
 
 
-def _check_node_key(request: JoinRequest) -> None:
+def certificate_digest(certificate: x509.Certificate) -> str:
+    """The SHA-256 of a certificate's DER, hex: by it the record knows the certificate."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def node_key(request: JoinRequest) -> str:
+    """The request's node key as Flower writes it: SubjectPublicKeyInfo in PEM.
+
+    Raises:
+        IntegrityError: it is none that Flower takes.
+    """
     try:
         key = serialization.load_pem_public_key(request.node_key.encode())
     except (ValueError, UnsupportedAlgorithm):
@@ -120,6 +136,7 @@ def _check_node_key(request: JoinRequest) -> None:
         raise IntegrityError(
             "the request's node key is of another kind", expected="EC P-384", remedy="make the request again"
         )
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -145,8 +162,8 @@ def _builder(
 ) -> x509.CertificateBuilder:
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     builder = builder.serial_number(x509.random_serial_number())
-    # Hospitals' clocks drift: a certificate made now must already hold at a site that is some minutes behind.
-    builder = builder.not_valid_before(now - timedelta(minutes=10)).not_valid_after(now + timedelta(days=days))
+    # Hospitals' clocks drift: a certificate made now must already hold at a site that is minutes behind.
+    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=days))
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
 
 

@@ -18,7 +18,7 @@ from fedward.privacy.errors import IntegrityError
 from fedward.privacy.secagg.contexts import MAX_SLOTS, Batch, least_threshold
 from fedward.privacy.secagg.coordinator import OpenBatch
 from fedward.privacy.signing import Identity
-from fedward.server.driving import Driver, StopWishedError
+from fedward.server.driving import Driver, HaltWishedError
 from fedward.server.exchanges import SetupExchange
 from fedward.server.round import Outcome, Plan, Round, SiteState, Stage, Status
 from fedward.server.transport import Clock
@@ -117,7 +117,7 @@ class Batches:
         """Set up a batch; None when a site failed, which is then left out unless it merely restarted.
 
         Raises:
-            StopWishedError: a person stopped the study meanwhile.
+            HaltWishedError: a person stopped or paused the study meanwhile.
         """
         began = self._clock.monotonic()
         threshold = least_threshold(len(cohort), self._sealed.manifest.privacy.colluders)
@@ -136,7 +136,7 @@ class Batches:
         )
         end = self._driver.drive(machine, exchange)
         if end.outcome == Outcome.STOPPED:
-            raise StopWishedError
+            raise HaltWishedError
         if end.outcome == Outcome.COMMITTED:
             opened = exchange.finish()
             self._journal(opened)

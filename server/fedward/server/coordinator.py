@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import Protocol
 
 from fedward.privacy.errors import InputError, RefusalError, UnreachableError, UsageError
+from fedward.server.checkpoints import forget_site
+from fedward.server.consulting import pending
+from fedward.server.enrolment import Enrolled, enrol, outdated
+from fedward.server.histories import History
 from fedward.server.home import CoordinatorHome
-from fedward.server.records import AlarmRow, SiteRow, StudyRow
+from fedward.server.lifecycle import Event, Launch, Pause, Resume, Stop, after, is_busy
+from fedward.server.operators import LOCAL
+from fedward.server.readings import head, history, view
+from fedward.server.records import ANSWERED, AlarmRow, Membership, StudyRow
+from fedward.server.seconding import Asker, Policy, Request
 from fedward.server.store import Store
 from fedward.server.transcripts import transcript_of
-from fedward.server.views import StudyView, view
-from fedward.study.enrolment import JoinKit, JoinRequest, check_request, sign
-from fedward.study.kinds import AnyManifest
+from fedward.server.twopersons import TwoPersons
+from fedward.server.views import StudyHead, StudyView
+from fedward.study.enrolment import JoinRequest, RotationRequest
+from fedward.study.kinds import AnyManifest, parse_sealed
 from fedward.study.manifest import Manifest
 from fedward.study.transcript import Transcript
 
@@ -26,11 +35,16 @@ from fedward.study.transcript import Transcript
 class Coordinator(Protocol):
     """What a coordinator can be asked."""
 
-    def enroll(self, request: JoinRequest) -> JoinKit:
-        """Enrol a site and return its signed kit."""
+    def enroll(
+        self, request: JoinRequest | RotationRequest, *, confirmed: bool = False, end_studies: bool = False
+    ) -> Enrolled:
+        """Answer a request to join, to renew or to rotate keys with a signed kit."""
 
-    def sites(self) -> list[SiteRow]:
-        """Every enrolled site."""
+    def sites(self) -> list[Membership]:
+        """Every site that ever was enrolled, with the state of its certificate."""
+
+    def revoke(self, site: str, reason: str) -> None:
+        """End a site's membership at once: no key of it is ever accepted again."""
 
     def propose(self, manifest: AnyManifest, sites: tuple[str, ...]) -> StudyView:
         """Draft a study for these sites (all when empty); the service seals and offers it."""
@@ -38,17 +52,47 @@ class Coordinator(Protocol):
     def launch(self, reference: str) -> StudyView:
         """Start a proposed study, or continue one that failed or was stopped."""
 
+    def pause(self, reference: str, *, now: bool = False) -> StudyView:
+        """Let a launched study rest: after the attempt under way, or at once."""
+
+    def resume(self, reference: str) -> StudyView:
+        """Go on with a paused study."""
+
     def stop(self, reference: str) -> StudyView:
         """Stop a study; what is committed stays."""
+
+    def decide(self, reference: str, *, wait: bool) -> StudyView:
+        """Answer a round that asks whether to wait for hospitals: it waits, or carries on without them."""
 
     def status(self, reference: str) -> StudyView:
         """One study as it stands."""
 
-    def studies(self) -> list[StudyView]:
+    def studies(self) -> list[StudyHead]:
         """Every study, newest first."""
+
+    def history(self, reference: str) -> History:
+        """What happened to a study, without what `record` adds."""
+
+    def record(self, reference: str) -> History:
+        """All that the record holds of a study, with what hospitals signed and the messages of secure sums."""
+
+    def model(self, digest: str) -> bytes:
+        """A committed model's file, whose parameters are checked against their digest."""
 
     def transcript(self, reference: str) -> Transcript:
         """What anyone can check of a study's secure sums."""
+
+    def waiting(self) -> list[Request]:
+        """What one person asked for, and waits for a second."""
+
+    def withdraw(self, reference: str) -> Request:
+        """Take a waiting request back, whoever asked."""
+
+    def policy(self) -> Policy:
+        """What two persons are asked for."""
+
+    def change_policy(self, policy: Policy) -> None:
+        """Ask two persons for other actions; takes two itself, while they are asked for any."""
 
     def alarms(self) -> list[AlarmRow]:
         """Sites whose privacy ledger was seen to go backwards or to fork; they are not asked."""
@@ -61,41 +105,47 @@ class Coordinator(Protocol):
 
 
 class LocalCoordinator:
-    """The `Coordinator` on the machine where it lives."""
+    """The `Coordinator` on the machine where it lives. Who asks is `local`, unless another is named."""
 
     def __init__(self, path: Path) -> None:
-        self._home = CoordinatorHome.open(path)
-        self._store = Store.open(self._home.store_file)
+        home = CoordinatorHome.open(path)
+        self._home = home
+        self._store = home.open_store()
+        self._asker = Asker(LOCAL, 0)
+
+    @classmethod
+    def asked(cls, home: CoordinatorHome, store: Store, asker: Asker) -> LocalCoordinator:
+        """The same, over a record that is open, for somebody whose name is known."""
+        made = cls.__new__(cls)
+        made._home, made._store, made._asker = home, store, asker
+        return made
 
     def close(self) -> None:
         self._store.close()
 
-    def enroll(self, request: JoinRequest) -> JoinKit:
+    def enroll(
+        self, request: JoinRequest | RotationRequest, *, confirmed: bool = False, end_studies: bool = False
+    ) -> Enrolled:
         """
         Raises:
-            IntegrityError: the request was changed.
-            UsageError: the site's name is enrolled with other keys.
+            FedwardError: as `enrolment.enrol`.
         """
-        check_request(request)
-        settings, authority = self._home.settings, self._home.authority()
-        certificate = authority.issue_site(request, datetime.now(UTC))
-        self._store.add_site(request.site, request.identity_key, request.node_key, int(time.time()))
-        identity = self._home.identity()
-        kit = JoinKit(
-            federation_id=settings.federation_id,
-            federation_name=settings.name,
-            site=request.site,
-            identity_key=request.identity_key,
-            coordinator_key=identity.public,
-            host=settings.host,
-            port=settings.port,
-            ca=authority.pem().decode(),
-            certificate=certificate.decode(),
-        )
-        return sign(kit, identity)
+        done = enrol(self._home, self._store, request, datetime.now(UTC), confirmed=confirmed, end_studies=end_studies)
+        if done.what == "rejoined":  # with a home of its own, and so with an audit log of its own
+            forget_site(self._home, done.kit.site)
+        return done
 
-    def sites(self) -> list[SiteRow]:
-        return self._store.sites()
+    def sites(self) -> list[Membership]:
+        return self._store.memberships()
+
+    def revoke(self, site: str, reason: str) -> None:
+        """
+        Raises:
+            InputError: no such site, or it is revoked already.
+        """
+        self._store.revoke(site, reason, int(time.time()))
+        key = next(row.identity_key for row in self._store.sites() if row.site == site)
+        self._home.record("key-revoked", site=site, key=key, by=self._asker.name)
 
     def propose(self, manifest: AnyManifest, sites: tuple[str, ...]) -> StudyView:
         """
@@ -118,8 +168,12 @@ class LocalCoordinator:
             from fedward.study.models import build  # noqa: PLC0415 - torch takes seconds, and only a model needs it
 
             build(manifest)
+            if manifest.model.start is not None:
+                from fedward.server.running import load_start  # noqa: PLC0415
+
+                load_start(self._home.models_folder, manifest, manifest.model.start)
         least_noise(manifest)
-        known = [site.site for site in self._store.sites()]
+        known = [site.site for site in self._store.sites() if not site.revoked]
         unknown = sorted(set(sites) - set(known))
         if unknown:
             raise InputError(
@@ -134,9 +188,7 @@ class LocalCoordinator:
                 got=str(len(invited)),
                 remedy="enroll more sites, or lower " + ("privacy.colluders" if secure else "federation.quorum"),
             )
-        active = [
-            s for s in self._store.studies() if s.study_id == manifest.study.id and s.state in {"draft", "running"}
-        ]
+        active = [s for s in self._store.studies() if s.study_id == manifest.study.id and is_busy(s.life)]
         if active:
             raise UsageError(
                 f'study "{manifest.study.id}" is under way ({active[0].state})',
@@ -148,39 +200,85 @@ class LocalCoordinator:
     def launch(self, reference: str) -> StudyView:
         """
         Raises:
-            RefusalError: the study is not proposed yet, or completed.
+            RefusalError: `not-to-launch`, as `lifecycle`; `roster-outdated`; `second-person-needed`, `second-too-new`.
             UnreachableError: the service does not run.
         """
         study = self._store.find(reference)
-        if study.state == "completed":
-            raise RefusalError(f'study "{study.study_id}" is completed', remedy="propose a new study to train again")
-        if study.sealed is None:
-            raise RefusalError(
-                f'study "{study.study_id}" is not sealed: {study.reason or study.state}', remedy="propose it again"
-            )
+        after(study.life, Launch())
+        self._require_roster(study)
         self._require_service()
-        self._store.wish(study.key, "run", int(time.time()))
+        first = self._persons.demand("launch", study.digest or "", study.study_id, self._asker, int(time.time()))
+        self._home.record("launched", study=study.digest, study_id=study.study_id, by=self._asker.name, other=first)
+        return self._happened(study, Launch())
+
+    def pause(self, reference: str, *, now: bool = False) -> StudyView:
+        """
+        Raises:
+            RefusalError: `not-to-pause`, as `lifecycle`.
+        """
+        study, event = self._store.find(reference), Pause(now, self.serving())
+        after(study.life, event)
+        self._home.record("study-paused", study=study.digest, study_id=study.study_id, by=self._asker.name)
+        return self._happened(study, event)
+
+    def resume(self, reference: str) -> StudyView:
+        """
+        Raises:
+            RefusalError: `not-to-resume`, as `lifecycle`; `roster-outdated`.
+            UnreachableError: the service does not run.
+        """
+        study = self._store.find(reference)
+        after(study.life, Resume())
+        self._require_roster(study)
+        self._require_service()
+        self._home.record("study-resumed", study=study.digest, study_id=study.study_id, by=self._asker.name)
+        return self._happened(study, Resume())
+
+    def _happened(self, study: StudyRow, event: Event) -> StudyView:
+        self._store.happened(study.key, event, int(time.time()))
         return view(self._store, self._store.study(study.key))
+
+    def _require_roster(self, study: StudyRow) -> None:
+        gone, sealed = outdated(self._store, study), parse_sealed(study.sealed or b"")
+        if len(sealed.roster) - len(gone) < sealed.manifest.least_sites:
+            raise RefusalError(
+                f'too few sites of study "{study.study_id}" are still who they were when it was sealed',
+                expected=f"at least {sealed.manifest.least_sites}",
+                got=f"revoked or with a new identity: {', '.join(gone)}",
+                remedy="propose it again",
+                code="roster-outdated",
+            )
 
     def stop(self, reference: str) -> StudyView:
         """
         Raises:
-            RefusalError: the study has ended already.
+            RefusalError: `not-under-way`: it has ended already.
+        """
+        study, event = self._store.find(reference), Stop(self.serving())
+        after(study.life, event)
+        self._home.record("stopped", study=study.digest, study_id=study.study_id, by=self._asker.name)
+        return self._happened(study, event)
+
+    def decide(self, reference: str, *, wait: bool) -> StudyView:
+        """
+        Raises:
+            RefusalError: `nothing-asked`.
         """
         study = self._store.find(reference)
-        if study.state in {"completed", "failed", "stopped"} and study.wish in {"none", "stop"}:
-            raise RefusalError(f'study "{study.study_id}" is not under way', got=study.state)
-        if self.serving() and study.wish == "run":
-            self._store.wish(study.key, "stop", int(time.time()))
-        else:
-            self._store.set_state(study.key, "stopped", "a person stopped it", int(time.time()))
+        asked, choice = pending(self._store, study), "wait" if wait else "carry-on"
+        self._home.record(
+            ANSWERED, study=study.digest, round=asked.round, attempt=asked.attempt, outcome=choice, by=self._asker.name
+        )
+        self._store.note(
+            study.key, ANSWERED, {"round": asked.round, "choice": choice, "by": self._asker.name}, int(time.time())
+        )
         return view(self._store, self._store.study(study.key))
 
     def status(self, reference: str) -> StudyView:
         return view(self._store, self._store.find(reference))
 
-    def studies(self) -> list[StudyView]:
-        return [view(self._store, study) for study in self._store.studies()]
+    def studies(self) -> list[StudyHead]:
+        return [head(self._store, study) for study in self._store.studies()]
 
     def transcript(self, reference: str) -> Transcript:
         """
@@ -188,6 +286,46 @@ class LocalCoordinator:
             InputError: no such study, or it has not run under secure aggregation.
         """
         return transcript_of(self._store, self._store.find(reference))
+
+    def history(self, reference: str) -> History:
+        return history(self._store, self._store.find(reference), whole=False)
+
+    def record(self, reference: str) -> History:
+        return history(self._store, self._store.find(reference))
+
+    def model(self, digest: str) -> bytes:
+        """
+        Raises:
+            InputError: it is no digest.
+            IntegrityError: the file is missing, damaged, or another model.
+        """
+        from fedward.server.models import read_model_file  # noqa: PLC0415 - torch takes seconds
+
+        return read_model_file(self._home.models_folder, digest)
+
+    @property
+    def _persons(self) -> TwoPersons:
+        return TwoPersons(self._home)
+
+    def waiting(self) -> list[Request]:
+        return list(self._persons.requests(int(time.time())))
+
+    def withdraw(self, reference: str) -> Request:
+        """
+        Raises:
+            InputError: no such request waits.
+        """
+        return self._persons.withdraw(reference, self._asker.name, int(time.time()))
+
+    def policy(self) -> Policy:
+        return self._persons.policy()
+
+    def change_policy(self, policy: Policy) -> None:
+        """
+        Raises:
+            RefusalError: `second-person-needed`, `second-too-new`.
+        """
+        self._persons.change(policy, self._asker, int(time.time()))
 
     def alarms(self) -> list[AlarmRow]:
         return self._store.alarms()
@@ -198,6 +336,8 @@ class LocalCoordinator:
             InputError: the site has no alarm.
         """
         self._store.clear_alarm(site, by, why, int(time.time()))
+        self._home.record("alarm-cleared", site=site, by=by)
+        forget_site(self._home, site)
 
     def serving(self) -> bool:
         return self._home.service() is not None
@@ -207,8 +347,3 @@ class LocalCoordinator:
             raise UnreachableError(
                 "the coordinator's service does not run", remedy="run `fedward coordinator start` in another terminal"
             )
-
-
-def under_way(study: StudyRow) -> bool:
-    """Whether the service has something to do for a study."""
-    return study.wish in {"propose", "run", "stop"}

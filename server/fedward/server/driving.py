@@ -10,7 +10,20 @@ from typing import Protocol
 
 from fedward.privacy.errors import FedwardError
 from fedward.server.admission import reason_of
-from fedward.server.round import Ask, Command, End, Event, Opened, Refused, Replied, Round, Stopped, Tick
+from fedward.server.round import (
+    Ask,
+    Command,
+    Consult,
+    Decided,
+    End,
+    Event,
+    Opened,
+    Refused,
+    Replied,
+    Round,
+    Stopped,
+    Tick,
+)
 from fedward.server.round import Unreachable as SiteUnreachable
 from fedward.server.transport import Clock, Delivery, Transport
 
@@ -18,8 +31,8 @@ POLL_S = 0.03
 ASK_AGAIN_S = 1.0
 
 
-class StopWishedError(Exception):
-    """A person wants the study stopped."""
+class HaltWishedError(Exception):
+    """A person wants the study stopped or paused."""
 
 
 class Exchange(Protocol):
@@ -36,36 +49,61 @@ class Exchange(Protocol):
         """
 
 
+class Consultation(Protocol):
+    """A person who can say whether to wait for stragglers."""
+
+    def ask(self, sites: tuple[str, ...]) -> None:
+        """Ask it, durably."""
+
+    def answer(self) -> str | None:
+        """The newest answer, "wait" or "carry-on"; None if there is none, or nothing new."""
+
+
 class Driver:
-    """Drives one machine at a time over a transport. `stop_wished` tells whether a person wants the study stopped."""
+    """Drives one machine at a time over a transport. `cut_off` says why an attempt is to end now; nothing while it is not."""
 
     def __init__(
-        self, transport: Transport, clock: Clock, report: Callable[[str], None], stop_wished: Callable[[], bool]
+        self, transport: Transport, clock: Clock, report: Callable[[str], None], cut_off: Callable[[], str]
     ) -> None:
         self.transport = transport
         self.clock = clock
         self.report = report
-        self.stop_wished = stop_wished
+        self.cut_off = cut_off
 
-    def drive(self, machine: Round, exchange: Exchange, before: Callable[[str], None] = lambda _stage: None) -> End:
+    def drive(
+        self,
+        machine: Round,
+        exchange: Exchange,
+        before: Callable[[str], None] = lambda _stage: None,
+        consultation: Consultation | None = None,
+    ) -> End:
         """Drive a machine that has not been opened to its end.
 
         Args:
             machine: the attempt.
             exchange: what its stages say.
             before: called with a stage's name before anything of it is sent.
+            consultation: where the machine's plan is to ask about stragglers, whom it asks.
         """
-        return _Drive(self, machine, exchange, before).run()
+        return _Drive(self, machine, exchange, before, consultation).run()
 
 
 class _Drive:
     """One machine's way to its end."""
 
-    def __init__(self, driver: Driver, machine: Round, exchange: Exchange, before: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        machine: Round,
+        exchange: Exchange,
+        before: Callable[[str], None],
+        consultation: Consultation | None,
+    ) -> None:
         self._driver = driver
         self._machine = machine
         self._exchange = exchange
         self._before = before
+        self._consultation = consultation
         self._again: dict[str, float] = {}
 
     def run(self) -> End:
@@ -76,17 +114,25 @@ class _Drive:
                 event = self._event(delivery)
                 if event is not None:
                     self._act(machine.handle(event))
+            self._hear_answer()
             now = clock.monotonic()
             # A site that was lost may have answered meanwhile: it must not be asked for what it has given.
             self._send([site for site, at in self._again.items() if now >= at and site in machine.waiting()])
-            stopped = self._driver.stop_wished()
-            self._act(machine.handle(Stopped("a person stopped the study", now) if stopped else Tick(now)))
+            why = self._driver.cut_off()
+            self._act(machine.handle(Stopped(why, now) if why else Tick(now)))
             if machine.ended is None:
                 clock.sleep(POLL_S)
         return machine.ended
 
+    def _hear_answer(self) -> None:
+        answer = None if self._consultation is None else self._consultation.answer()
+        if answer is not None:
+            self._act(self._machine.handle(Decided(answer == "wait", self._driver.clock.monotonic())))
+
     def _act(self, commands: list[Command]) -> None:
         for command in commands:
+            if isinstance(command, Consult) and self._consultation is not None:
+                self._consultation.ask(command.sites)
             if not isinstance(command, Ask):
                 continue
             if command.again:

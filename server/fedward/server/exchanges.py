@@ -27,10 +27,10 @@ from fedward.study.kinds import AnySealed
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import Advertise, Masked, Secured, Step, Work
 from fedward.study.metrics import Counts
-from fedward.study.models import Vector
 from fedward.study.secure import SecureTerms
 from fedward.study.sums import AnswerTerms, answer_terms, counts_shape, most_each, sum_terms
-from fedward.study.terms import most_patients, most_update, training_cohort
+from fedward.study.terms import most_patients, plain_bound, training_cohort
+from fedward.study.vectors import Vector
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ class Gathered:
 
 
 class PlainExchange:
-    """One stage, `work`: every site's update and counts come as they are, and are admitted one by one."""
+    """One stage, `work`: every site's update and counts come as they are, and are admitted one by one.
+
+    `received` is by site the digest of the signed reply that was admitted.
+    """
 
     def __init__(self, sealed: AnySealed, request: Work, base: Vector, identity: Identity) -> None:
         self._sealed = sealed
@@ -50,19 +53,23 @@ class PlainExchange:
         self._payload = messages.pack(request, messages.floats_to_bytes(base), identity)
         self._digest = digest(self._payload)
         self._admitted: dict[str, Admitted] = {}
+        self.received: dict[str, str] = {}
 
     def requests(self, stage: str, sites: Sequence[str]) -> dict[str, bytes]:  # noqa: ARG002
         return dict.fromkeys(sites, self._payload)
 
     def admit(self, site: str, stage: str, data: bytes) -> None:  # noqa: ARG002
+        self._admitted[site] = self._checked(site, data)
+        self.received[site] = digest(data)
+
+    def _checked(self, site: str, data: bytes) -> Admitted:
         sealed, key = self._sealed, self._sealed.entry(site).identity_key
         if isinstance(sealed, SealedExploration):
-            self._admitted[site] = admit_answers(
+            return admit_answers(
                 data, site=site, key=key, request=self.request, request_digest=self._digest,
                 most=most_each(answer_terms(sealed, 1).ring),
             )  # fmt: skip
-            return
-        self._admitted[site] = admit(
+        return admit(
             data,
             site=site,
             key=key,
@@ -71,14 +78,16 @@ class PlainExchange:
             limits=Limits(
                 counts_shape(sealed),
                 most_patients(sealed, site),
-                most_update(sealed, site, self.request.dimension),
+                # A site rounds its clipped update to float32.
+                plain_bound(sealed, site, self.request.dimension) * (1 + 1e-6),
                 most_noise(sealed),
             ),
         )
 
     def gather(self, sites: Sequence[str]) -> Gathered:
-        """Sum in the order given, roster order, so that a rerun gives equal bits."""
+        """Sum in the order given, roster order, so that a rerun gives equal bits. The sites' updates are then let go."""
         admitted = [self._admitted[site] for site in sites]
+        self._admitted = {}
         delta = None
         if isinstance(self._sealed, SealedManifest) and self.request.train:
             weights = [training_cohort(self._sealed, site) for site in sites]
@@ -171,13 +180,15 @@ class SetupExchange:
 class SecureExchange:
     """One slot of a batch: `masked`, `confirm`, `unmask`. Only the sum is ever known here.
 
-    `left` names the sites that have no place in the batch any more: they were restarted.
+    `left` names the sites that have no place in the batch any more: they were restarted. `received` is by site the digest of the
+    signed reply with its masked vector.
     """
 
     STAGES = ("masked", "confirm", "unmask")
 
     def __init__(self, sealed: AnySealed, opened: OpenBatch, request: Masked, base: Vector, identity: Identity) -> None:
         self.left: set[str] = set()
+        self.received: dict[str, str] = {}
         self.request = request
         self._base = base
         self._terms: SecureTerms | AnswerTerms = sum_terms(
@@ -209,6 +220,8 @@ class SecureExchange:
     def admit(self, site: str, stage: str, data: bytes) -> None:
         take = {"masked": self._sum.masked, "confirm": self._sum.confirmed, "unmask": self._sum.revealed}[stage]
         take(site, self._talk.hear(stage, site, data, self.left))
+        if stage == "masked":
+            self.received[site] = digest(data)
 
     def gather(self, sites: Sequence[str]) -> Gathered:
         """Open the sum.

@@ -33,14 +33,13 @@ class ExplorationRun(BaseRun[SealedExploration]):
             raise InputError(f'study "{study.study_id}" is no exploration', got=sealed.kind)
         return sealed
 
-    def _go(self, study: StudyRow, sealed: SealedExploration) -> None:
+    def _go(self, study: StudyRow, sealed: SealedExploration) -> str:
         def attempt(number: int, cohort: tuple[str, ...]) -> tuple[Outcome, str, None]:
             return self._attempt(study, sealed, number, cohort)
 
         if self._store.evaluation(study.key, ANSWERS) is None:  # else the run died right after it was committed
             self._until_committed(study, sealed, 1, attempt)
-        self._store.set_state(study.key, "completed", "answered", self._clock.unix())
-        self._report("completed")
+        return "answered"
 
     def _attempt(
         self, study: StudyRow, sealed: SealedExploration, number: int, cohort: tuple[str, ...]
@@ -51,7 +50,17 @@ class ExplorationRun(BaseRun[SealedExploration]):
         if done.gathered is None or done.gathered.counts is None or done.sites is None:
             return done.outcome, done.reason, None
         total = Evaluation(ANSWERS, counts_to_bytes(done.gathered.counts), done.survivors, ())
-        self._close(study, sealed, number, done.outcome, done.reason, done.sites, done.took, evaluation=total)
+        self._close(
+            study,
+            sealed,
+            number,
+            done.outcome,
+            done.reason,
+            done.sites,
+            done.took,
+            evaluation=total,
+            updates=done.updates,
+        )
         return done.outcome, done.reason, None
 
     def _prepare(
@@ -71,16 +80,18 @@ class ExplorationRun(BaseRun[SealedExploration]):
             quorum = sealed.manifest.federation.quorum
             if len(cohort) < quorum:
                 return self._too_few(sealed, cohort)
+            pace = self._pace(study, sealed, cohort)
             plain = PlainExchange(sealed, Work.model_validate(task), NO_MODEL, self._identity)
-            return Prepared(plan(sealed, plain.request, cohort, plain_stages(quorum, grace(sealed))), plain)
+            return Prepared(plan(sealed, plain.request, cohort, plain_stages(quorum, grace(sealed)), pace), plain)
         slots = sealed.manifest.planned_attempts + 1 - self._store.attempts_made(study.key)
         ready = self._batches.ready(cohort, slots)
         if ready is None:
             return self._too_few(sealed, cohort)
         asked = tuple(site for site in ready.batch.members if site in cohort)
+        pace = self._pace(study, sealed, asked)
         place = {"batch": ready.batch.batch, "setup": ready.setup.hex(), "slot": self._batches.take_slot()}
         secure = SecureExchange(sealed, ready, Masked.model_validate(task | place), NO_MODEL, self._identity)
-        return Prepared(plan(sealed, secure.request, asked, secure_stages(sealed, ready)), secure)
+        return Prepared(plan(sealed, secure.request, asked, secure_stages(sealed, ready), pace), secure)
 
 
 def run_study(

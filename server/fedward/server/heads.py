@@ -6,21 +6,34 @@ the coordinator has seen, or another one, is not asked any more until a named pe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from fedward.privacy.errors import FedwardError
+from fedward.privacy.errors import FedwardError, IntegrityError
 from fedward.privacy.signing import Identity
+from fedward.server import alarms
 from fedward.server.store import Store
 from fedward.server.transport import Clock, Delivery, Transport
 from fedward.study import messages
 from fedward.study.witness import SignedHead, Witnessed, witness
 
 
-def witnessed(store: Store, identity: Identity, site: str, at: int) -> Witnessed | None:
-    """The newest head of a site, countersigned; None before it said one."""
-    head = store.head(site)
-    return None if head is None else witness(head, identity, at)
+def witnessed(store: Store, identity: Identity, sites: Iterable[str], at: int) -> dict[str, Witnessed | None]:
+    """The newest head of each site, countersigned; None before it said one with the identity that it has now."""
+    keys = {row.site: row.identity_key for row in store.sites()}
+    heads = {site: store.head(site) for site in sites}
+    return {
+        site: None if head is None or not _said_with(head, keys.get(site, "")) else witness(head, identity, at)
+        for site, head in heads.items()
+    }
+
+
+def _said_with(head: SignedHead, key: str) -> bool:
+    try:
+        head.check(head.site, key)
+    except IntegrityError:
+        return False
+    return True
 
 
 def note_head(store: Store, head: SignedHead, at: int) -> str:
@@ -36,9 +49,9 @@ def note_head(store: Store, head: SignedHead, at: int) -> str:
     if (head.sequence, head.digest) == (known.sequence, known.digest):
         return ""
     if head.sequence < known.sequence:
-        what = f"its ledger went back from entry {known.sequence} to entry {head.sequence}"
+        what = alarms.ledger_went_back(known.sequence, head.sequence)
     else:
-        what = f"entry {head.sequence} of its ledger is another than it was"
+        what = alarms.ledger_forked(head.sequence)
     store.raise_alarm(head.site, what, at)
     return what
 

@@ -22,6 +22,8 @@ from fedward.study.kinds import parse_sealed
 from fedward.study.messages import Ended, Standing
 
 NOTICE_S = 5.0
+TOLD_OF = frozenset({"completed", "stopped", "budget-exhausted"})
+"""A failed study may be launched again as soon as its sites are back, and a paused one goes on: both keep what is reserved."""
 TOLD = "told-ended"
 """The kind of the journal's entries that say which site knows."""
 
@@ -29,10 +31,10 @@ TOLD = "told-ended"
 def tell_ended(
     store: Store, transport: Transport, clock: Clock, identity: Identity, report: Callable[[str], None]
 ) -> None:
-    """Tell every reachable site of each study that is completed or stopped, unless it knows. Never raises a FedwardError."""
+    """Tell every reachable site of each study that has ended, unless it knows. Never raises a FedwardError."""
     try:
         for study in store.studies():
-            if study.state in {"completed", "stopped"} and study.sealed is not None:
+            if study.state in TOLD_OF and study.sealed is not None:
                 _tell(store, transport, clock, identity, study)
     except FedwardError as error:
         report(f"not every site was told of a study's end: {error.text()}")
@@ -47,13 +49,14 @@ def _tell(store: Store, transport: Transport, clock: Clock, identity: Identity, 
     known = {entry.data["site"] for entry in store.journal(study.key, TOLD) if entry.sequence > max(ends, default=0)}
     untold = (set(keys) - known) & transport.online()
     reason: Literal["completed", "stopped"] = "completed" if study.state == "completed" else "stopped"
+    heads = witnessed(store, identity, untold, clock.unix())
     requests = {
         site: messages.pack(
             Ended(
                 study=sealed.digest,
                 nonce=secrets.token_hex(32),
                 reason=reason,
-                witnessed=witnessed(store, identity, site, clock.unix()),
+                witnessed=heads[site],
             ),
             b"",
             identity,

@@ -22,12 +22,13 @@ from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import AnyManifest, AnySealed, parse_sealed, parse_stored
 from fedward.study.manifest import MAX_DECLARED_PATIENTS, BaseManifest, RosterEntry, SealedManifest
 from fedward.study.messages import Declare, Declared, Offer, Refusal, Reply, Standing
-from fedward.study.models import build, dimension
 from fedward.study.schedule import fits_plan, least_noise
 from fedward.study.secure import check_plan
 from fedward.study.sums import answer_terms
 
 DECLARE_S = 30.0
+DECLARING_S = 90.0
+"""A site calibrates its noise when it declares: seconds of computing, and many on a machine that has other work."""
 OFFER_S = 10.0
 VALID_DAYS = 180
 DECLARED_ERROR = 5
@@ -44,14 +45,23 @@ class Answer:
 
 
 def exchange(
-    transport: Transport, clock: Clock, requests: Mapping[str, bytes], keys: Mapping[str, str], limit: float
+    transport: Transport,
+    clock: Clock,
+    requests: Mapping[str, bytes],
+    keys: Mapping[str, str],
+    limit: float,
+    working: float = 0.0,
 ) -> dict[str, Answer]:
-    """Send one request to each site and gather the answers, asking an unreachable site again, for at most `limit` seconds."""
+    """Send one request to each site and gather the answers, asking an unreachable site again, for at most `limit` seconds. Sites
+    that took the request and are silent may work on it for `working` seconds, where that is longer."""
     answers: dict[str, Answer] = {}
     reasons = dict.fromkeys(requests, "no answer in time")
     again: dict[str, float] = dict.fromkeys(requests, clock.monotonic())
-    deadline = clock.monotonic() + limit
-    while len(answers) < len(requests) and clock.monotonic() < deadline:
+    began = clock.monotonic()
+    while len(answers) < len(requests):
+        silent = requests.keys() - answers.keys() - again.keys()
+        if clock.monotonic() >= began + (max(limit, working) if silent else limit):
+            break
         due = {site: requests[site] for site, at in again.items() if clock.monotonic() >= at}
         if due:
             transport.send(due)
@@ -102,7 +112,7 @@ def propose(
         collect_standings(store, transport, clock, study, identity)
         return parse_sealed(study.sealed)
     manifest = parse_stored(study.manifest)
-    invited = [site for site in store.sites() if site.site in study.invited]
+    invited = [site for site in store.sites() if site.site in study.invited and not site.revoked]
     report(f"asking {', '.join(site.site for site in invited)} for their cohorts")
     roster = _declared(store, transport, clock, study, identity, manifest, invited)
     if len(roster) < manifest.least_sites:
@@ -113,7 +123,7 @@ def propose(
             got=f"{len(roster)} ({reasons})",
             remedy="at the sites named: start the node, register data for this study, or change the policy that refuses it; "
             "then propose again",
-            code="quorum-missed",
+            code="too-few-sites",
         )
     now = clock.unix()
     sealed = _seal(manifest, federation_id, identity, tuple(roster), now)
@@ -144,6 +154,8 @@ def _seal(
         return exploration
     noise = count_deviation(manifest)
     sealed = SealedManifest.model_validate({"manifest": manifest, "count_deviation": noise, **common})
+    from fedward.study.models import build, dimension  # noqa: PLC0415 - torch takes a second, and only a proposal needs it
+
     check_plan(sealed, dimension(build(manifest)))
     return sealed
 
@@ -164,12 +176,13 @@ def _declared(
 ) -> list[RosterEntry]:
     least = least_noise(manifest)
     keys = {site.site: site.identity_key for site in invited}
+    heads = witnessed(store, identity, keys, clock.unix())
     requests = {
         site: messages.pack(
             Declare(
                 study_id=manifest.study.id,
                 nonce=secrets.token_hex(32),
-                witnessed=witnessed(store, identity, site, clock.unix()),
+                witnessed=heads[site],
             ),
             manifest.canonical,
             identity,
@@ -177,7 +190,7 @@ def _declared(
         for site in keys
     }
     roster: list[RosterEntry] = []
-    for site, answer in sorted(exchange(transport, clock, requests, keys, DECLARE_S).items()):
+    for site, answer in sorted(exchange(transport, clock, requests, keys, DECLARE_S, DECLARING_S).items()):
         reason = answer.reason or _unfit(answer.reply, manifest, least)
         if isinstance(answer.reply, Declared) and not reason:
             roster.append(
@@ -216,13 +229,14 @@ def collect_standings(
     sealed = parse_sealed(study.sealed)
     keys = {entry.site: entry.identity_key for entry in sealed.roster}
     online = transport.online()
+    heads = witnessed(store, identity, keys, clock.unix())
     requests = {
         site: messages.pack(
             Offer(
                 study=sealed.digest,
                 nonce=secrets.token_hex(32),
                 signature=to_text(study.signature),
-                witnessed=witnessed(store, identity, site, clock.unix()),
+                witnessed=heads[site],
             ),
             study.sealed,
             identity,
@@ -235,6 +249,6 @@ def collect_standings(
         if isinstance(reply, Standing) and reply.study == sealed.digest:
             store.set_standing(study.key, site, reply.state, "", answer.raw, clock.unix())
         elif answer.raw is not None:
-            store.set_standing(study.key, site, "refused", answer.reason, answer.raw, clock.unix())
+            store.set_standing(study.key, site, "unwilling", answer.reason, answer.raw, clock.unix())
     known = {row.site: row.state for row in store.standings(study.key)}
     return {site: known.get(site, "unknown") for site in keys}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-State = Literal["draft", "proposed", "running", "completed", "failed", "stopped"]
-Wish = Literal["none", "propose", "run", "stop"]
+from fedward.server.lifecycle import Life, State, Wish
+
+CredentialState = Literal["issued", "current", "replaced", "revoked"]
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,44 @@ class SiteRow:
     identity_key: str
     node_key: str
     node_id: int | None
+    revoked: bool = False
+
+
+@dataclass(frozen=True)
+class CredentialRow:
+    """A site's certificate and the one node key that may speak over it.
+
+    `fingerprint` is the SHA-256 of the certificate's DER, `tls_key` of its public key's. A certificate is `issued` until
+    its site connects with it, then `current`; an older one is then `replaced`. Revoked ones stay so for ever.
+    """
+
+    fingerprint: str
+    site: str
+    identity_key: str
+    node_key: str
+    tls_key: str
+    issued_at: int
+    expires_at: int
+    state: CredentialState = "issued"
+    reason: str = ""
+    changed_at: int = 0
+
+    @property
+    def lives(self) -> bool:
+        """Whether the certificate may be used, its dates aside."""
+        return self.state in {"issued", "current"}
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A site as the coordinator lists it: whose identity, until when its certificate holds, and whether it was revoked."""
+
+    site: str
+    identity_key: str
+    state: Literal["enrolled", "rotating", "revoked"]
+    expires_at: int | None
+    reason: str = ""
+    changed_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,6 +70,13 @@ class StudyRow:
     wish: Wish
     created_at: int
     changed_at: int
+    code: str | None = None
+    """The name of the failure or exhaustion; None for any other state, and in records of earlier versions."""
+
+    @property
+    def life(self) -> Life:
+        """Where it stands, for `lifecycle`."""
+        return Life(self.state, self.wish, self.sealed is not None, self.reason, self.code)
 
 
 @dataclass(frozen=True)
@@ -46,6 +92,19 @@ class AttemptRow:
 
 
 @dataclass(frozen=True)
+class Question:
+    """An open round has its quorum and asks whether to wait for these sites: since when, and until when at most, unix time.
+    `choice` is a person's answer, "wait" or "carry-on"; None yet."""
+
+    round: int
+    attempt: int
+    sites: tuple[str, ...]
+    at: int
+    until: int
+    choice: str | None = None
+
+
+@dataclass(frozen=True)
 class AlarmRow:
     """A site's ledger was seen to go backwards or to fork; the site is not asked until a person clears it."""
 
@@ -56,10 +115,13 @@ class AlarmRow:
 
 @dataclass(frozen=True)
 class StatusRow:
+    """A site's part in an attempt. `seconds`: what its answer took, or how long a silent one was waited for; see `round`."""
+
     attempt: int
     site: str
     status: str
     reason: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,17 +156,30 @@ class Evaluation:
     metrics: tuple[MetricRow, ...]
 
 
+ASKED: Final = "straggling"
+ANSWERED: Final = "stragglers-decided"
+"""Journal entries: a round asked whether to wait for its stragglers; a person answered."""
+
 ANSWERS = 0
 """The version under which the one sum of an exploration's answers is stored."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The last committed model of a study, and the server optimiser's state beside it."""
+    """A committed model of a study, and the server optimiser's state beside it."""
 
     version: int
     model: str
     optimiser: bytes
+
+
+@dataclass(frozen=True)
+class LostModel:
+    """A committed model whose file is not what it was; `why` is a clause."""
+
+    version: int
+    model: str
+    why: str
 
 
 @dataclass(frozen=True)

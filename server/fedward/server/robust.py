@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
 from fedward.server.aggregation import weighted_mean
-from fedward.study.models import Vector
 from fedward.study.training import Training
+from fedward.study.vectors import Vector
 
 
 def aggregate(updates: list[Vector], weights: list[float], training: Training) -> NDArray[np.float64]:

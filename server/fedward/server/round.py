@@ -16,8 +16,9 @@ Rules
      6. A site that cannot be reached is asked again while the stage is open: a site charges an attempt once at most, so
         asking twice costs nobody anything. It is dropped when the stage closes. The first `Ask` of a stage is to be sent
         at once, one with `again` after a pause.
-     7. A stage closes when every asked site has answered; or, once its quorum has replied, its grace after that; or at
-        its deadline; or as soon as it can no longer reach its quorum.
+     7. A stage closes when every asked site has answered; as soon as it can no longer reach its quorum; at the plan's
+        deadline; or, once its quorum has replied, by rule 12 or 13. No usual time costs an attempt its quorum: without
+        one, a stage lasts to the deadline.
      8. A stage that closes with fewer replies than its quorum ends the attempt as `quorum-missed`. So does one that
         closes with too few for the quorum of the next stage, which then asks nobody.
      9. The last stage's close with its quorum commands the sum and ends the attempt as `committed`. The machine cannot
@@ -27,6 +28,16 @@ Rules
         contributed. Only the outcome says whether there is a sum.
     11. After `End` the machine accepts nothing. A quiet subset can never read as success: the outcome counts the
         survivors among the cohort, or names everyone who is missing.
+    12. A helper stage closes its grace after its quorum.
+    13. Another stage, once its quorum has replied, waits for the others by the plan's policy, and for its grace at
+        least; what was found to be unreachable less than `LOST_S` ago keeps nobody waiting beyond that.
+            carry-on   each site has its usual time; one whose time is not known has `FIRST` times what the quorum took.
+            wait       every site has until the plan's `enough`, which counts from the stage's opening.
+            ask        where carry-on would close, the coordinator is consulted, once, and the stage stays open until
+                       `Decided`: to carry on closes it, to wait leaves it to the deadline, and so does no answer. What
+                       was decided before that, as of an earlier attempt, is kept to: nobody is asked.
+    14. What a site took is known of one that answered; of one that was silent it is how long it was waited for. Neither is
+        known where the stage could not reach its quorum, or a person stopped it: that tells nothing of a site's speed.
 
 Events carry the time they happened at, in seconds of any monotonic clock.
 """
@@ -34,8 +45,10 @@ Events carry the time they happened at, in seconds of any monotonic clock.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from fedward.privacy.errors import InputError
 
@@ -46,6 +59,8 @@ class Outcome(StrEnum):
     STOPPED = "stopped"
     INTERRUPTED = "interrupted"
     SUM_REFUSED = "sum-refused"
+    LOST = "lost"
+    """Committed; afterwards the model's file was not what it had been, and the study went back. The machine never says it."""
 
 
 class Status(StrEnum):
@@ -58,11 +73,28 @@ class Status(StrEnum):
     ABSENT = "absent"
 
 
+class Stragglers(StrEnum):
+    """What becomes of who has not answered when the quorum has: rule 13."""
+
+    WAIT = "wait"
+    CARRY_ON = "carry-on"
+    ASK = "ask"
+
+
+FIRST: Final = 20.0
+"""How much slower than the quorum a site may be whose time is not known."""
+LOST_S: Final = 5.0
+"""A site that could not be reached is asked again after a second; what is true of it is known soon after."""
+
+
 @dataclass(frozen=True)
 class SiteState:
+    """`took`: seconds from the stage's opening to the answer, or how long a silent site was waited for; see rule 14."""
+
     status: Status
     reason: str = ""
     at: float = 0.0
+    took: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +120,8 @@ def plain_stages(quorum: int, grace: float) -> tuple[Stage, ...]:
 class Plan:
     """What an attempt is: fixed when it opens, and journalled before anything is sent.
 
-    `deadline` is that of each stage; `counted` is the index of the stage whose contributors are summed.
+    `deadline` is that of each stage; `counted` is the index of the stage whose contributors are summed. `usual` is how many
+    seconds sites are given by rule 13, those whose time is known; `enough` how long all are waited for, the deadline if None.
     """
 
     round: int
@@ -97,6 +130,9 @@ class Plan:
     stages: tuple[Stage, ...]
     deadline: float
     counted: int = 0
+    stragglers: Stragglers = Stragglers.CARRY_ON
+    usual: Mapping[str, float] = field(default_factory=dict)
+    enough: float | None = None
 
     def __post_init__(self) -> None:
         if not self.cohort or len(set(self.cohort)) != len(self.cohort):
@@ -114,6 +150,10 @@ class Plan:
                     got=str(stage.quorum),
                 )
         _check_duration("deadline", self.deadline)
+        for site, usual in self.usual.items():
+            _check_duration(f"usual time of {site}", usual)
+        if self.enough is not None:
+            _check_duration("time that is enough", self.enough)
 
 
 def _check_duration(name: str, value: float) -> None:
@@ -167,7 +207,15 @@ class Stopped:
     at: float
 
 
-Event = Opened | Replied | Refused | Unreachable | Tick | Stopped
+@dataclass(frozen=True)
+class Decided:
+    """A person has said whether this round waits for its stragglers."""
+
+    wait: bool
+    at: float
+
+
+Event = Opened | Replied | Refused | Unreachable | Tick | Stopped | Decided
 
 
 # Commands
@@ -190,12 +238,19 @@ class Sum:
 
 
 @dataclass(frozen=True)
+class Consult:
+    """Ask the coordinator whether to wait for these sites. The stage goes on meanwhile."""
+
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class End:
     outcome: Outcome
     reason: str
 
 
-Command = Ask | Sum | End
+Command = Ask | Sum | Consult | End
 
 
 @dataclass
@@ -215,6 +270,9 @@ class Round:
     _waiting: set[str] = field(init=False, default_factory=set)
     _done: set[str] = field(init=False, default_factory=set)
     _unreachable: dict[str, str] = field(init=False, default_factory=dict)
+    _lost_at: dict[str, float] = field(init=False, default_factory=dict)
+    _consulted: bool = field(init=False, default=False)
+    _decided: bool | None = field(init=False, default=None)
     _lost_helpers: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -249,10 +307,12 @@ class Round:
             raise InputError("the attempt has not been opened", expected="Opened", got=type(event).__name__)
         if isinstance(event, Stopped):
             return self._stop(event)
-        if not isinstance(event, Tick):
+        if isinstance(event, Decided):
+            self._decided = event.wait
+        elif not isinstance(event, Tick):
             self._note(event)
         # A stage that closes asks nobody again.
-        return self._close_if_due(event.at) or self._ask_again(event)
+        return self._close_if_due(event.at) or [*self._consult(event.at), *self._ask_again(event)]
 
     @property
     def _now(self) -> Stage:
@@ -274,6 +334,8 @@ class Round:
         self._stage, self._opened_at, self._quorum_at = stage, at, None
         self._waiting, self._done = set(sites), set()
         self._unreachable.clear()
+        self._lost_at.clear()
+        self._consulted = False
         if not self._helping:
             for site in sites:
                 self.sites[site] = SiteState(Status.ASKED, at=at)
@@ -292,6 +354,7 @@ class Round:
             self._lose(event.site, SiteState(Status.REFUSED, event.reason, event.at), lost)
         else:
             self._unreachable[event.site] = event.reason
+            self._lost_at[event.site] = event.at
 
     def _ask_again(self, event: Event) -> list[Command]:
         if isinstance(event, Unreachable) and event.site in self._waiting:
@@ -302,12 +365,13 @@ class Round:
         self._waiting.discard(site)
         self._done.add(site)
         if not self._helping:
-            self.sites[site] = SiteState(Status.CONTRIBUTED, at=at)
+            self.sites[site] = SiteState(Status.CONTRIBUTED, at=at, took=at - self._opened_at)
 
-    def _drop(self, site: str, why: str, at: float) -> None:
+    def _drop(self, site: str, why: str, at: float, *, hopeless: bool) -> None:
         known = self._unreachable.get(site)
         lost = f"no answer at {self.stage}: {known or why}"
-        self._lose(site, SiteState(Status.DROPPED, known or f"no answer: {why}", at), lost)
+        took = None if known or hopeless else at - self._opened_at
+        self._lose(site, SiteState(Status.DROPPED, known or f"no answer: {why}", at, took), lost)
 
     def _lose(self, site: str, out: SiteState, lost: str) -> None:
         """Take a site out; or, in a helper stage, note what was lost of a site that stays in the sum."""
@@ -322,19 +386,61 @@ class Round:
         quorum = self._now.quorum
         if len(self._done) >= quorum and self._quorum_at is None:
             self._quorum_at = at
-        graced = self._quorum_at is not None and at >= self._quorum_at + self._now.grace
-        late = at >= self._opened_at + self.plan.deadline
-        hopeless = len(self._done) + len(self._waiting) < quorum
-        if not (not self._waiting or graced or late or hopeless):
+        why = self._closing(at) if self._waiting else ""
+        if why is None:
             return []
+        hopeless = len(self._done) < quorum and at < self._opened_at + self.plan.deadline
         for site in self.waiting():
-            self._drop(site, "deadline passed" if late else "others were waiting", at)
+            self._drop(site, why, at, hopeless=hopeless)
         if len(self._done) < quorum:
             verb = "contributed" if len(self.plan.stages) == 1 else f"answered at {self.stage}"
             return self._miss(quorum, verb)
         if self._stage == self.plan.counted:
             self.survivors = self._in_order(self._done)
         return self._sum() if self._stage + 1 == len(self.plan.stages) else self._go_on(at)
+
+    def _closing(self, at: float) -> str | None:
+        """Why the stage closes over who is still waited for; None while it does not."""
+        if at >= self._opened_at + self.plan.deadline:
+            return "deadline passed"
+        if self._quorum_at is None:
+            return None if len(self._done) + len(self._waiting) >= self._now.quorum else "others were waiting"
+        graced = at >= self._quorum_at + self._now.grace
+        if self._helping:
+            return "others were waiting" if graced else None
+        return self._carrying_on(at) if graced or self._consulted else None
+
+    def _carrying_on(self, at: float) -> str | None:
+        """Why a stage up to the counted one closes, its grace after its quorum: rule 13."""
+        if self.plan.stragglers == Stragglers.ASK and self._decided is not False:
+            return None
+        if self._consulted:
+            return "the coordinator carried on"
+        if self.plan.enough is not None and at >= self._opened_at + self.plan.enough:
+            return "deadline passed"
+        return None if self._worth_waiting(at) else "others were waiting"
+
+    def _worth_waiting(self, at: float) -> bool:
+        """Whether a site is waited for beyond the grace that the quorum does not need."""
+        return any(
+            at < self._lasting(site) for site in self._waiting if at >= self._lost_at.get(site, -math.inf) + LOST_S
+        )
+
+    def _lasting(self, site: str) -> float:
+        """Until when a site is waited for that can be reached."""
+        if self.plan.stragglers == Stragglers.WAIT:
+            return math.inf
+        quorum_took = (self._opened_at if self._quorum_at is None else self._quorum_at) - self._opened_at
+        return self._opened_at + self.plan.usual.get(site, FIRST * quorum_took)
+
+    def _consult(self, at: float) -> list[Command]:
+        asks = self.plan.stragglers == Stragglers.ASK and self._decided is None and not self._consulted
+        if not asks or self._helping or self.ended is not None or self._quorum_at is None:
+            return []
+        if at < self._quorum_at + self._now.grace or self._worth_waiting(at):
+            return []
+        self._consulted = True
+        return [Consult(self.waiting())]
 
     def _go_on(self, at: float) -> list[Command]:
         following = self.plan.stages[self._stage + 1]

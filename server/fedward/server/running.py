@@ -1,24 +1,52 @@
 """A study's run: from approvals to the last round, every step journalled before it is acted on.
 
-What it shares with other kinds of study is in `runs`: killed at any instant, a new run continues from the last committed model.
+What it shares with other kinds of study is in `runs`: killed at any instant, a new run continues from the last committed model, or,
+where its file is damaged, from the newest that is not (`lasting`).
 """
 
 from __future__ import annotations
 
-from fedward.privacy.errors import InputError
+from pathlib import Path
+
+from fedward.privacy.errors import InputError, IntegrityError
 from fedward.server import models as model_files
 from fedward.server.aggregation import OptimiserState, step
 from fedward.server.batches import Batches
 from fedward.server.evaluation import evaluate
 from fedward.server.exchanges import Gathered, PlainExchange, SecureExchange
+from fedward.server.lasting import Good, Lasting
 from fedward.server.records import Checkpoint, Evaluation, StudyRow
 from fedward.server.round import Outcome, plain_stages
 from fedward.server.runs import BaseRun, Prepared, grace, opened, plan, secure_stages
 from fedward.study.evaluation import bare
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import Masked, Work
-from fedward.study.models import Vector, build, to_vector
 from fedward.study.terms import evaluates
+from fedward.study.vectors import Vector
+
+
+def load_start(folder: Path, manifest: Manifest, start: str) -> Vector:
+    """The committed model that a study starts from, shape (d,).
+
+    Raises:
+        InputError: `start-unusable`: it is not here, or another model's.
+    """
+    from fedward.study.models import build, dimension  # noqa: PLC0415 - torch takes seconds
+
+    expected = dimension(build(manifest))
+    try:
+        found: Vector | None = model_files.load_model(folder, start)
+    except IntegrityError:
+        found = None
+    if found is None or len(found) != expected:
+        raise InputError(
+            f"the study cannot start from the model {start[:12]}",
+            expected=f"a committed model of this coordinator with {expected} parameters",
+            got="none that can be read" if found is None else f"one with {len(found)}",
+            remedy="make the draft with `fedward coordinator extend`, or leave out model.start",
+            code="start-unusable",
+        )
+    return found
 
 
 class StudyRun(BaseRun[SealedManifest]):
@@ -30,46 +58,56 @@ class StudyRun(BaseRun[SealedManifest]):
             raise InputError(f'study "{study.study_id}" does not train', got=sealed.kind)
         return sealed
 
-    def _go(self, study: StudyRow, sealed: SealedManifest) -> None:
+    def _go(self, study: StudyRow, sealed: SealedManifest) -> str:
         checkpoint = self._store.checkpoint(study.key) or self._begin(study, sealed)
+        lasting = Lasting(self._home, self._store, study, lambda: self._initial(sealed), self._clock.unix, self._report)
         total = sealed.manifest.training.rounds
-        while checkpoint.version < total:
-            checkpoint = self._round(study, sealed, checkpoint)
+        while (good := lasting.newest(checkpoint)).checkpoint.version < total:
+            checkpoint = self._round(study, sealed, good)
         last = self._store.attempts(study.key)[-1]
         if (last.round, last.outcome) != (total + 1, Outcome.COMMITTED):  # else the run died right after evaluating
-            self._round(study, sealed, checkpoint)
-        self._store.set_state(study.key, "completed", f"{total} rounds committed", self._clock.unix())
-        self._report("completed")
+            self._round(study, sealed, good)
+        return f"{total} rounds committed"
+
+    def _initial(self, sealed: SealedManifest) -> Vector:
+        """The model before the first round, shape (d,): an earlier version's, or made from the seed; errors as `load_start`."""
+        from fedward.study.models import build, to_vector  # noqa: PLC0415 - torch takes seconds, and only a first run needs it
+
+        start = sealed.manifest.model.start
+        if start is not None:
+            return load_start(self._home.models_folder, sealed.manifest, start)
+        return to_vector(build(sealed.manifest))
 
     def _begin(self, study: StudyRow, sealed: SealedManifest) -> Checkpoint:
-        vector = to_vector(build(sealed.manifest))
+        vector = self._initial(sealed)
         name = model_files.save_model(self._home.models_folder, vector, sealed.digest, 0)
         optimiser = model_files.pack_optimiser(OptimiserState.zeros(len(vector)))
         checkpoint = Checkpoint(0, name, optimiser)
         self._store.start(study.key, checkpoint, self._clock.unix())
         return checkpoint
 
-    def _round(self, study: StudyRow, sealed: SealedManifest, checkpoint: Checkpoint) -> Checkpoint:
+    def _round(self, study: StudyRow, sealed: SealedManifest, good: Good) -> Checkpoint:
         """The next round, which the round after the last one only evaluates; errors as `_until_committed`."""
 
         def attempt(number: int, cohort: tuple[str, ...]) -> tuple[Outcome, str, Checkpoint]:
-            return self._attempt(study, sealed, checkpoint, number, cohort)
+            return self._attempt(study, sealed, good, number, cohort)
 
-        return self._until_committed(study, sealed, checkpoint.version + 1, attempt)
+        return self._until_committed(study, sealed, good.checkpoint.version + 1, attempt)
 
     def _attempt(
-        self, study: StudyRow, sealed: SealedManifest, checkpoint: Checkpoint, number: int, cohort: tuple[str, ...]
+        self, study: StudyRow, sealed: SealedManifest, good: Good, number: int, cohort: tuple[str, ...]
     ) -> tuple[Outcome, str, Checkpoint]:
-        began, round_ = self._clock.monotonic(), checkpoint.version + 1
-        base = model_files.load_model(self._home.models_folder, checkpoint.model)
-        prepared = self._prepare(study, sealed, checkpoint, number, cohort, base)
+        began, checkpoint = self._clock.monotonic(), good.checkpoint
+        round_ = checkpoint.version + 1
+        prepared = self._prepare(study, sealed, checkpoint, number, cohort, good.vector)
         done = self._conduct(study, sealed, number, round_, checkpoint.model, prepared, began)
         if done.gathered is None or done.sites is None:
             return done.outcome, done.reason, checkpoint
-        after, evaluation = self._commit(sealed, checkpoint, done.survivors, done.gathered, base)
+        after, evaluation = self._commit(sealed, good, done.survivors, done.gathered)
         self._close(
-            study, sealed, number, done.outcome, done.reason, done.sites, done.took, commit=after, evaluation=evaluation
-        )
+            study, sealed, number, done.outcome, done.reason, done.sites, done.took,
+            commit=after, evaluation=evaluation, updates=done.updates,
+        )  # fmt: skip
         return done.outcome, done.reason, after
 
     def _prepare(
@@ -92,15 +130,24 @@ class StudyRun(BaseRun[SealedManifest]):
             "train": round_ <= manifest.training.rounds,
             "evaluate": evaluates(manifest, round_) and not self._saves_counts(study, manifest, round_),
         }
+        before = self._opened_before(study, checkpoint.model)
+        if before and manifest.federation.cohort is not None and set(before) <= set(cohort):
+            cohort = before  # what was opened of this model stays the only set that is
+        elif task["train"]:
+            cohort = self._drawn(study, sealed, number, cohort)
         if self._batches is not None:
-            before = self._opened_before(study, checkpoint.model)
             slots = manifest.planned_attempts + 1 - self._store.attempts_made(study.key)
-            return self._prepare_secure(sealed, self._batches, task, cohort, base, before, slots)
+            if manifest.federation.cohort is not None:
+                slots = 1  # the next round asks others, in a batch of their own
+            return self._prepare_secure(study, sealed, self._batches, task, cohort, base, before, slots)
         federation = manifest.federation
         if len(cohort) < federation.quorum:
             return self._too_few(sealed, cohort)
+        pace = self._pace(study, sealed, cohort)
         plain = PlainExchange(sealed, Work.model_validate(task), base, self._identity)
-        return Prepared(plan(sealed, plain.request, cohort, plain_stages(federation.quorum, grace(sealed))), plain)
+        return Prepared(
+            plan(sealed, plain.request, cohort, plain_stages(federation.quorum, grace(sealed)), pace), plain
+        )
 
     def _saves_counts(self, study: StudyRow, manifest: Manifest, round_: int) -> bool:
         """Whether a round that is tried again leaves out its evaluation: spare noised ones are kept for the last model."""
@@ -109,6 +156,7 @@ class StudyRun(BaseRun[SealedManifest]):
 
     def _prepare_secure(
         self,
+        study: StudyRow,
         sealed: SealedManifest,
         batches: Batches,
         task: dict[str, object],
@@ -136,9 +184,10 @@ class StudyRun(BaseRun[SealedManifest]):
                     f"not there: {', '.join(absent)}"
                 )
             asked = opened_before
+        pace = self._pace(study, sealed, asked)
         place = {"batch": batch.batch, "setup": ready.setup.hex(), "slot": batches.take_slot()}
         secure = SecureExchange(sealed, ready, Masked.model_validate(task | place), base, self._identity)
-        return Prepared(plan(sealed, secure.request, asked, secure_stages(sealed, ready)), secure)
+        return Prepared(plan(sealed, secure.request, asked, secure_stages(sealed, ready), pace), secure)
 
     def _opened_before(self, study: StudyRow, base: str) -> tuple[str, ...]:
         """The set whose sum on this base model may have been opened in an earlier attempt; empty when none was."""
@@ -148,20 +197,18 @@ class StudyRun(BaseRun[SealedManifest]):
     def _commit(
         self,
         sealed: SealedManifest,
-        checkpoint: Checkpoint,
+        good: Good,
         sites: tuple[str, ...],
         gathered: Gathered,
-        base: Vector,
     ) -> tuple[Checkpoint, Evaluation | None]:
-        evaluation = None
+        checkpoint, evaluation = good.checkpoint, None
         if gathered.counts is not None:
             # Every site noised its own counts.
             deviation = sealed.count_deviation * len(sites) ** 0.5
             evaluation = evaluate(sealed.manifest, checkpoint.version, sites, gathered.counts, deviation)
         if gathered.delta is None:
             return checkpoint, evaluation
-        state = model_files.unpack_optimiser(checkpoint.optimiser)
-        vector, state = step(base, gathered.delta, state, sealed.manifest.training)
+        vector, state = step(good.vector, gathered.delta, good.state, sealed.manifest.training)
         version = checkpoint.version + 1
         name = model_files.save_model(self._home.models_folder, vector, sealed.digest, version)
         return Checkpoint(version, name, model_files.pack_optimiser(state)), evaluation

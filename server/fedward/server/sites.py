@@ -15,7 +15,8 @@ class SiteTransport:
 
     def __init__(self, grid: Any, store: Store) -> None:
         self._grid = GridTransport(grid)
-        self._nodes = {row.site: row.node_id for row in store.sites() if row.node_id is not None}
+        self._store = store
+        self._nodes: dict[str, int] = {}
         self._owed: dict[str, str] = {}
 
     def online(self) -> frozenset[str]:
@@ -24,6 +25,7 @@ class SiteTransport:
             UnreachableError: the SuperLink is gone.
         """
         nodes = self._grid.online()
+        self._look_up()
         return frozenset(site for site, node in self._nodes.items() if node in nodes)
 
     def send(self, requests: Mapping[str, bytes]) -> None:
@@ -31,10 +33,17 @@ class SiteTransport:
         Raises:
             UnreachableError: the SuperLink is gone.
         """
+        self._look_up()
         by_node = {self._nodes[site]: site for site in requests if site in self._nodes}
         sent = self._grid.send_all({node: requests[site] for node, site in by_node.items()})
         self._owed = {message: site for message, site in self._owed.items() if site not in requests}
         self._owed.update({message: by_node[node] for message, node in sent.items()})
+
+    def _look_up(self) -> None:
+        """Where each site is now: keys rotate and sites are revoked while a run goes on."""
+        self._nodes = {
+            row.site: row.node_id for row in self._store.sites() if row.node_id is not None and not row.revoked
+        }
 
     def poll(self) -> list[Delivery]:
         """

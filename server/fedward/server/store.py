@@ -1,270 +1,247 @@
 """The coordinator's record: sites, studies, attempts, every site's status, metrics, models, and the journal.
 
-One SQLite file (WAL, synchronous=FULL): a call that returns has reached the disk. The journal is append-only (triggers
-refuse a change) and every step stands in it before it is acted on; a commit writes the model, the round's outcome and
-every site's status in one transaction. This is the server's one door to SQLAlchemy.
+In a SQLite file or a PostgreSQL database (`storeplace`): a call that returns has reached the disk, and writers follow one another.
+The journal is append-only (`tables`) and every step stands in it before it is acted on; a commit writes the model, the round's
+outcome and every site's status in one transaction.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine, Row
+from sqlalchemy.engine import Connection, Row
 
-from fedward.privacy.errors import InputError, IntegrityError, UnreachableError, UsageError
+from fedward.privacy.canonical import digest
+from fedward.privacy.errors import InputError, IntegrityError
+from fedward.server import credentials, leases
+from fedward.server.credentials import LiveCredentials
+from fedward.server.database import Database
+from fedward.server.leases import Holder, Lease
+from fedward.server.lifecycle import Began, Event, Life, PersonsEvent, after, order
 from fedward.server.records import (
     AlarmRow,
     AttemptRow,
     Checkpoint,
+    CredentialRow,
     Evaluation,
     JournalEntry,
+    LostModel,
+    Membership,
     MetricRow,
     SiteRow,
     StandingRow,
-    State,
     StatusRow,
     StudyRow,
-    Wish,
 )
 from fedward.server.round import Outcome, SiteState
+from fedward.server.storeformat import check_format
+from fedward.server.storeplace import at_place
+from fedward.server.tables import (
+    ALARMS,
+    ATTEMPTS,
+    CHECKPOINTS,
+    EVALUATIONS,
+    HEADS,
+    JOURNAL,
+    METRICS,
+    SITES,
+    STANDINGS,
+    STATUSES,
+    STUDIES,
+)
 from fedward.study.witness import SignedHead
 
-_META = sa.MetaData()
-_SITES = sa.Table(
-    "sites",
-    _META,
-    sa.Column("site", sa.String, primary_key=True),
-    sa.Column("identity_key", sa.String, nullable=False, unique=True),
-    sa.Column("node_key", sa.String, nullable=False),
-    sa.Column("enrolled_at", sa.Integer, nullable=False),
-    sa.Column("node_id", sa.String, nullable=True),
-)
-_STUDIES = sa.Table(
-    "studies",
-    _META,
-    sa.Column("key", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("study_id", sa.String, nullable=False),
-    sa.Column("manifest", sa.Text, nullable=False),
-    sa.Column("invited", sa.Text, nullable=False),
-    sa.Column("sealed", sa.LargeBinary, nullable=True),
-    sa.Column("signature", sa.LargeBinary, nullable=True),
-    sa.Column("digest", sa.String, nullable=True, unique=True),
-    sa.Column("state", sa.String, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("wish", sa.String, nullable=False),
-    sa.Column("created_at", sa.Integer, nullable=False),
-    sa.Column("changed_at", sa.Integer, nullable=False),
-)
-_STANDINGS = sa.Table(
-    "standings",
-    _META,
-    sa.Column("study", sa.Integer, sa.ForeignKey("studies.key"), primary_key=True),
-    sa.Column("site", sa.String, primary_key=True),
-    sa.Column("state", sa.String, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("at", sa.Integer, nullable=False),
-    sa.Column("evidence", sa.LargeBinary, nullable=True),
-)
-_ATTEMPTS = sa.Table(
-    "attempts",
-    _META,
-    sa.Column("study", sa.Integer, sa.ForeignKey("studies.key"), primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("asked", sa.Integer, nullable=False),
-    sa.Column("base", sa.String, nullable=False),
-    sa.Column("outcome", sa.String, nullable=True),
-    sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("model", sa.String, nullable=True),
-    sa.Column("opened_at", sa.Integer, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=True),
-)
-_STATUSES = sa.Table(
-    "statuses",
-    _META,
-    sa.Column("study", sa.Integer, primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-    sa.Column("site", sa.String, primary_key=True),
-    sa.Column("status", sa.String, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-)
-_EVALUATIONS = sa.Table(
-    "evaluations",
-    _META,
-    sa.Column("study", sa.Integer, primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True),
-    sa.Column("counts", sa.LargeBinary, nullable=False),
-    sa.Column("sites", sa.Text, nullable=False),
-)
-_METRICS = sa.Table(
-    "metrics",
-    _META,
-    sa.Column("study", sa.Integer, primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True),
-    sa.Column("slice", sa.String, primary_key=True),
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("value", sa.Float, nullable=True),
-    sa.Column("low", sa.Float, nullable=True),
-    sa.Column("high", sa.Float, nullable=True),
-    sa.Column("positives", sa.Integer, nullable=False),
-    sa.Column("negatives", sa.Integer, nullable=False),
-)
-_OPTIMISERS = sa.Table(
-    "optimisers",
-    _META,
-    sa.Column("study", sa.Integer, primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("model", sa.String, nullable=False),
-    sa.Column("state", sa.LargeBinary, nullable=False),
-)
-_JOURNAL = sa.Table(
-    "journal",
-    _META,
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("study", sa.Integer, nullable=False),
-    sa.Column("at", sa.Integer, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("data", sa.Text, nullable=False),
-)
-_HEADS = sa.Table(
-    "heads",
-    _META,
-    sa.Column("site", sa.String, primary_key=True),
-    sa.Column("sequence", sa.Integer, nullable=False),
-    sa.Column("digest", sa.String, nullable=False),
-    sa.Column("signature", sa.String, nullable=False),
-    sa.Column("at", sa.Integer, nullable=False),
-)
-_ALARMS = sa.Table(
-    "alarms",
-    _META,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("site", sa.String, nullable=False),
-    sa.Column("what", sa.Text, nullable=False),
-    sa.Column("at", sa.Integer, nullable=False),
-    sa.Column("cleared_by", sa.String, nullable=True),
-    sa.Column("cleared_why", sa.Text, nullable=True),
-    sa.Column("cleared_at", sa.Integer, nullable=True),
-)
-_GUARDS = [
-    f"CREATE TRIGGER IF NOT EXISTS journal_no_{verb} BEFORE {verb.upper()} ON journal "
-    "BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
-    for verb in ("update", "delete")
-] + [
-    # INSERT OR REPLACE deletes without firing the trigger on delete.
-    "CREATE TRIGGER IF NOT EXISTS journal_no_replace BEFORE INSERT ON journal "
-    "WHEN EXISTS (SELECT 1 FROM journal WHERE sequence = NEW.sequence) "
-    "BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
-]
+RESTORED_JUMP = 10_000
+"""How much higher attempts go on after a restore: more than any study makes; a request's may be 1 000 000 at most."""
+KEPT_BYTES, KEPT_LEAST, KEPT_MOST = 2**28, 2, 20
+"""A run can go back to a model whose optimiser's state is kept: so many of the newest, as fit into so many bytes."""
+R = TypeVar("R")
 
 
 class Store:
     """All reads and writes of the record. Times are unix seconds, given by the caller."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._token: int | None = None
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False) -> Store:
-        """
+    def open(cls, place: Path | str, *, read_only: bool = False) -> Store:
+        """The store in a SQLite file, or by the URL of a PostgreSQL database; made there if there is none.
+
         Raises:
             IntegrityError: the file is no store, or is damaged.
-            InputError: there is none, and read_only.
+            InputError: there is none, and read_only; `newer-store`, `older-store`: its format is not this version's; the URL names
+                no PostgreSQL database.
+            UnreachableError: `store-unreachable`, `store-locked`.
+            RefusalError: `store-not-durable`: the database's server says a commit is done before it is on the disk.
         """
-        if read_only and not path.is_file():
-            raise InputError(f"no store at {path}", remedy="give the coordinator's --home")
-        # The path as a URI: a "#" or "?" in it would otherwise name another file.
-        uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        engine = sa.create_engine(
-            "sqlite://",
-            creator=lambda: sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False),
-            poolclass=sa.pool.QueuePool,
-        )
-        sa.event.listen(engine, "connect", _configure_read_only if read_only else _configure)
-        store = cls(engine)
+        database = at_place(place, read_only=read_only)
         try:
-            if not read_only:
-                _META.create_all(engine)
-                with engine.begin() as connection:
-                    for guard in _GUARDS:
-                        connection.exec_driver_sql(guard)
-                path.chmod(0o600)
-            with engine.connect() as connection:
-                connection.execute(sa.select(sa.func.count()).select_from(_STUDIES)).scalar_one()
-        except sa.exc.DatabaseError as error:
-            raise _translated(error, path) from None
+            with database.translating():
+                found = database.format()
+                if found is None and read_only:
+                    raise InputError(f"no store at {database.shown}", remedy="give the coordinator's --home")
+                check_format(found, database.shown)
+                if found is None:
+                    database.make()
+                store = cls(database)
+                store._rows(sa.select(sa.func.count()).select_from(STUDIES))
+        except BaseException:
+            database.close()
+            raise
         return store
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                # IMMEDIATE: two writers queue here instead of failing at commit.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                except BaseException:
-                    connection.exec_driver_sql("ROLLBACK")
-                    raise
-                connection.exec_driver_sql("COMMIT")
-        except sa.exc.DatabaseError as error:
-            raise _translated(error, None) from None
+        with self._database.writing() as connection:
+            if self._token is not None:
+                leases.require(connection, self._token)
+            yield connection
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self._database.reading() as connection:
+            yield connection
 
     def _rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
-        try:
-            with self._engine.connect() as connection:
-                return connection.execute(query).all()
-        except sa.exc.DatabaseError as error:
-            raise _translated(error, None) from None
+        with self._read() as connection:
+            return connection.execute(query).all()
+
+    # the service's lease
+
+    def take_lease(self, holder: Holder) -> int:
+        """Serve this store from now on; the token. Whoever wrote under an earlier one can write no more.
+
+        Raises:
+            UnreachableError: `lease-held`: another service does.
+        """
+        with self._database.writing() as connection:
+            token = leases.take(connection, holder, self._database.now(connection))
+        self._token = token
+        return token
+
+    def write_under(self, token: int) -> None:
+        """Write only while the lease of this token is the newest: else every write raises UnreachableError, `lease-lost`."""
+        self._token = token
+
+    def renew_lease(self) -> None:
+        """Hold what `take_lease` took for longer. Raises: UnreachableError, `lease-lost`."""
+        if self._token is not None:
+            with self._database.writing() as connection:
+                leases.renew(connection, self._token, self._database.now(connection))
+
+    def release_lease(self) -> None:
+        """Let another service take over at once; this store writes no more. Raises: UnreachableError, `lease-lost`."""
+        if self._token is not None:
+            with self._database.writing() as connection:
+                leases.release(connection, self._token, self._database.now(connection))
+            self._token = 0
+
+    @contextmanager
+    def under_lease(self) -> Iterator[None]:
+        """A block that changes something beside the store: no service takes over within it, and only this one's lease allows it.
+
+        Raises:
+            UnreachableError: `lease-lost`.
+        """
+        with self._write() if self._token is not None else nullcontext():
+            yield
+
+    def lease(self) -> Lease | None:
+        """Who serves this store, or did last."""
+        with self._read() as connection:
+            return leases.held(connection)
+
+    def _records(self, record: Callable[..., R], query: sa.Select[Any]) -> list[R]:
+        """Rows whose columns are a record's fields, as `_select` orders them."""
+        return [record(*row) for row in self._rows(query)]
 
     # sites
 
-    def add_site(self, site: str, identity_key: str, node_key: str, at: int) -> None:
-        """Enrol a site; enrolling the same keys again changes nothing.
-
-        Raises:
-            UsageError: the name or the key is taken by another.
-        """
-        with self._write() as connection:
-            clash = connection.execute(
-                sa.select(_SITES).where(sa.or_(_SITES.c.site == site, _SITES.c.identity_key == identity_key))
-            ).first()
-            if clash is not None and (clash.site, clash.identity_key, clash.node_key) == (site, identity_key, node_key):
-                return
-            if clash is not None:
-                raise UsageError(
-                    f'the name "{site}" or its key is enrolled already',
-                    got=f'site "{clash.site}"',
-                    remedy="choose another site name; keys are rotated by revoking and enrolling anew",
-                )
-            connection.execute(
-                _SITES.insert().values(site=site, identity_key=identity_key, node_key=node_key, enrolled_at=at)
-            )
-
     def sites(self) -> list[SiteRow]:
-        """Every enrolled site, by name."""
-        rows = self._rows(sa.select(_SITES).order_by(_SITES.c.site))
-        return [SiteRow(r.site, r.identity_key, r.node_key, int(r.node_id) if r.node_id else None) for r in rows]
+        """Every enrolled site, by name; those that were revoked too, and marked so."""
+        with self._read() as connection:
+            rows = connection.execute(sa.select(SITES).order_by(SITES.c.site)).all()
+            revoked = credentials.revoked_sites(connection)
+        return [
+            SiteRow(r.site, r.identity_key, r.node_key, int(r.node_id) if r.node_id else None, r.site in revoked)
+            for r in rows
+        ]
 
     def set_node(self, site: str, node_id: int) -> None:
         """The transport's number of a site: 64 bits unsigned, which SQLite's integers cannot hold."""
         with self._write() as connection:
-            connection.execute(_SITES.update().where(_SITES.c.site == site).values(node_id=str(node_id)))
+            connection.execute(SITES.update().where(SITES.c.site == site).values(node_id=str(node_id)))
+
+    # credentials
+
+    def enrol(self, made: CredentialRow, *, by_rotation: bool = False) -> None:
+        """Enter a site's fresh certificate, and the site if it is new or joins anew after it was revoked.
+
+        Raises:
+            UsageError: the name or the identity is taken, and no rotation asks to change it.
+            RefusalError: a key was replaced or revoked before, or is another site's.
+        """
+        with self._write() as connection:
+            row = connection.execute(sa.select(SITES).where(SITES.c.site == made.site)).first()
+            revoked = made.site in credentials.revoked_sites(connection)
+            known = None if row is None else SiteRow(row.site, row.identity_key, row.node_key, None, revoked)
+            credentials.check_enrolment(known, made, by_rotation=by_rotation)
+            credentials.issue(connection, made)
+            keys = {"identity_key": made.identity_key, "node_key": made.node_key, "enrolled_at": made.issued_at}
+            if known is None:
+                connection.execute(SITES.insert().values(site=made.site, **keys))
+            elif known.revoked:
+                connection.execute(SITES.update().where(SITES.c.site == made.site).values(node_id=None, **keys))
+
+    def connected(self, fingerprint: str, at: int) -> CredentialRow | None:
+        """A node is connected over this certificate: it and its keys are the site's now. None if they were already."""
+        with self._write() as connection:
+            found = credentials.connected(connection, fingerprint, at)
+            if found is not None:
+                keys = {"identity_key": found.identity_key, "node_key": found.node_key}
+                connection.execute(SITES.update().where(SITES.c.site == found.site).values(**keys))
+            return found
+
+    def revoke(self, site: str, reason: str, at: int) -> None:
+        """End every credential of a site, at once and for good.
+
+        Raises:
+            InputError: it has none.
+        """
+        with self._write() as connection:
+            credentials.revoke(connection, site, reason, at)
+
+    def credentials(self, site: str | None = None) -> list[CredentialRow]:
+        """Every credential, or a site's, oldest first."""
+        with self._read() as connection:
+            return credentials.all_of(connection, site)
+
+    def memberships(self) -> list[Membership]:
+        """Every site with the state of its certificate."""
+        sites = self.sites()
+        with self._read() as connection:
+            return credentials.memberships(connection, sites)
+
+    def live_credentials(self) -> LiveCredentials:
+        """The table of credentials for who must see every change at once."""
+        return LiveCredentials(self._database)
 
     # heads of the sites' ledgers
 
     def head(self, site: str) -> SignedHead | None:
         """The newest ledger head that a site said."""
-        rows = self._rows(sa.select(_HEADS).where(_HEADS.c.site == site))
+        rows = self._rows(sa.select(HEADS).where(HEADS.c.site == site))
         return (
             SignedHead(site=site, sequence=rows[0].sequence, digest=rows[0].digest, signature=rows[0].signature)
             if rows
@@ -273,19 +250,19 @@ class Store:
 
     def set_head(self, head: SignedHead, at: int) -> None:
         with self._write() as connection:
-            connection.execute(_HEADS.delete().where(_HEADS.c.site == head.site))
-            connection.execute(_HEADS.insert().values(**head.model_dump(), at=at))
+            connection.execute(HEADS.delete().where(HEADS.c.site == head.site))
+            connection.execute(HEADS.insert().values(**head.model_dump(), at=at))
 
     def raise_alarm(self, site: str, what: str, at: int) -> None:
         """Record that a site's ledger cannot be; one that is open already says enough."""
         with self._write() as connection:
-            open_ = sa.and_(_ALARMS.c.site == site, _ALARMS.c.cleared_at.is_(None))
-            if connection.execute(sa.select(_ALARMS.c.number).where(open_)).first() is None:
-                connection.execute(_ALARMS.insert().values(site=site, what=what, at=at))
+            open_ = sa.and_(ALARMS.c.site == site, ALARMS.c.cleared_at.is_(None))
+            if connection.execute(sa.select(ALARMS.c.number).where(open_)).first() is None:
+                connection.execute(ALARMS.insert().values(site=site, what=what, at=at))
 
     def alarms(self) -> list[AlarmRow]:
         """The alarms that nobody has cleared, by site."""
-        query = sa.select(_ALARMS).where(_ALARMS.c.cleared_at.is_(None)).order_by(_ALARMS.c.site)
+        query = sa.select(ALARMS).where(ALARMS.c.cleared_at.is_(None)).order_by(ALARMS.c.site)
         return [AlarmRow(row.site, row.what, row.at) for row in self._rows(query)]
 
     def clear_alarm(self, site: str, by: str, why: str, at: int) -> None:
@@ -295,13 +272,13 @@ class Store:
             InputError: the site has no alarm.
         """
         with self._write() as connection:
-            open_ = sa.and_(_ALARMS.c.site == site, _ALARMS.c.cleared_at.is_(None))
+            open_ = sa.and_(ALARMS.c.site == site, ALARMS.c.cleared_at.is_(None))
             done = connection.execute(
-                _ALARMS.update().where(open_).values(cleared_by=by, cleared_why=why, cleared_at=at)
+                ALARMS.update().where(open_).values(cleared_by=by, cleared_why=why, cleared_at=at)
             )
             if done.rowcount == 0:
                 raise InputError(f'site "{site}" has no alarm', remedy="run `fedward coordinator status` to list them")
-            connection.execute(_HEADS.delete().where(_HEADS.c.site == site))
+            connection.execute(HEADS.delete().where(HEADS.c.site == site))
 
     # studies
 
@@ -309,7 +286,7 @@ class Store:
         """A draft that waits for its proposal; returns its key."""
         with self._write() as connection:
             result = connection.execute(
-                _STUDIES.insert().values(
+                STUDIES.insert().values(
                     study_id=study_id,
                     manifest=manifest,
                     invited=json.dumps(list(invited)),
@@ -330,38 +307,48 @@ class Store:
         with self._write() as connection:
             self._append(connection, study, "sealed", {"digest": digest}, at)
             connection.execute(
-                _STUDIES.update()
-                .where(_STUDIES.c.key == study)
+                STUDIES.update()
+                .where(STUDIES.c.key == study)
                 .values(sealed=sealed, signature=signature, digest=digest, changed_at=at)
             )
 
-    def set_state(self, study: int, state: State, reason: str, at: int) -> None:
-        """A study's new state; whatever was wished of it is thereby done."""
-        with self._write() as connection:
-            self._append(connection, study, "state", {"state": state, "reason": reason}, at)
-            wish = _STUDIES.c.wish if state == "running" else sa.literal("none")
-            connection.execute(
-                _STUDIES.update()
-                .where(_STUDIES.c.key == study)
-                .values(state=state, reason=reason, wish=wish, changed_at=at)
-            )
+    def happened(self, study: int, event: Event, at: int) -> Life:
+        """Take an event into a study's life, as `lifecycle` decides; the service acts on a wish, now or after a restart.
 
-    def wish(self, study: int, wish: Wish, at: int) -> None:
-        """Record what a person wants; the service acts on it, now or after a restart."""
+        Returns:
+            its life after the event; as it was where the event changes nothing.
+
+        Raises:
+            RefusalError: as `lifecycle.after`.
+            InputError: no such study.
+        """
         with self._write() as connection:
-            self._append(connection, study, "wish", {"wish": wish}, at)
-            connection.execute(_STUDIES.update().where(_STUDIES.c.key == study).values(wish=wish, changed_at=at))
+            row = connection.execute(sa.select(STUDIES).where(STUDIES.c.key == study)).first()
+            if row is None:
+                raise InputError(f"no study number {study}")
+            before = _study(row).life
+            now = after(before, event)
+            if now.state == before.state and isinstance(event, PersonsEvent):
+                if now.wish != before.wish:
+                    self._append(connection, study, "wish", {"wish": now.wish}, at)
+            elif now != before or (isinstance(event, Began) and order(now) == "go"):
+                data = {"state": now.state, "reason": now.reason} | ({} if now.code is None else {"code": now.code})
+                self._append(connection, study, "state", data, at)
+            values = {"state": now.state, "reason": now.reason, "code": now.code, "wish": now.wish}
+            if now != before:
+                connection.execute(STUDIES.update().where(STUDIES.c.key == study).values(**values, changed_at=at))
+            return now
 
     def studies(self) -> list[StudyRow]:
         """Every study, newest first."""
-        return [_study(row) for row in self._rows(sa.select(_STUDIES).order_by(_STUDIES.c.key.desc()))]
+        return [_study(row) for row in self._rows(sa.select(STUDIES).order_by(STUDIES.c.key.desc()))]
 
     def study(self, key: int) -> StudyRow:
         """
         Raises:
             InputError: no such study.
         """
-        rows = self._rows(sa.select(_STUDIES).where(_STUDIES.c.key == key))
+        rows = self._rows(sa.select(STUDIES).where(STUDIES.c.key == key))
         if not rows:
             raise InputError(f"no study number {key}")
         return _study(rows[0])
@@ -390,34 +377,41 @@ class Store:
         """What a site last said of a proposal; `evidence` is its signed reply."""
         values = {"state": state, "reason": reason, "evidence": evidence, "at": at}
         with self._write() as connection:
-            where = sa.and_(_STANDINGS.c.study == study, _STANDINGS.c.site == site)
-            known = connection.execute(sa.select(_STANDINGS.c.state, _STANDINGS.c.reason).where(where)).first()
+            where = sa.and_(STANDINGS.c.study == study, STANDINGS.c.site == site)
+            known = connection.execute(sa.select(STANDINGS.c.state, STANDINGS.c.reason).where(where)).first()
             if known is not None and (known.state, known.reason) == (state, reason):
                 return
             self._append(connection, study, "standing", {"site": site, "state": state, "reason": reason}, at)
             if known is None:
-                connection.execute(_STANDINGS.insert().values(study=study, site=site, **values))
+                connection.execute(STANDINGS.insert().values(study=study, site=site, **values))
             else:
-                connection.execute(_STANDINGS.update().where(where).values(**values))
+                connection.execute(STANDINGS.update().where(where).values(**values))
 
     def standings(self, study: int) -> list[StandingRow]:
-        rows = self._rows(sa.select(_STANDINGS).where(_STANDINGS.c.study == study).order_by(_STANDINGS.c.site))
+        rows = self._rows(sa.select(STANDINGS).where(STANDINGS.c.study == study).order_by(STANDINGS.c.site))
         return [StandingRow(r.site, r.state, r.reason, r.at) for r in rows]
+
+    def evidence(self, study: int) -> dict[str, bytes]:
+        """Each site's newest signed word on a proposal, of the sites that gave one."""
+        rows = self._rows(sa.select(STANDINGS).where(STANDINGS.c.study == study).order_by(STANDINGS.c.site))
+        return {row.site: row.evidence for row in rows if row.evidence is not None}
 
     # attempts
 
-    def open_attempt(self, study: int, round_: int, attempt: int, base: str, cohort: Sequence[str], at: int) -> None:
-        """Journal an attempt before anything of it is sent."""
+    def open_attempt(
+        self, study: int, round_: int, attempt: int, base: str, cohort: Sequence[str], at: int, *, run: int = 1
+    ) -> None:
+        """Journal an attempt before anything of it is sent. `run` counts the processes that have run the study."""
         with self._write() as connection:
             self._append(
                 connection,
                 study,
                 "opened",
-                {"round": round_, "attempt": attempt, "base": base, "cohort": list(cohort)},
+                {"run": run, "round": round_, "attempt": attempt, "base": base, "cohort": list(cohort)},
                 at,
             )
             connection.execute(
-                _ATTEMPTS.insert().values(
+                ATTEMPTS.insert().values(
                     study=study, attempt=attempt, round=round_, asked=len(cohort), base=base, reason="", opened_at=at
                 )
             )
@@ -434,26 +428,37 @@ class Store:
         *,
         commit: Checkpoint | None = None,
         evaluation: Evaluation | None = None,
+        updates: Mapping[str, str] | None = None,
     ) -> None:
-        """End an attempt in one transaction: outcome, every site's status, and, when committed, the new model."""
+        """End an attempt in one transaction: outcome, every site's status, and, when committed, the new model.
+
+        Args:
+            updates: by site, the digest of the signed reply whose numbers are in the sum; the journal keeps them, and that of the
+                optimiser's state.
+        """
+        ended = {"attempt": attempt, "outcome": outcome, "reason": reason, "model": commit.model if commit else None}
+        summed = {"updates": dict(updates or {}), "optimiser": digest(commit.optimiser) if commit else None}
         with self._write() as connection:
-            self._append(
-                connection,
-                study,
-                "closed",
-                {"attempt": attempt, "outcome": outcome, "reason": reason, "model": commit.model if commit else None},
-                at,
-            )
+            self._append(connection, study, "closed", ended | summed if updates or commit else ended, at)
             connection.execute(
-                _ATTEMPTS.update()
-                .where(_ATTEMPTS.c.study == study, _ATTEMPTS.c.attempt == attempt)
+                ATTEMPTS.update()
+                .where(ATTEMPTS.c.study == study, ATTEMPTS.c.attempt == attempt)
                 .values(outcome=outcome, reason=reason, seconds=seconds, model=commit.model if commit else None)
             )
-            for site, state in sites.items():
+            if sites:
                 connection.execute(
-                    _STATUSES.insert().values(
-                        study=study, attempt=attempt, site=site, status=state.status, reason=state.reason
-                    )
+                    STATUSES.insert(),
+                    [
+                        {
+                            "study": study,
+                            "attempt": attempt,
+                            "site": site,
+                            "status": state.status,
+                            "reason": state.reason,
+                            "seconds": state.took,
+                        }
+                        for site, state in sites.items()
+                    ],
                 )
             if commit is not None:
                 self._set_checkpoint(connection, study, commit)
@@ -463,93 +468,161 @@ class Store:
     def start(self, study: int, checkpoint: Checkpoint, at: int) -> None:
         """Record the initial model (version 0) and that the study runs."""
         with self._write() as connection:
-            self._append(connection, study, "started", {"model": checkpoint.model}, at)
+            data = {"model": checkpoint.model, "optimiser": digest(checkpoint.optimiser)}
+            self._append(connection, study, "started", data, at)
             self._set_checkpoint(connection, study, checkpoint)
 
     def _set_checkpoint(self, connection: Connection, study: int, checkpoint: Checkpoint) -> None:
-        connection.execute(_OPTIMISERS.delete().where(_OPTIMISERS.c.study == study))
+        """The newest one; a test of the last model commits that model again."""
+        kept = min(max(KEPT_BYTES // max(len(checkpoint.optimiser), 1), KEPT_LEAST), KEPT_MOST)
+        version, of = CHECKPOINTS.c.version, CHECKPOINTS.c.study == study
+        gone = sa.or_(version >= checkpoint.version, version <= checkpoint.version - kept)
+        connection.execute(CHECKPOINTS.delete().where(of, gone))
         connection.execute(
-            _OPTIMISERS.insert().values(
+            CHECKPOINTS.insert().values(
                 study=study, version=checkpoint.version, model=checkpoint.model, state=checkpoint.optimiser
             )
         )
 
+    def lose(self, study: int, kept: int, lost: Sequence[LostModel], at: int) -> None:
+        """Go back to an earlier version, in one transaction: the rounds after it are marked as lost, and what was measured of
+        their models is taken out. What they cost, and their numbers, stay."""
+        why = f"committed, and lost: {lost[0].why}"
+        with self._write() as connection:
+            data = {
+                "kept": kept,
+                "lost": [{"version": one.version, "model": one.model, "why": one.why} for one in lost],
+            }
+            self._append(connection, study, "lost", data, at)
+            connection.execute(
+                ATTEMPTS.update()
+                .where(ATTEMPTS.c.study == study, ATTEMPTS.c.round > kept, ATTEMPTS.c.outcome == Outcome.COMMITTED)
+                .values(outcome=Outcome.LOST, reason=why)
+            )
+            for table in (CHECKPOINTS, EVALUATIONS, METRICS):
+                connection.execute(table.delete().where(table.c.study == study, table.c.version > kept))
+
     def _add_evaluation(self, connection: Connection, study: int, evaluation: Evaluation) -> None:
         where = {"study": study, "version": evaluation.version}
-        for table in (_EVALUATIONS, _METRICS):  # a resumed study may evaluate a version again; the newer sum stands
+        for table in (EVALUATIONS, METRICS):  # a resumed study may evaluate a version again; the newer sum stands
             connection.execute(table.delete().where(table.c.study == study, table.c.version == evaluation.version))
         connection.execute(
-            _EVALUATIONS.insert().values(**where, counts=evaluation.counts, sites=json.dumps(evaluation.sites))
+            EVALUATIONS.insert().values(**where, counts=evaluation.counts, sites=json.dumps(evaluation.sites))
         )
-        for metric in evaluation.metrics:
-            connection.execute(
-                _METRICS.insert().values(
-                    **where,
-                    slice=metric.slice,
-                    name=metric.name,
-                    value=metric.value,
-                    low=metric.low,
-                    high=metric.high,
-                    positives=metric.positives,
-                    negatives=metric.negatives,
-                )
-            )
+        if evaluation.metrics:
+            connection.execute(METRICS.insert(), [asdict(metric) | where for metric in evaluation.metrics])
 
     def evaluation(self, study: int, version: int) -> Evaluation | None:
         """The stored sum of a model version's counts, or of an exploration's answers; metrics are read by `metrics`."""
-        query = sa.select(_EVALUATIONS).where(_EVALUATIONS.c.study == study, _EVALUATIONS.c.version == version)
+        query = sa.select(EVALUATIONS).where(EVALUATIONS.c.study == study, EVALUATIONS.c.version == version)
         rows = self._rows(query)
         return Evaluation(version, rows[0].counts, tuple(json.loads(rows[0].sites)), ()) if rows else None
 
-    def checkpoint(self, study: int) -> Checkpoint | None:
-        """The last committed model; None before the study started."""
-        rows = self._rows(sa.select(_OPTIMISERS).where(_OPTIMISERS.c.study == study))
+    def checkpoint(self, study: int, version: int | None = None) -> Checkpoint | None:
+        """The last committed model, or the one of this version; None before the study started, or where it is not kept."""
+        query = sa.select(CHECKPOINTS).where(CHECKPOINTS.c.study == study)
+        if version is not None:
+            query = query.where(CHECKPOINTS.c.version == version)
+        rows = self._rows(query.order_by(CHECKPOINTS.c.version.desc()).limit(1))
         return Checkpoint(rows[0].version, rows[0].model, rows[0].state) if rows else None
+
+    def kept_versions(self, study: int) -> list[int]:
+        """The versions that a run can go on from, newest first."""
+        of = CHECKPOINTS.c.study == study
+        query = sa.select(CHECKPOINTS.c.version).where(of).order_by(CHECKPOINTS.c.version.desc())
+        return [row.version for row in self._rows(query)]
+
+    def newest_model(self, study: int) -> tuple[int, str] | None:
+        """The last committed model's version and digest, without the optimiser's state, which may be large."""
+        query = sa.select(CHECKPOINTS.c.version, CHECKPOINTS.c.model).where(CHECKPOINTS.c.study == study)
+        rows = self._rows(query.order_by(CHECKPOINTS.c.version.desc()).limit(1))
+        return (int(rows[0].version), str(rows[0].model)) if rows else None
 
     def attempts(self, study: int) -> list[AttemptRow]:
         """Every attempt, in order."""
-        rows = self._rows(sa.select(_ATTEMPTS).where(_ATTEMPTS.c.study == study).order_by(_ATTEMPTS.c.attempt))
-        return [
-            AttemptRow(r.attempt, r.round, r.base, r.outcome, r.reason, r.model, r.opened_at, r.seconds) for r in rows
-        ]
+        query = _select(ATTEMPTS, AttemptRow).where(ATTEMPTS.c.study == study).order_by(ATTEMPTS.c.attempt)
+        return self._records(AttemptRow, query)
+
+    def restored(self, made_at: int, by: str, reason: str, mark: str, at: int) -> tuple[str, ...]:
+        """Journal that this record is a backup's, made at `made_at`, whose file's digest is `mark`; attempts of every sealed study
+        go on above all that can have been made since. The last entry is of no study. The studies' ids."""
+        data = {"made_at": made_at, "by": by, "reason": reason, "backup": mark}
+        told = []
+        with self._write() as connection:
+            for row in connection.execute(sa.select(STUDIES).where(STUDIES.c.sealed.is_not(None))).all():
+                above = self._next_attempt(connection, row.key) + RESTORED_JUMP
+                self._append(connection, row.key, "restored", data | {"attempts_from": above}, at)
+                told.append(str(row.study_id))
+            self._append(connection, 0, "restored", data, at)
+        return tuple(told)
+
+    def next_attempt(self, study: int) -> int:
+        """The next attempt's number: above every one that was ever used, also where this record was restored since."""
+        with self._read() as connection:
+            return self._next_attempt(connection, study)
+
+    def _next_attempt(self, connection: Connection, study: int) -> int:
+        newest = connection.execute(
+            sa.select(sa.func.max(ATTEMPTS.c.attempt)).where(ATTEMPTS.c.study == study)
+        ).scalar_one()
+        query = sa.select(JOURNAL.c.data).where(JOURNAL.c.study == study, JOURNAL.c.kind == "restored")
+        from_ = (int(json.loads(row.data)["attempts_from"]) for row in connection.execute(query))
+        return max((newest or 0) + 1, *from_, 1)
 
     def attempts_made(self, study: int) -> int:
-        """How many attempts were opened; the next one's number is one more."""
-        return int(self._rows(sa.select(sa.func.count()).where(_ATTEMPTS.c.study == study))[0][0])
+        """How many attempts were opened."""
+        return int(self._rows(sa.select(sa.func.count()).where(ATTEMPTS.c.study == study))[0][0])
 
     def attempts_asked(self, study: int, rounds: int) -> int:
         """How many attempts of the training rounds 1 to `rounds` asked any site, and so may have been charged."""
-        where = sa.and_(_ATTEMPTS.c.study == study, _ATTEMPTS.c.round <= rounds, _ATTEMPTS.c.asked > 0)
+        where = sa.and_(ATTEMPTS.c.study == study, ATTEMPTS.c.round <= rounds, ATTEMPTS.c.asked > 0)
         return int(self._rows(sa.select(sa.func.count()).where(where))[0][0])
 
-    def statuses(self, study: int) -> list[StatusRow]:
-        """Every site's status in every attempt."""
-        query = sa.select(_STATUSES).where(_STATUSES.c.study == study).order_by(_STATUSES.c.attempt, _STATUSES.c.site)
-        return [StatusRow(r.attempt, r.site, r.status, r.reason) for r in self._rows(query)]
+    def statuses(self, study: int, since: int = 1) -> list[StatusRow]:
+        """Every site's status in every attempt from `since` on."""
+        query = _select(STATUSES, StatusRow).where(STATUSES.c.study == study, STATUSES.c.attempt >= since)
+        return self._records(StatusRow, query.order_by(STATUSES.c.attempt, STATUSES.c.site))
+
+    def times_asked(self, study: int) -> dict[str, int]:
+        """In how many attempts each site was asked, and contributed, refused or was dropped; sites that never were are left out."""
+        of = sa.and_(STATUSES.c.study == study, STATUSES.c.status.in_(("contributed", "refused", "dropped")))
+        query = sa.select(STATUSES.c.site, sa.func.count().label("times")).where(of).group_by(STATUSES.c.site)
+        return {row.site: int(row.times) for row in self._rows(query)}
 
     def metrics(self, study: int) -> list[MetricRow]:
-        query = sa.select(_METRICS).where(_METRICS.c.study == study).order_by(_METRICS.c.version, _METRICS.c.slice)
-        return [
-            MetricRow(r.version, r.slice, r.name, r.value, r.low, r.high, r.positives, r.negatives)
-            for r in self._rows(query)
-        ]
+        query = _select(METRICS, MetricRow).where(METRICS.c.study == study)
+        return self._records(MetricRow, query.order_by(METRICS.c.version, METRICS.c.slice))
 
     # journal
 
     def _append(self, connection: Connection, study: int, kind: str, data: dict[str, Any], at: int) -> None:
-        connection.execute(_JOURNAL.insert().values(study=study, at=at, kind=kind, data=json.dumps(data)))
+        connection.execute(JOURNAL.insert().values(study=study, at=at, kind=kind, data=json.dumps(data)))
 
     def note(self, study: int, kind: str, data: dict[str, Any], at: int) -> None:
         """Add a journal entry that changes nothing else."""
         with self._write() as connection:
             self._append(connection, study, kind, data, at)
 
-    def journal(self, study: int, *kinds: str) -> list[JournalEntry]:
-        """A study's journal, oldest first; only entries of these kinds, if any is given."""
-        query = sa.select(_JOURNAL).where(_JOURNAL.c.study == study).order_by(_JOURNAL.c.sequence)
+    def journal(self, study: int, *kinds: str, without: Sequence[str] = ()) -> list[JournalEntry]:
+        """A study's journal, oldest first; only entries of these kinds, if any is given, and none of those."""
+        query = sa.select(JOURNAL).where(JOURNAL.c.study == study).order_by(JOURNAL.c.sequence)
         if kinds:
-            query = query.where(_JOURNAL.c.kind.in_(kinds))
+            query = query.where(JOURNAL.c.kind.in_(kinds))
+        if without:
+            query = query.where(JOURNAL.c.kind.not_in(without))
         return [JournalEntry(r.sequence, r.at, r.kind, json.loads(r.data)) for r in self._rows(query)]
+
+    def journal_length(self, study: int) -> int:
+        """How many characters of JSON a study's journal holds."""
+        query = sa.select(sa.func.coalesce(sa.func.sum(sa.func.length(JOURNAL.c.data)), 0)).where(
+            JOURNAL.c.study == study
+        )
+        return int(self._rows(query)[0][0])
+
+
+def _select(table: sa.Table, record: type[Any]) -> sa.Select[Any]:
+    """The columns of a record, in its fields' order: a study of a thousand rounds has tens of thousands of such rows."""
+    return sa.select(*(table.c[field.name] for field in fields(record)))
 
 
 def _study(row: Row[Any]) -> StudyRow:
@@ -566,29 +639,5 @@ def _study(row: Row[Any]) -> StudyRow:
         row.wish,
         row.created_at,
         row.changed_at,
-    )
-
-
-def _configure(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun here, by BEGIN IMMEDIATE, not by the driver
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def _configure_read_only(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None
-    connection.execute("PRAGMA query_only=ON")
-
-
-def _translated(error: sa.exc.DatabaseError, path: Path | None) -> Exception:
-    text = str(error.orig)
-    if "locked" in text or "full" in text or "unable to open" in text or "readonly" in text:
-        return UnreachableError(
-            "the coordinator's store cannot be used now",
-            got=text,
-            remedy="free disk space, correct the permissions, or stop the process that holds it",
-        )
-    return IntegrityError(
-        f"the coordinator's store is damaged{f' ({path})' if path else ''}", got=text, remedy="restore it from a backup"
+        row.code,
     )

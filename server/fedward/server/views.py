@@ -1,20 +1,33 @@
-"""What a person sees of a study: plain data made from the store, for the CLI, the demo and, later, the control plane."""
+"""What a person sees of a study: plain data, for the CLI, the demo and the control plane. `readings` makes it from the store."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from fedward.server.records import AttemptRow, MetricRow, Question, StandingRow, StatusRow
 
-from fedward.server.records import ANSWERS, AttemptRow, MetricRow, StandingRow, StatusRow, StudyRow
-from fedward.server.store import Store
-from fedward.study.answers import Answer, answers_of
-from fedward.study.exploration import Exploration, SealedExploration
-from fedward.study.kinds import parse_sealed, parse_stored
-from fedward.study.schedule import study_costs
-from fedward.study.secure import secure_words
-from fedward.study.terms import privacy_words, shares_noise
+if TYPE_CHECKING:
+    from fedward.study.answers import Answer
+
+
+@dataclass(frozen=True)
+class StudyHead:
+    """What a list shows of a study; the fields are those of a `StudyView`."""
+
+    key: int
+    study_id: str
+    title: str
+    digest: str | None
+    kind: str
+    state: str
+    reason: str
+    wish: str
+    rounds: int
+    version: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,12 @@ class StudyView:
     metrics: tuple[MetricRow, ...]
     kind: str = "train"
     answers: tuple[Answer, ...] | None = None
+    questions: tuple[Question, ...] = ()
+    """What a running round asks the coordinator: whether to wait for hospitals that have not answered. None or one."""
+    not_releasable: tuple[str, ...] = ()
+    """Why the newest model may not become a release, as far as sites and groups go; see `releasing`."""
+    code: str | None = None
+    """The name of the failure or exhaustion, where the record has one."""
 
     def contributions(self) -> dict[str, int]:
         """Committed training rounds that each site contributed to."""
@@ -72,57 +91,3 @@ class StudyView:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"contributions": self.contributions(), "privacy": self.meaning}
-
-
-def _secure(study: StudyRow) -> str | None:
-    if study.sealed is None:
-        return None
-    sealed = parse_sealed(study.sealed)
-    return secure_words(sealed) if sealed.manifest.privacy.secure_aggregation else None
-
-
-def _all_others(study: StudyRow) -> float | None:
-    if study.sealed is None:
-        return None
-    sealed = parse_sealed(study.sealed)
-    if not shares_noise(sealed):
-        return None
-    return study_costs(sealed, sealed.roster[0].site)["everyone"]
-
-
-def _answers(store: Store, study: StudyRow) -> tuple[Answer, ...] | None:
-    found = store.evaluation(study.key, ANSWERS)
-    sealed = parse_sealed(study.sealed) if study.sealed is not None and found is not None else None
-    if found is None or not isinstance(sealed, SealedExploration):
-        return None
-    total = np.frombuffer(found.counts, dtype="<i8").astype(np.int64)
-    return answers_of(sealed.manifest, total, [sealed.entry(site).noise_multiplier for site in found.sites])
-
-
-def view(store: Store, study: StudyRow) -> StudyView:
-    """The study's present state, read from the store."""
-    manifest = parse_stored(study.manifest)
-    checkpoint, answers = store.checkpoint(study.key), _answers(store, study)
-    return StudyView(
-        key=study.key,
-        study_id=study.study_id,
-        title=manifest.study.title,
-        digest=study.digest,
-        state=study.state,
-        reason=study.reason,
-        wish=study.wish,
-        rounds=manifest.planned_rounds,
-        version=checkpoint.version if checkpoint else int(answers is not None),
-        model=checkpoint.model if checkpoint else None,
-        epsilon=manifest.privacy.epsilon,
-        delta=manifest.privacy.delta,
-        epsilon_all_others=_all_others(study),
-        meaning=privacy_words(manifest),
-        secure=_secure(study),
-        standings=tuple(store.standings(study.key)),
-        attempts=tuple(store.attempts(study.key)),
-        statuses=tuple(store.statuses(study.key)),
-        metrics=tuple(store.metrics(study.key)),
-        kind="explore" if isinstance(manifest, Exploration) else "train",
-        answers=answers,
-    )

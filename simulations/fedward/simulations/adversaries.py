@@ -20,7 +20,7 @@ from fedward.privacy.errors import InputError
 from fedward.simulations.options import Adversary
 from fedward.study.encoding import Encoded, Matrix, feature_columns, input_names
 from fedward.study.manifest import CategoricalFeature, ImageFeature, Manifest, NumericFeature
-from fedward.study.models import Vector
+from fedward.study.vectors import Vector
 
 
 def falsified(

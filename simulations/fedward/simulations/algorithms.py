@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.study.models import Vector
+from fedward.study.vectors import Vector
 
 Real = NDArray[np.float64]
 

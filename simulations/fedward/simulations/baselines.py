@@ -30,8 +30,9 @@ from fedward.study.encoding import Encoded
 from fedward.study.evaluation import count_deviation
 from fedward.study.manifest import Manifest, RosterEntry, SealedManifest, explain
 from fedward.study.metrics import exact_auroc
-from fedward.study.models import Vector, build, load_vector, scores, to_vector
+from fedward.study.models import build, load_vector, scores, to_vector
 from fedward.study.schedule import least_noise
+from fedward.study.vectors import Vector
 
 PENALTY = 10.0
 """λ of the baselines' ridge, one for every hospital and study: where the heart hospitals alone did best on splits that no

@@ -17,9 +17,10 @@ from fedward.simulations.site_stack import SiteStack, roster_of, stackable
 from fedward.simulations.site_vmap import SiteVmap, worth_it
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
-from fedward.study.models import Vector, build, load_vector
+from fedward.study.models import build, load_vector
 from fedward.study.secure import secure_terms
 from fedward.study.terms import site_terms
+from fedward.study.vectors import Vector
 
 EngineName: TypeAlias = Literal["stacked", "loop", "flower"]
 

@@ -11,7 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest
-from fedward.study.models import Vector, build, load_vector
+from fedward.study.models import build, load_vector
+from fedward.study.vectors import Vector
 
 
 class SiteLosses:

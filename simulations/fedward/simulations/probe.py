@@ -30,9 +30,10 @@ from fedward.privacy.errors import FedwardError, InputError
 from fedward.simulations.one_run import fewest_correct, lower_bound, p_value
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest
-from fedward.study.models import Logits, Vector, load_vector
+from fedward.study.models import Logits, load_vector
 from fedward.study.schedule import least_noise, training_schedule
 from fedward.study.terms import UNIT_WORDS, SiteTerms
+from fedward.study.vectors import Vector
 
 TrainingPath: TypeAlias = Literal["closed-form", "hooks"]
 

@@ -24,8 +24,9 @@ from fedward.simulations.losses import SiteLosses
 from fedward.simulations.options import Adversary
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, SealedManifest
-from fedward.study.models import Vector, build, to_vector
+from fedward.study.models import build, to_vector
 from fedward.study.terms import most_update, training_cohort
+from fedward.study.vectors import Vector
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def models(
         FedwardError: training did not stay finite, or fewer updates than the quorum were admitted.
     """
     manifest = sealed.manifest
+    if manifest.model.start is not None:
+        raise InputError(
+            "a simulation does not have the model that this study starts from",
+            remedy="leave out model.start to simulate it",
+        )
     kept = kept_parameters(manifest)
     shared = to_vector(build(manifest))
     server = _Server(sealed, training, sites, adversaries, len(kept))

@@ -40,7 +40,7 @@ from fedward.simulations.scores import (
 )
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, SealedManifest, parse
-from fedward.study.models import Vector
+from fedward.study.vectors import Vector
 
 __all__ = [
     "EVERYBODY", "FEDERATED", "POOLED", "Outcome", "Score", "Summary",

@@ -27,8 +27,9 @@ from fedward.privacy.errors import FedwardError, InputError
 from fedward.simulations.draws import UnsafeKeyedDraws
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
-from fedward.study.models import Vector, build
+from fedward.study.models import build
 from fedward.study.terms import SiteTerms, site_terms
+from fedward.study.vectors import Vector
 
 Single: TypeAlias = NDArray[np.float32]
 Gradients: TypeAlias = Callable[[NDArray[np.int64], Single], None]

@@ -10,7 +10,7 @@ synthetic:SITES:PATIENTS[:SHIFT] made up, with a known truth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedward.privacy.errors import InputError, UsageError
@@ -19,6 +19,7 @@ from fedward.simulations.folders import cut_hospitals, cut_table, read_hospitals
 from fedward.simulations.medmnist import read_images
 from fedward.simulations.partition import parse_partition
 from fedward.simulations.synthetic import synthetic
+from fedward.study.eligibility import Unmet, tally, unmet
 from fedward.study.encoding import Encoded
 from fedward.study.heart import heart_folder
 from fedward.study.manifest import Manifest
@@ -31,10 +32,20 @@ class Sites:
     Attributes:
         hospitals: each one's patients, encoded, by name.
         said: what a person should know of them, in a sentence; often nothing.
+        not_eligible: those left out, for they do not meet what the study demands of a hospital's patients, and what they lack.
     """
 
     hospitals: Mapping[str, Encoded]
     said: str = ""
+    not_eligible: Mapping[str, tuple[Unmet, ...]] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> list[str]:
+        """A sentence for each hospital that is left out."""
+        return [
+            f"{name} is left out: it does not meet the study's eligibility ({'; '.join(one.words for one in lacks)})"
+            for name, lacks in self.not_eligible.items()
+        ]
 
 
 def read_sites(text: str, manifest: Manifest, partition: str | None = None) -> Sites:
@@ -47,8 +58,28 @@ def read_sites(text: str, manifest: Manifest, partition: str | None = None) -> S
 
     Raises:
         UsageError: the text is malformed, made-up hospitals were to be cut, or data that names no hospitals was not.
-        InputError: the data is not there, does not fit the study or cannot be cut so.
+        InputError: the data is not there, does not fit the study or cannot be cut so; or no hospital meets the study's demands.
     """
+    return _eligible(_read(text, manifest, partition), manifest)
+
+
+def _eligible(found: Sites, manifest: Manifest) -> Sites:
+    """Without the hospitals that do not meet the study's demands, as each would find out for itself."""
+    if manifest.eligibility is None:
+        return found
+    lacks = {name: unmet(manifest.eligibility, tally(data, manifest)) for name, data in found.hospitals.items()}
+    kept = {name: data for name, data in found.hospitals.items() if not lacks[name]}
+    made = replace(found, hospitals=kept, not_eligible={name: short for name, short in lacks.items() if short})
+    if not kept:
+        raise InputError(
+            "no hospital meets what the study demands of its patients",
+            got=made.left_out[0] if made.left_out else "no hospital",
+            remedy="lower the numbers of [eligibility], or simulate with larger hospitals",
+        )
+    return made
+
+
+def _read(text: str, manifest: Manifest, partition: str | None) -> Sites:
     kind, colon, rest = text.partition(":")
     if kind in _READERS and (colon or not Path(text).exists()):
         if not rest:

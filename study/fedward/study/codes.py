@@ -15,6 +15,7 @@ INTERNAL_ERROR: Final = "internal-error"
 
 _REQUESTS: Final = {
     "malformed": "the bytes are no message, or not of the form that the study's terms give",
+    "version-mismatch": "the request speaks another version of the protocol than the site's wheel understands",
     "bad-input": "a file, setting or message is not what it must be; the site's log says which",
     "bad-signature": "a signature does not hold: of the request, the proposal, the approval or another site's message",
     "integrity": "a digest or a kept file does not hold; the site's log says which",
@@ -29,12 +30,19 @@ _REQUESTS: Final = {
 }
 _DECISIONS: Final = {
     "not-approved": "nobody at the site has approved the study",
-    "rejected": "a person at the site rejected the study",
+    "refused-here": "a person at the site refused the study",
+    "revoked-here": "a person at the site revoked the approval of the study",
+    "withdrawn": "the site has withdrawn its data from the study, for good",
+    "superseded": "a newer version of the study was approved at the site",
+    "approval-expired": "the site's approval of the study has run out",
+    "paused": "a person at the site paused its node",
     "bad-approval": "the approval kept at the site does not hold",
+    "decisions-rolled-back": "the site's record of its decisions is an older one; it trains nothing until a person puts it right",
     "expired": "the study has expired",
     "foreign-study": "the proposed study belongs to another federation",
     "foreign-key": "the proposed study names another key for the site",
     "refused": "the site refuses; its log says why",
+    "restored-since": "the site was restored from a backup, and takes no part any more in what this study does without noise",
     "simulated-only": "the study trains by an algorithm that no node runs, only the simulator",
     "policy-requires-dp": "the site's policy refuses studies without differential privacy",
     "policy-requires-secure-aggregation": "the site's policy refuses studies whose coordinator sees its own update",
@@ -48,12 +56,18 @@ _DECISIONS: Final = {
     "policy-explore": "the site's policy answers no explorations",
     "policy-explore-epsilon": "the exploration's ε is above what the site's policy allows",
     "policy-explore-column": "the exploration touches a column that the site's policy denies",
+    "policy-rounds": "the study has more rounds than the site's policy allows",
+    "policy-model": "the study's model is not among those that the site's policy allows",
+    "policy-algorithm": "the study's algorithm is not among those that the site's policy allows",
+    "policy-column": "the study uses a column that the site's policy denies to every study",
     "policy-cohort-size": "the site's policy does not share the cohort's size",
     "policy-metrics": "the site's policy does not share metrics of its own",
 }
 _DATA: Final = {
+    "not-eligible": "the site does not meet what the study demands of a hospital's patients",
     "no-data": "no data is registered at the site for this study",
     "data-changed": "the site's data is not the data that was registered, or that was registered when the study was approved",
+    "exclusions-rolled-back": "the site's exclusion list is gone or an older one; it reads no data until a person puts it right",
     "data-refused": "the site's data does not fit the study",
     "no-batch": "the site has too few patients for a batch of this study",
     "noise-is-shared": "the study's noise is shared, and an update of the site's own would have too little",
@@ -122,6 +136,13 @@ _NODE: Final = {
     INTERNAL_ERROR: "something went wrong inside the site's node; the reference finds it in the site's own log",
     "unreachable": "something that the node needs cannot be reached or used now; the site's log says what",
     "disk": "the site cannot write to its disk",
+    "audit-unwritable": "the site's audit log cannot be written; the site does nothing that would go unlogged",
+    "audit-changed": "the site's audit log does not hold; it does nothing until a person has looked into it",
+    "audit-reordered": "the site's audit log is out of order; it does nothing until a person has looked into it",
+    "audit-truncated": "the site's audit log is cut short; it does nothing until a person has looked into it",
+    "audit-forked": "the site's audit log is not the one that it was; it does nothing until a person has looked into it",
+    "split-view": "the coordinator's audit log does not continue the one that the site was shown before",
+    "damaged": "a file of the site's home is damaged or was replaced; the site's log says which",
     "certificate-expired": "the site's certificate has expired",
 }
 

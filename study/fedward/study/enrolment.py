@@ -1,6 +1,7 @@
 """Joining a federation: a request file out, a signed kit back. Private keys never leave the site.
 
     request  site name, Ed25519 identity, Flower node key, certificate request; signed by the identity
+    rotation a request with new keys, signed besides by the identity that the site has now
     kit      federation, coordinator's identity and address, CA and the site's certificate; signed by the coordinator
 
 The kit's signature says only that it is whole; that it comes from the right coordinator is for two people to check by
@@ -9,13 +10,16 @@ comparing fingerprints.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import Field
 
 from fedward.privacy.canonical import canonical_json
+from fedward.privacy.errors import IntegrityError
 from fedward.privacy.signing import Identity, Purpose, from_text, to_text, verify
 from fedward.study.fields import NAME, Part
+from fedward.study.files import read_json, read_model
 from fedward.study.manifest import HEX_KEY
 
 Pem = Annotated[str, Field(min_length=20, max_length=20_000)]
@@ -29,6 +33,21 @@ class JoinRequest(Part):
     node_key: Pem
     certificate_request: Pem
     signature: Signature = ""
+
+
+class RotationRequest(Part):
+    """A request with new keys in the place of the site's present ones. Its own identity may be new as well."""
+
+    format: Annotated[int, Field(ge=1, le=1)] = 1
+    site: Annotated[str, Field(pattern=NAME)]
+    identity_key: Annotated[str, Field(pattern=HEX_KEY)]
+    """The site's present identity, which signs."""
+    request: JoinRequest
+    signature: Signature = ""
+
+    @property
+    def changes_identity(self) -> bool:
+        return self.request.identity_key != self.identity_key
 
 
 class JoinKit(Part):
@@ -45,14 +64,16 @@ class JoinKit(Part):
     signature: Signature = ""
 
 
-F = TypeVar("F", JoinRequest, JoinKit)
+F = TypeVar("F", JoinRequest, RotationRequest, JoinKit)
 
 
-def _signed_bytes(form: JoinRequest | JoinKit) -> bytes:
+def _signed_bytes(form: JoinRequest | RotationRequest | JoinKit) -> bytes:
     return canonical_json(form.model_dump(mode="json", exclude={"signature"}))
 
 
-def _purpose(form: JoinRequest | JoinKit) -> Purpose:
+def _purpose(form: JoinRequest | RotationRequest | JoinKit) -> Purpose:
+    if isinstance(form, RotationRequest):
+        return "rotation"
     return "request" if isinstance(form, JoinRequest) else "kit"
 
 
@@ -69,6 +90,37 @@ def check_request(request: JoinRequest) -> None:
     """
     signature = from_text(request.signature, "the request's signature")
     verify(request.identity_key, "request", _signed_bytes(request), signature, f'the request of "{request.site}"')
+
+
+def check_rotation(rotation: RotationRequest) -> None:
+    """Both signatures: the present identity's over the whole, and the request's own, which shows that its keys are held.
+
+    Raises:
+        IntegrityError: it was changed after the site signed it, or the request inside is another site's.
+    """
+    signature = from_text(rotation.signature, "the rotation request's signature")
+    what = f'the rotation request of "{rotation.site}"'
+    verify(rotation.identity_key, "rotation", _signed_bytes(rotation), signature, what)
+    if rotation.request.site != rotation.site:
+        raise IntegrityError(
+            "the rotation request holds another site's request",
+            expected=rotation.site,
+            got=rotation.request.site,
+            remedy="ask the site for a fresh one: fedward site rotate",
+        )
+    check_request(rotation.request)
+
+
+def read_request(path: Path) -> JoinRequest | RotationRequest:
+    """A request file, to join or to rotate keys. Its signatures are not checked here.
+
+    Raises:
+        InputError: missing, or neither.
+    """
+    data = read_json(path, "request")
+    if isinstance(data, dict) and "request" in data:
+        return read_model(path, RotationRequest, "request")
+    return read_model(path, JoinRequest, "request")
 
 
 def check_kit(kit: JoinKit) -> None:

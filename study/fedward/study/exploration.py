@@ -151,6 +151,12 @@ class Exploration(BaseManifest):
     privacy: ExplorePrivacy
 
     @model_validator(mode="after")
+    def _everybody_is_asked(self) -> Exploration:
+        if self.federation.cohort is not None:
+            raise ValueError("an exploration asks every hospital that is there, once: leave out federation.cohort")
+        return self
+
+    @model_validator(mode="after")
     def _queries_coherent(self) -> Exploration:
         names = [query.name for query in self.queries]
         doubles = sorted({name for name in names if names.count(name) > 1})

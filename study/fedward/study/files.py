@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from fedward.privacy.durable import replace_file
-from fedward.privacy.errors import InputError, IntegrityError, UnreachableError
+from fedward.privacy.durable import disk_error, replace_file
+from fedward.privacy.errors import InputError, IntegrityError
 from fedward.study.fields import Part
 from fedward.study.manifest import explain, read_text
 
@@ -24,7 +23,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a file so that a crash leaves the old or the new one, never a part; durable on return.
 
     Raises:
-        UnreachableError: the disk is full or the folder cannot be written.
+        UnreachableError: code `disk`: the disk is full or the folder cannot be written.
     """
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,11 +35,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnreachableError(
-            f"cannot write {path}",
-            got=os.strerror(error.errno or 0),
-            remedy="free disk space or correct the permissions",
-        ) from None
+        raise disk_error(error, f"cannot write {path}") from None
 
 
 def write_secret(path: Path, data: bytes) -> None:
@@ -65,7 +60,7 @@ def read_secret(path: Path, what: str) -> bytes:
             f"{what} may be read by others",
             expected="mode 0600",
             got=oct(stat.S_IMODE(path.stat().st_mode)),
-            remedy=f"chmod 600 {path}, and make new keys if others had access",
+            remedy=f"chmod 600 {path}, and make new keys, or a new passphrase, if others had access",
         )
     return path.read_bytes()
 

@@ -11,22 +11,27 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     Field,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.privacy.secagg.contexts import MAX_MEMBERS, MIN_MEMBERS, least_threshold
+from fedward.study.demand import Eligibility
 from fedward.study.fields import COLUMN, NAME, Finite, Part, Positive
 from fedward.study.training import Training
 
@@ -128,6 +133,13 @@ class Model(Part):
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=4)] = ()
     channels: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(max_length=4)] = ()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    start: Annotated[str, Field(pattern=HEX_KEY)] | None = None
+    """The digest of the committed model that round 1 starts from, an earlier version's; left out, it is made from the seed."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a start that is not given: a study keeps the digest under which it was approved."""
+        return {name: value for name, value in plain(self).items() if name != "start" or value is not None}
 
 
 MAX_DURATION_S = 366 * 86_400.0
@@ -153,13 +165,42 @@ Duration = Annotated[str, AfterValidator(_duration)]
 
 
 class Federation(Part):
+    """Who is asked in a round, and how long it waits. What is left out is as it was before it could be said."""
+
     quorum: Annotated[int, Field(ge=1, le=1000)]
     deadline: Duration = "10min"
+    """The longest that a round waits for answers."""
+    deadline_floor: Duration | None = None
+    """The shortest that a round waits for all of its sites, however fast they were; a minute, or `deadline` if that is shorter."""
     grace: Duration = "20s"
-    """How long a round waits for the others once the quorum has answered."""
+    """How long a round waits for the others at least, once the quorum has answered."""
+    stragglers: Literal["carry-on", "wait", "ask"] | None = None
+    """What becomes of who has not answered when the quorum has. "carry-on", the default: each has its grace, and the time that it
+    usually takes. "wait": all are waited for. "ask": a person decides."""
+    cohort: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """How many sites a round of training asks, of those that are there; left out, all."""
     approval_deadline: Duration = "7d"
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     min_patients: Annotated[int, Field(ge=1)] = 20
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Federation:
+        if self.deadline_floor is not None and seconds(self.deadline_floor) > seconds(self.deadline):
+            raise ValueError(
+                f"deadline_floor {self.deadline_floor} is longer than the deadline {self.deadline}: no round may last so long"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not said: a study keeps the digest under which it was approved."""
+        later = {"deadline_floor", "stragglers", "cohort"}
+        return {name: value for name, value in plain(self).items() if name not in later or value is not None}
+
+    @property
+    def floor_s(self) -> float:
+        """Seconds of `deadline_floor`, or its default."""
+        return min(60.0, seconds(self.deadline)) if self.deadline_floor is None else seconds(self.deadline_floor)
 
 
 class Evaluation(Part):
@@ -225,7 +266,8 @@ class Privacy(PrivacyTerms):
     """Local: each site's noise protects its patients from everyone outside. Shared: the sites' noise together protects them
     from the coordinator, outsiders and as many colluding sites as are named, and each site adds less of it."""
     update_bound: Positive | None = None
-    """The largest L2 norm of a site's update in a secure sum; left out, it follows from clipping and noise."""
+    """The largest L2 norm of a site's update in a secure sum, and without differential privacy in any; left out, it follows from
+    clipping and noise, or is 100 where there is none."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Privacy:
@@ -249,6 +291,19 @@ class Gates(Part):
     min_auroc: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     max_site_drop: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     max_equalized_odds_gap: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+
+
+class Release(Part):
+    """Fewer than this behind a model, and it cannot become a release."""
+
+    min_sites: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Sites that contributed to its training; left out, as many as a round needs."""
+    min_rounds: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Committed rounds of training that a site must be in to count."""
+    min_groups: Annotated[int, Field(ge=1, le=200)] | None = None
+    """Groups of the fairness table with enough held-out patients; left out, groups are not counted."""
+    min_group_patients: Annotated[int, Field(ge=10, le=1_000_000)] = 20
+    """Held-out patients, of all sites together, that a group must have to count."""
 
 
 class BaseManifest(Part):
@@ -289,6 +344,16 @@ class BaseManifest(Part):
                 raise ValueError(f'fairness group "{group.column}" is an image')
         return self
 
+    @model_validator(mode="after")
+    def _cohort_suffices(self) -> Self:
+        cohort = self.federation.cohort
+        if cohort is not None and cohort < self.least_sites:
+            raise ValueError(
+                f"federation.cohort = {cohort} asks too few sites: a round needs {self.least_sites}, by its quorum and by what a "
+                "secure sum asks for"
+            )
+        return self
+
     @property
     def canonical(self) -> bytes:
         return canonical_json(self.model_dump(mode="json"))
@@ -323,6 +388,48 @@ class Manifest(BaseManifest):
     evaluation: Evaluation = Evaluation()
     privacy: Privacy
     gates: Gates = Gates()
+    eligibility: Eligibility | None = None
+    """What a hospital needs to take part, which it checks itself; None asks for nothing."""
+    release: Release | None = None
+    """What a model needs to become a release, besides the gates; None asks for no more than a round does."""
+
+    @model_validator(mode="after")
+    def _release_in_reach(self) -> Self:
+        if self.release is None:
+            return self
+        if self.release.min_rounds > self.training.rounds:
+            raise ValueError(
+                f"release.min_rounds = {self.release.min_rounds} is more than the {self.training.rounds} rounds of training"
+            )
+        groups, levels = 0, {f.column: len(f.levels) for f in self.features if isinstance(f, CategoricalFeature)}
+        for group in self.fairness.groups:
+            groups += levels[group.column] if group.cut is None else len(group.cut) - 1
+        if self.release.min_groups is not None and self.release.min_groups > groups:
+            raise ValueError(f"release.min_groups = {self.release.min_groups}, and fairness.groups has {groups} groups")
+        return self
+
+    @model_validator(mode="after")
+    def _demand_fits(self) -> Self:
+        groups = {group.column: group for group in self.fairness.groups}
+        levels = {
+            feature.column: len(feature.levels) for feature in self.features if isinstance(feature, CategoricalFeature)
+        }
+        for floor in () if self.eligibility is None else self.eligibility.groups:
+            if floor.column not in groups:
+                raise ValueError(f'eligibility group "{floor.column}" is none of the fairness groups')
+            cut = groups[floor.column].cut
+            most = levels[floor.column] if cut is None else len(cut) - 1
+            if floor.min_levels is not None and floor.min_levels > most:
+                raise ValueError(
+                    f'eligibility group "{floor.column}" has {most} levels, and {floor.min_levels} are demanded'
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a demand that is not made: a study keeps the digest under which it was approved."""
+        later = {"eligibility", "release"}
+        return {name: value for name, value in plain(self).items() if name not in later or value is not None}
 
     @model_validator(mode="after")
     def _evaluated(self) -> Self:
@@ -446,14 +553,22 @@ class BaseSealed(Part):
             raise ValueError("expires_at must lie after sealed_at")
         return self
 
-    @property
+    # Both are asked for again and again in every round, and nothing of a sealed study changes.
+    @cached_property
     def canonical(self) -> bytes:
         return canonical_json(self.model_dump(mode="json"))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The study digest: SHA-256 of the canonical JSON."""
         return digest(self.canonical)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """pydantic's, whose copy takes over what was computed of the original: a changed study has another digest."""
+        copy = super().model_copy(update=update, deep=deep)
+        for computed in ("canonical", "digest"):
+            copy.__dict__.pop(computed, None)
+        return copy
 
     def entry(self, site: str) -> RosterEntry:
         """The roster's entry of a site.
@@ -483,6 +598,15 @@ class SealedManifest(BaseSealed):
     """Of the noise that each site adds to each of its counts; 0 where counts carry none."""
 
     @model_validator(mode="after")
+    def _release_in_reach(self) -> Self:
+        release = self.manifest.release
+        if release is not None and (release.min_sites or 1) > len(self.roster):
+            raise ValueError(
+                f"release.min_sites = {release.min_sites} exceeds the roster of {len(self.roster)} sites: nothing could be released"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _noise_coherent(self) -> Self:
         private = self.manifest.privacy.mechanism == "dp-sgd"
         if any((entry.noise_multiplier > 0) != private for entry in self.roster):
@@ -497,7 +621,7 @@ def explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_url=False)[:10]:
         where = ".".join(str(part) for part in item["loc"]) or "manifest"
-        came = item.get("input")
+        came = None if item["type"] == "json_invalid" else item.get("input")  # the whole file, perhaps a key
         shown = f", got {came!r}" if isinstance(came, (str, int, float, bool)) and "got" not in item["msg"] else ""
         hint = ""
         if item["type"] == "extra_forbidden":

@@ -2,18 +2,20 @@
 
     "FWD1" ‖ header length (u32, big endian) ‖ header (canonical JSON) ‖ body ‖ Ed25519 signature (64 bytes)
 
-The header names its kind and the body's SHA-256; the signature covers all that stands before it. A reply carries the
-SHA-256 of the request that it answers, so it fits no other request. A parser refuses what is unknown, never ignores it.
+The header names its kind, its sender's protocol and the body's SHA-256; the signature covers all that stands before it. A reply
+carries the SHA-256 of the request that it answers, so it fits no other request. A parser refuses what is unknown, never ignores it.
 
     coordinator → site   declare    the drafted manifest (body): which cohort, and which noise, would the site declare for it?
                          offer      the sealed manifest (body); asks for the site's standing
                          ended      the study is completed or stopped; asks for the site's standing
+                         checkpoint what the coordinator's audit log has come to (body: `study.sightings`); asks for the site's
                          work       base parameters (body, float32); train and/or evaluate
                          advertise  a secure batch's cohort; asks for the site's keys
                          share, open, confirm, unmask   a step of secure aggregation (body: `privacy.secagg.wire`)
                          masked     base parameters (body); train and/or evaluate, masked in a slot of the batch
     site → coordinator   declared   registered patients, rounded by the site, and the noise multiplier that it needs
-                         standing   pending, approved or rejected
+                         checkpointed   what the site's audit log has come to, and its cosignature of the coordinator's
+                         standing   pending, approved, refused, revoked, expired or withdrawn
                          result     update (float32) and histogram (int64) in the body
                          secured    the site's message of a step of secure aggregation (body)
                          refusal    a code and a reference into the site's own log; never a text
@@ -21,6 +23,7 @@ SHA-256 of the request that it answers, so it fits no other request. A parser re
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -37,6 +40,8 @@ from fedward.privacy.signing import SIGNATURE_BYTES, Identity, verify
 from fedward.study import codes
 from fedward.study.fields import NAME, Part
 from fedward.study.manifest import HEX_KEY, explain
+from fedward.study.sightings import MAX_PROOF
+from fedward.study.versions import PROTOCOL, check_protocol
 from fedward.study.witness import SignedHead, Witnessed
 
 MAGIC = b"FWD1"
@@ -52,10 +57,14 @@ Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
 RefusalCode = Annotated[Code, AfterValidator(codes.known)]
 """One of the closed list: a coordinator refuses a reply with any other."""
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+StandingState = Literal["pending", "approved", "refused", "revoked", "expired", "withdrawn"]
+"""What a site says of a proposed study. `expired`: the approval, or the version of the study, is no longer valid here."""
 BatchName = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Header(Part):
+    protocol: Annotated[int, Field(ge=0, lt=2**31)] = PROTOCOL
+    """What the sender speaks; outside of `versions.WORKS_WITH` nothing else of the message is read."""
     body_sha256: Digest = "0" * 64
     """Filled in by `pack`."""
 
@@ -86,6 +95,15 @@ class Ended(Header):
     reason: Literal["completed", "stopped"]
     witnessed: Witnessed | None = None
     """The newest ledger head that this site said, countersigned."""
+
+
+class Checkpoint(Header):
+    """Audit logs are compared: the coordinator's own checkpoint is in the body (`study.sightings.Brought`)."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    nonce: Digest
+    known: Count
+    """How many entries of the site's audit log the coordinator has seen."""
 
 
 class Task(Header):
@@ -151,8 +169,26 @@ class Standing(Header):
     site: Site
     request: Digest
     study: Digest
-    state: Literal["pending", "approved", "rejected"]
+    state: StandingState
     at: Count
+    head: SignedHead | None = None
+    """The site's ledger as it stands now."""
+
+
+class Checkpointed(Header):
+    """A site's audit log as it stands."""
+
+    kind: Literal["checkpointed"] = "checkpointed"
+    site: Site
+    request: Digest
+    checkpoint: Annotated[str, Field(max_length=1000)]
+    """The signed note: `privacy.checkpoint`."""
+    proof: Annotated[tuple[Digest, ...], Field(max_length=MAX_PROOF)]
+    """That it continues the entries that the coordinator has seen."""
+    seen: Count
+    """How many entries of the coordinator's audit log this site has seen."""
+    cosignature: Annotated[str, Field(max_length=400)] = ""
+    """A signature line for the coordinator's checkpoint, if it continues what this site saw before."""
     head: SignedHead | None = None
     """The site's ledger as it stands now."""
 
@@ -193,10 +229,17 @@ class Refusal(Header):
     reference: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
-Request = Declare | Offer | Ended | Work | Advertise | Step | Masked
-Reply = Declared | Standing | Result | Secured | Refusal
+Request = Declare | Offer | Ended | Checkpoint | Work | Advertise | Step | Masked
+Reply = Declared | Standing | Checkpointed | Result | Secured | Refusal
 REPLIES: Mapping[str, type[Header]] = MappingProxyType(
-    {"declared": Declared, "standing": Standing, "result": Result, "secured": Secured, "refusal": Refusal}
+    {
+        "declared": Declared,
+        "standing": Standing,
+        "checkpointed": Checkpointed,
+        "result": Result,
+        "secured": Secured,
+        "refusal": Refusal,
+    }
 )
 """Every kind of reply, by its name on the wire."""
 M = TypeVar("M", bound=Header)
@@ -230,9 +273,10 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     return signed, signed[8 : 8 + length], signed[8 + length :], signature
 
 
-def _parse(data: bytes, sender: str, adapter: TypeAdapter[M]) -> tuple[M, bytes]:
+def _parse(data: bytes, sender: str, adapter: TypeAdapter[M], who: str) -> tuple[M, bytes]:
     signed, raw, body, signature = _split(data)
     verify(sender, "message", signed, signature, "the message")
+    _check_protocol(raw, who)
     try:
         header = adapter.validate_json(raw)
     except ValidationError as error:
@@ -244,19 +288,30 @@ def _parse(data: bytes, sender: str, adapter: TypeAdapter[M]) -> tuple[M, bytes]
     return header, body
 
 
+def _check_protocol(raw: bytes, who: str) -> None:
+    """Another version's header may have any other field: it is told by its number, before it is held against our own."""
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
+        return  # no header at all: the parser says so
+    if isinstance(header, dict) and type(header.get("protocol")) is int:
+        check_protocol(header["protocol"], who)
+
+
 def open_request(data: bytes, coordinator: str) -> tuple[Request, bytes]:
     """A coordinator's request and its body, its signature checked.
 
     Raises:
         InputError: malformed, unknown or out of bounds.
         IntegrityError: not signed by that key, or a body that does not fit.
+        RefusalError: `version-mismatch`: its sender speaks another protocol.
     """
-    return _parse(data, coordinator, _REQUEST)
+    return _parse(data, coordinator, _REQUEST, "the coordinator")
 
 
 def open_reply(data: bytes, site_key: str) -> tuple[Reply, bytes]:
     """A site's reply and its body; errors as `open_request`."""
-    return _parse(data, site_key, _REPLY)
+    return _parse(data, site_key, _REPLY, "the site")
 
 
 def floats_to_bytes(vector: NDArray[np.float32]) -> bytes:

@@ -8,24 +8,22 @@ parameters in the order of `named_parameters`, each row by row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedward.privacy.canonical import digest
 from fedward.privacy.errors import InputError
 from fedward.study.encoding import input_names
 from fedward.study.manifest import ImageFeature, Manifest
-from fedward.study.messages import floats_to_bytes
+from fedward.study.vectors import Vector
 
-Vector: TypeAlias = NDArray[np.float32]
 ENTRY_POINTS = "fedward.models"
 
 
@@ -152,10 +150,16 @@ def catalogue() -> dict[str, CatalogueModel]:
     Raises:
         InputError: an installed package offers something that is no CatalogueModel, or takes a built-in name.
     """
-    found = dict(BUILT_IN)
-    for point in entry_points(group=ENTRY_POINTS):
+    return BUILT_IN | _found(entry_points)
+
+
+@lru_cache(maxsize=1)
+def _found(search: Callable[..., Iterable[EntryPoint]]) -> dict[str, CatalogueModel]:
+    """A process searches once, which reads every installed package: what is installed later is for the next process."""
+    found: dict[str, CatalogueModel] = {}
+    for point in search(group=ENTRY_POINTS):
         offered = point.load()
-        if not isinstance(offered, CatalogueModel) or offered.name in found:
+        if not isinstance(offered, CatalogueModel) or offered.name in BUILT_IN | found:
             raise InputError(
                 f'the installed model "{point.name}" cannot be used', expected="a CatalogueModel of a new name"
             )
@@ -208,11 +212,6 @@ def load_vector(model: nn.Module, vector: Vector) -> None:
             size = parameter.numel()
             parameter.copy_(source[position : position + size].view_as(parameter))
             position += size
-
-
-def vector_digest(vector: Vector) -> str:
-    """The name of a model: SHA-256 of its parameters' wire bytes."""
-    return digest(floats_to_bytes(vector))
 
 
 @torch.no_grad()

@@ -31,10 +31,7 @@ from fedward.study.evaluation import most_noise
 from fedward.study.manifest import BaseSealed, SealedManifest
 from fedward.study.metrics import Counts, histogram_shape
 from fedward.study.shared import shared_noise
-from fedward.study.terms import most_patients, most_update, site_terms, training_cohort
-
-DEFAULT_BOUND = 100.0
-"""B without differential privacy and without `update_bound`: far above an honest update of normalised data."""
+from fedward.study.terms import DEFAULT_BOUND, most_patients, most_update, site_terms, training_cohort
 
 _UPDATE, _HISTOGRAM = "update", "histogram"
 

@@ -31,6 +31,8 @@ def privacy_words(manifest: Manifest | Exploration) -> str:
     if isinstance(manifest, Exploration):
         return f"{PRIVACY_WORDS}; covers all registered patients"
     words = f"{PRIVACY_WORDS}; covers {covered(manifest)}"
+    if manifest.model.start is not None:
+        words += "; it starts from an earlier version's model, whose own ε comes beside this one and is counted in every ledger"
     if manifest.privacy.noise != "shared":
         return words
     return words.replace(f"adversary: {EVERYONE}", f"adversary: {coordinator_words(manifest)}")
@@ -50,6 +52,10 @@ def coordinator_words(manifest: Manifest) -> str:
 def all_others_words() -> str:
     """The adversary that one site's part of shared noise is left for."""
     return f"{EVERYONE} together, all other hospitals colluding"
+
+
+DEFAULT_BOUND = 100.0
+"""The bound without differential privacy and without `update_bound`: far above an honest update of normalised data."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,13 @@ def most_update(sealed: SealedManifest, site: str, dimension: int) -> float:
     noise = terms.noise_multiplier * (math.sqrt(dimension) + 12)
     step = terms.clipping_norm * (most_patients(sealed, site) + noise) / terms.expected_batch
     return 1.01 * terms.steps * terms.learning_rate * step
+
+
+def plain_bound(sealed: SealedManifest, site: str, dimension: int) -> float:
+    """The largest L2 norm of a site's update where sums are not hidden: what clipping and noise can make it; where they bound
+    nothing, the manifest's `update_bound`, or 100, to which the site clips. The coordinator admits no longer one."""
+    reachable = most_update(sealed, site, dimension)
+    return reachable if math.isfinite(reachable) else sealed.manifest.privacy.update_bound or DEFAULT_BOUND
 
 
 def training_cohort(sealed: SealedManifest, site: str) -> float:

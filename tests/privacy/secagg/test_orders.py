@@ -51,7 +51,7 @@ class AnyOrderAtASite(RuleBasedStateMachine):
         self.site = self.cohort.parties[ME]
         self.shares = [[bytes(share) for share in held.shares] for held in self.site._secrets.held]
         self.contexts: list[RoundContext] = []
-        self.seen, self.step, self.named = (0, 0), "none", frozenset[int]()
+        self.seen, self.step, self.named = 0, "none", frozenset[int]()
         self.closed = False
         self.sent: set[int] = set()
         self.signed: dict[int, set[frozenset[int]]] = {}
@@ -74,12 +74,12 @@ class AnyOrderAtASite(RuleBasedStateMachine):
             wanted = "out-of-order"
         elif not self.last < slot < SLOTS:
             wanted = "slot-used"
-        elif number <= self.seen:
+        elif number[1] <= self.seen:
             wanted = "attempt-replayed"
         self.expect("take", wanted, lambda: self.site.take(context))
         if not wanted:
             self.contexts.append(context)
-            self.seen, self.step, self.named = number, "taken", frozenset()
+            self.seen, self.step, self.named = number[1], "taken", frozenset()
 
     @rule()
     def mask(self) -> None:
@@ -154,7 +154,7 @@ class AnyOrderAtASite(RuleBasedStateMachine):
     def go_on(self, survivors: frozenset[int]) -> None:
         """What an honest coordinator would ask for next."""
         if self.step in ("none", "revealed"):
-            self.take(self.last + 1, (max(self.seen[0], 1), self.seen[1] + 1))
+            self.take(self.last + 1, (1, self.seen + 1))
         elif self.step == "taken":
             self.mask()
         elif self.step == "masked":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -17,7 +18,7 @@ from fedward.privacy.errors import InputError
 @dataclass(frozen=True)
 class FleetAddress:
     """Where the coordinator listens and how this site proves itself there. All files are PEM; the node key (EC,
-    P-384) may also be in OpenSSH format."""
+    P-384) may also be in OpenSSH format. Both keys are under the password, if there is one."""
 
     host: str
     port: int
@@ -25,6 +26,9 @@ class FleetAddress:
     certificate: Path
     key: Path
     node_key: Path
+    password: bytes | None = field(default=None, repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    """The home's own setting, as `proxy.proxy_for` takes it."""
 
 
 def tls_context(address: FleetAddress) -> ssl.SSLContext:
@@ -37,7 +41,7 @@ def tls_context(address: FleetAddress) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(cafile=address.ca)
-        context.load_cert_chain(address.certificate, address.key)
+        context.load_cert_chain(address.certificate, address.key, password=_password(address))
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise InputError(
             "The site's TLS files cannot be used",
@@ -49,7 +53,12 @@ def tls_context(address: FleetAddress) -> ssl.SSLContext:
     return context
 
 
-def node_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def _password(address: FleetAddress) -> Callable[[], bytes]:
+    """As a function: without one, OpenSSL would ask the terminal for what it lacks."""
+    return lambda: address.password or b""
+
+
+def node_key(path: Path, password: bytes | None = None) -> ec.EllipticCurvePrivateKey:
     """The node's key for Flower's own authentication.
 
     Raises:
@@ -59,7 +68,7 @@ def node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         text = path.read_bytes()
         load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in text else load_pem_private_key
-        key = load(text, password=None)
+        key = load(text, password=password)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         got = type(error).__name__
     else:
@@ -67,7 +76,7 @@ def node_key(path: Path) -> ec.EllipticCurvePrivateKey:
             return key
     raise InputError(
         f"The node key {path} cannot be used",
-        expected="an EC P-384 private key without a passphrase, in PEM or OpenSSH format",
+        expected="an EC P-384 private key under this home's password, in PEM or OpenSSH format",
         got=got,
         remedy="create the site's keys again and send the new public key to the coordinator",
         code=CREDENTIALS_UNREADABLE,

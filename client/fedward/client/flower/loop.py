@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from fedward.client.flower.diagnosis import (
     DISCONNECTED,
     HANDLED,
     HANDLER_FAILED,
+    NODE_FAULT,
     REPLY_LOST,
     REQUEST_LOST,
     REQUEST_MALFORMED,
@@ -27,9 +29,11 @@ from fedward.client.flower.diagnosis import (
     can_pass,
     name_of,
     says_not_yet,
+    says_other_certificate,
     says_unknown_node,
 )
 from fedward.client.flower.pace import Backoff, Pace
+from fedward.client.flower.proxy import proxy_for
 from fedward.client.flower.session import Request, Session
 from fedward.privacy.errors import InputError
 
@@ -40,6 +44,8 @@ FIELD: Final = "payload"
 _MESSAGE_PATIENCE_S: Final = 300.0
 # A crashed node asks this often whether its last session has lapsed.
 _LAPSE_POLL_S: Final = 1.0
+# After a fault of our own: long enough that a fault that stays does not spin.
+_FAULT_PAUSE_S: Final = 1.0
 
 _T = TypeVar("_T")
 
@@ -48,6 +54,16 @@ class Handler(Protocol):
     """Answers one request payload with one reply that passed the node's door; it is trusted to catch its own errors."""
 
     def __call__(self, request: bytes, /) -> Released: ...
+
+
+class KeySource(Protocol):
+    """Where a site's keys lie while they may be replaced under a running node."""
+
+    def current(self) -> FleetAddress:
+        """What holds now; asked before each activation. A FedwardError of it is reported, and asked again."""
+
+    def used(self) -> None:
+        """The coordinator let the node in with what `current` last gave."""
 
 
 class FleetLoop:
@@ -60,12 +76,15 @@ class FleetLoop:
         *,
         report: Report,
         stop: threading.Event,
+        keys: KeySource | None = None,
+        contact: Callable[[], None] = lambda: None,
         idle_poll_s: float = 1.0,
         busy_poll_s: float = 0.05,
         max_bytes: int = 256 * 2**20,
     ) -> None:
         """Polls every `busy_poll_s` while a round is on and backs off to `idle_poll_s`; no response of the
-        coordinator may be larger than `max_bytes`.
+        coordinator may be larger than `max_bytes`. `keys` gives the address anew before each activation. `contact` is
+        called whenever the coordinator has answered, from any thread.
 
         Raises:
             InputError: a certificate or key cannot be read, or the node key is not EC P-384.
@@ -76,32 +95,57 @@ class FleetLoop:
         self._handler = handler
         self._report = Reporter(report)
         self._stop = stop
+        self._keys = keys
+        self._contact = contact
+        self._session: Session | None = None
         self._pace = Pace(busy_poll_s, idle_poll_s)
         self._max_bytes = max_bytes
         tls_context(address)
-        node_key(address.node_key)
+        node_key(address.node_key, address.password)
 
     def run(self) -> None:
         """Run until `stop` is set, then deactivate the node. Raises nothing but what `report` raises."""
         backoff = Backoff()
         while not self._stop.is_set():
             try:
+                if self._keys is not None:
+                    self._address = self._keys.current()
                 session = Session.activate(self._address, self._max_bytes)
             except Exception as error:  # noqa: BLE001 - the loop outlives any failure, known to Flower or not
-                self._report.failure(error, activating=True)
+                self._report.failure(error, activating=True, proxy=self._proxy())
                 wait = backoff.next()
                 self._stop.wait(min(wait, _LAPSE_POLL_S) if says_not_yet(error) else wait)
                 continue
             backoff.reset()
-            self._report(CONNECTED, f"node {session.node_id} at {self._address.host}:{self._address.port}")
-            with session:
-                self._serve(session)
+            try:
+                self._attend(session)
+            except Exception as error:  # noqa: BLE001 - as above: a node that ended without a word would look like a slow one
+                self._report(NODE_FAULT, f"{name_of(error)}; activating again")
+                self._stop.wait(_FAULT_PAUSE_S)
         self._report(DISCONNECTED, "stopped")
+
+    def _attend(self, session: Session) -> None:
+        """Serve over a session until it ends, and deactivate the node."""
+        session.contact, self._session = self._contact, session
+        with session:
+            if self._keys is not None:
+                self._keys.used()
+            self._report(CONNECTED, f"node {session.node_id} at {self._address.host}:{self._address.port}")
+            self._serve(session)
+
+    def abandon(self) -> None:
+        """Deactivate the node now, from another thread than `run`'s: a request under way is not answered any more."""
+        session = self._session
+        if session is not None:
+            session.leave()
 
     def _serve(self, session: Session) -> None:
         """Answer messages until the node is stopped or the SuperLink no longer knows it."""
         backoff = Backoff()
         while not self._stop.is_set() and not session.lost.is_set():
+            if session.outdated():
+                self._report(DISCONNECTED, "this site has a fresh certificate; connecting with it")
+                return
             began = time.monotonic()
             try:
                 request = session.pull()
@@ -109,9 +153,13 @@ class FleetLoop:
                 if says_unknown_node(error):
                     session.lost.set()
                     break
-                self._report.failure(error)
+                self._report.failure(error, proxy=self._proxy())
+                if says_other_certificate(error):
+                    session.lost.set()
+                    return
                 self._stop.wait(backoff.next())
                 continue
+            self._contact()
             if backoff.reset():
                 self._report(CONNECTED, f"node {session.node_id} again")
             if request is None:
@@ -121,6 +169,13 @@ class FleetLoop:
                 self._pace.after_message()
         if not self._stop.is_set():
             self._report(DISCONNECTED, "the SuperLink no longer knows this node; activating again")
+
+    def _proxy(self) -> str | None:
+        """The proxy on the way, as it may be shown."""
+        with contextlib.suppress(InputError):
+            found = proxy_for(self._address.host, self._address.port, self._address.proxy)
+            return found.shown if found else None
+        return None
 
     def _answer(self, session: Session, request: Request) -> None:
         """Fetch one message, handle it and push the reply, whatever the network does meanwhile."""
@@ -139,7 +194,7 @@ class FleetLoop:
             self._report(REPLY_LOST, name_of(error))
             return
         session.confirm(request)  # last: it is not what the coordinator waits for
-        self._report(HANDLED, f"answered in {seconds:.3f} s")
+        self._report(HANDLED, f"last request answered in {seconds:.3f} s")
 
     def _handle(self, message: Any) -> Any:
         """The reply to a message: the handler's payload, or an error that carries a code and no other text."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -28,7 +29,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedward.client.flower.credentials import FleetAddress, node_key, tls_context
-from fedward.client.flower.diagnosis import MalformedError, PendingError, says_unknown_node
+from fedward.client.flower.diagnosis import MalformedError, PendingError, says_other_certificate, says_unknown_node
+from fedward.client.flower.proxy import Proxy, proxy_for
 
 # 10 s is the least that the Fleet API accepts (HEARTBEAT_MIN_INTERVAL); it keeps a node online for two of them. One
 # beat every 7 s leaves room for two retries, and bounds the wait after a crash to 20 s.
@@ -39,6 +41,12 @@ _HEARTBEAT_RETRY_S: Final = 1.0
 _OBJECTS_PER_REQUEST: Final = 3
 # A site that is told to stop does not wait longer than this for a coordinator that does not answer.
 _FAREWELL_S: Final = 3.0
+# A busy SuperLink answers hundreds of sites one by one. Who hangs up early makes it shake hands again, which costs it more than
+# the answer would: 32 sites that gave up after httpx's 5 s kept a slow one from ever answering.
+_ANSWER_S: Final = 30.0
+_CONNECT_S: Final = 15.0
+# Less than the life of a session, so that a beat lost on a dead line is sent again in time.
+_BEAT_ANSWER_S: Final = 8.0
 # Longer than the pause between two heartbeats, so that a quiet site does not shake hands for each.
 _KEEP_ALIVE_S: Final = 30.0
 
@@ -62,13 +70,18 @@ class Session:
         self._client = client
         self._node = Node(node_id=node_id)
         self._closed = threading.Event()
+        self._certificate: Path | None = None
+        self._stamp: tuple[int, ...] = ()
+        self.contact: Callable[[], None] = lambda: None
+        """Called whenever the coordinator has answered a heartbeat."""
         self._beats = threading.Thread(target=self._beat, name="fedward-heartbeat", daemon=True)
 
     @classmethod
     def activate(cls, address: FleetAddress, max_bytes: int) -> Session:
         """Connect and activate. The files are read every time, so that a renewed certificate is picked up."""
-        key = node_key(address.node_key)
-        send = _BoundedSend(tls_context(address), max_bytes)
+        stamp = _stamp(address.certificate)
+        key = node_key(address.node_key, address.password)
+        send = _BoundedSend(tls_context(address), proxy_for(address.host, address.port, address.proxy), max_bytes)
         host = f"[{address.host}]" if ":" in address.host else address.host
         client = FleetHttpClient(
             f"https://{host}:{address.port}",
@@ -78,21 +91,33 @@ class Session:
         )
         request = ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT_S)
         try:
-            return cls(send, client, client.ActivateNode(request).node_id)
+            session = cls(send, client, client.ActivateNode(request).node_id)
+            session._certificate, session._stamp = address.certificate, stamp
+            return session
         except BaseException:
             send.close()
             raise
+
+    def outdated(self) -> bool:
+        """Whether the site's certificate is another now than the one of this session."""
+        return self._certificate is not None and _stamp(self._certificate) != self._stamp
 
     def __enter__(self) -> Session:
         self._beats.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """Deactivate the node, once; from any thread. Heartbeats end first, or one would bring it back."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         if not self.lost.is_set():
             self._send.hurried = True
             with contextlib.suppress(Exception):  # a courtesy; without it the last heartbeat lapses
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node_id))
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
         self._beats.join(timeout=_HEARTBEAT_RETRY_S)
         self._send.close()
 
@@ -171,10 +196,20 @@ class Session:
             try:
                 if not self._client.SendNodeHeartbeat(request).success:
                     self.lost.set()
+                self.contact()
             except Exception as error:  # noqa: BLE001 - rule 2
-                if says_unknown_node(error):
+                if says_unknown_node(error) or says_other_certificate(error):
                     self.lost.set()
                 wait = _HEARTBEAT_RETRY_S
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What tells that a file was replaced; empty while there is none."""
+    try:
+        seen = file.stat()
+    except OSError:
+        return ()
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
 class _BoundedSend:
@@ -183,10 +218,15 @@ class _BoundedSend:
     The last interceptor of the chain: it does not call the next one, which would be Flower's own transport.
     """
 
-    def __init__(self, tls: ssl.SSLContext, max_bytes: int) -> None:
+    def __init__(self, tls: ssl.SSLContext, proxy: Proxy | None, max_bytes: int) -> None:
         # Redirects are refused: the coordinator has no business sending a hospital's request anywhere else.
         self._wire = httpx.Client(
-            verify=tls, follow_redirects=False, limits=httpx.Limits(keepalive_expiry=_KEEP_ALIVE_S)
+            verify=tls,
+            proxy=proxy.for_httpx() if proxy else None,
+            trust_env=False,  # `proxy_for` has read what is to be read of the environment
+            follow_redirects=False,
+            limits=httpx.Limits(keepalive_expiry=_KEEP_ALIVE_S),
+            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
         )
         self._max_bytes = max_bytes
         self.hurried = False
@@ -196,6 +236,8 @@ class _BoundedSend:
         del call_next
         if self.hurried:
             context.request.extensions["timeout"] = httpx.Timeout(_FAREWELL_S).as_dict()
+        elif context.request.url.path.endswith("/send-node-heartbeat"):
+            context.request.extensions["timeout"] = httpx.Timeout(_BEAT_ANSWER_S).as_dict()
         response = self._wire.send(context.request, stream=True)
         with contextlib.closing(response):
             body = b"".join(self._chunks(response))

@@ -5,7 +5,7 @@ Rules
        built, from the approved manifest. Nothing is dealt to a key that the roster's key of its owner did not sign.
     2. `open` verifies every box against its dealer's signed root, and drops the channel key. Nothing is masked before every
        box of the batch was found good.
-    3. `take` consumes a slot, before any data is read: only a slot, and a (round, attempt), above all that were taken.
+    3. `take` consumes a slot, before any data is read: only a slot, and an attempt, above all that were taken.
     4. `mask` masks one vector in the taken slot, then forgets the slot's mask key and seed.
     5. `confirm` signs one survivor set in a slot: this site must be in it, it must have sent its vector, and the set must have
        at least max(t, quorum) members.
@@ -92,12 +92,11 @@ class SiteParty:
         site: its own name.
         identity: its long-term key, the one in the roster.
         entropy: `os.urandom` at a hospital.
-        seen: the highest (round, attempt) that this site has ever taken part in, in any run.
+        seen: the highest attempt of the study that this site has ever taken part in, in any run. A coordinator numbers attempts
+            upwards, whatever round they are of: one that lost a model goes back to an earlier round, and never to an attempt.
     """
 
-    def __init__(
-        self, batch: Batch, site: str, identity: Identity, entropy: Entropy, seen: tuple[int, int] = (0, 0)
-    ) -> None:
+    def __init__(self, batch: Batch, site: str, identity: Identity, entropy: Entropy, seen: int = 0) -> None:
         self.batch = batch
         self.site = site
         self._me = batch.index(site)
@@ -132,8 +131,8 @@ class SiteParty:
         return self._setup
 
     @property
-    def seen(self) -> tuple[int, int]:
-        """The highest (round, attempt) taken so far."""
+    def seen(self) -> int:
+        """The highest attempt taken so far."""
         return self._seen
 
     # setup, once a batch
@@ -294,16 +293,16 @@ class SiteParty:
                 expected=f"{self._last_slot + 1} to {self.batch.slots - 1}",
                 got=str(context.slot),
             )
-        if not (context.round, context.attempt) > self._seen:
+        if not context.attempt > self._seen:
             raise ProtocolError(
                 "the attempt is not above all that this site has taken part in",
                 code="attempt-replayed",
                 blamed=COORDINATOR,
-                expected=f"above round {self._seen[0]}, attempt {self._seen[1]}",
-                got=f"round {context.round}, attempt {context.attempt}",
+                expected=f"above attempt {self._seen}",
+                got=f"attempt {context.attempt}, of round {context.round}",
             )
         first, self._last_slot = max(self._last_slot, 0), context.slot
-        self._seen, self._slot = (context.round, context.attempt), None
+        self._seen, self._slot = context.attempt, None
         self._forget(first, context.slot)
         self._slot = _Slot(context)
         self._used.add(context.digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -25,6 +26,7 @@ def protocol() -> Any:
     return importlib.import_module("flwr.proto.control_pb2")
 
 
+@lru_cache(maxsize=4096)  # the service asks for every site's at every beat
 def node_key(text: bytes) -> bytes:
     """A node's public key in the form in which Flower compares keys."""
     try:

@@ -26,6 +26,7 @@ from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from fedward.privacy.errors import UnreachableError
+from fedward.server.flower.gate import OBJECTS_PER_REPLY
 from fedward.server.flower.replies import (
     FIELD,
     MESSAGE_TYPE,
@@ -41,11 +42,13 @@ from fedward.server.flower.replies import (
 )
 from fedward.server.flower.wire import NEWS, DirectSend, TooLargeError, flower_client
 
-# A reply is a message, its record dictionary and its one record.
-_OBJECTS_PER_REPLY: Final = 3
+# A reply holds at most a vector of 64 bits for each 32 of its request, and besides histograms or shares.
+_REPLY_SPARE_BYTES: Final = 16 * 2**20
 _REPLY_UPLOAD_S: Final = 120.0
 # The HTTP response around an object is a little larger than the object.
 _ENVELOPE_BYTES: Final = 64 * 1024
+# A reply of this size is freed at the SuperLink before the next one is fetched; smaller ones are when there is time.
+_LARGE_BYTES: Final = 1024 * 1024
 
 _T = TypeVar("_T")
 
@@ -78,8 +81,8 @@ class GridTransport:
         patience_s: float = 30.0,
         ttl_s: float = 86_400.0,
     ) -> None:
-        """A reply may have `max_bytes`; a message lives for `ttl_s` seconds; a SuperLink that does not answer for
-        `patience_s` seconds is gone."""
+        """A reply may have `max_bytes`, and no more than its request explains; a message lives for `ttl_s` seconds; a SuperLink
+        that does not answer for `patience_s` seconds is gone."""
         self._run_id = int(grid.run.run_id)
         self._max_bytes = max_bytes
         self._patience_s = patience_s
@@ -91,6 +94,7 @@ class GridTransport:
         self._news = f"http://{grid._addr}{NEWS}"
         self._spent: list[str] = []
         self._waiting: dict[str, int] = {}
+        self._most: dict[str, int] = {}
         self._uploads: dict[str, Upload] = {}
         self._refused: set[str] = set()
         self._trouble_since: float | None = None
@@ -116,6 +120,8 @@ class GridTransport:
         self._wire.ring(self._news)
         sent = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
         self._waiting.update(sent)
+        for message_id, node_id in sent.items():
+            self._most[message_id] = min(self._max_bytes, 2 * len(payloads[node_id]) + _REPLY_SPARE_BYTES)
         return sent
 
     def poll(self, ids: Iterable[str]) -> list[Arrival]:
@@ -199,9 +205,10 @@ class GridTransport:
         """A reply whose parts have all arrived, or None if one is still on its way."""
         upload = self._uploads[message_id]
         try:
-            if not self._download(upload):
-                return None
-            payload = payload_of(upload, self._max_bytes)
+            with self._wire.at_most(self._most[message_id] + _ENVELOPE_BYTES):
+                if not self._download(upload):
+                    return None
+            payload = payload_of(upload, self._most[message_id])
         except ReplyError as error:
             return self._done(message_id, failure=error.code)
         except (httpx.HTTPError, ValueError) as error:
@@ -212,7 +219,7 @@ class GridTransport:
 
     def _download(self, upload: Upload) -> bool:
         """Fetch what is there of a reply; whether it is complete. Raises: ReplyError if it never will be."""
-        if len(upload.object_ids) > _OBJECTS_PER_REPLY:
+        if len(upload.object_ids) > OBJECTS_PER_REPLY:
             raise ReplyError(REPLY_MALFORMED)
         for object_id in upload.object_ids:
             if object_id in upload.contents:
@@ -239,9 +246,12 @@ class GridTransport:
     def _done(self, message_id: str, *, payload: bytes | None = None, failure: str | None = None) -> Arrival:
         """The end of a message."""
         upload = self._uploads.pop(message_id, None)
+        self._most.pop(message_id, None)
         self._refused.discard(message_id)
         if upload is not None:
             self._spent.append(upload.reply_id)
+            if payload is not None and len(payload) > _LARGE_BYTES:
+                self._tidy()
         return Arrival(message_id, self._waiting.pop(message_id), payload, failure)
 
     def _tidy(self) -> None:

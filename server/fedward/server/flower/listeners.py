@@ -8,23 +8,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
-from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 
+from fedward.server.flower.gate import Gate
 from fedward.server.flower.wire import DOOR_HEADER, NEWS
+from fedward.study.connection import REFUSAL_HEADER, UNKNOWN_NODE, UNKNOWN_NOW
 
 _FLEET: Final = "/v1/fleet/"
 _PULL: Final = _FLEET + "pull-messages"
 _PUSH: Final = _FLEET + "push-messages"
+_ACTIVATE: Final = _FLEET + "activate-node"
 _OBJECT: Final = _FLEET + "push-object"
 # Every other call carries headers only. They come back to the ServerApp together, for all sites at once.
 _SMALL_BYTES: Final = 64 * 1024
-_FLEET_CALLS: Final = frozenset(
+FLEET_CALLS: Final = frozenset(
     {
-        _FLEET + "activate-node",
+        _ACTIVATE,
         _FLEET + "deactivate-node",
         _FLEET + "send-node-heartbeat",
         _FLEET + "confirm-message-received",
@@ -35,6 +37,12 @@ _FLEET_CALLS: Final = frozenset(
     }
 )
 _HELD_NODES: Final = 4096
+# Flower copies an object three times while it stores it: large ones take turns for that. What is large leaves in pieces, since
+# the listener would else encrypt and keep the whole of it for each site that is slow to take it.
+_LARGE_BYTES: Final = 1024 * 1024
+_PIECE_BYTES: Final = 256 * 1024
+# As Flower itself says "no such node": a site then activates anew.
+_STATUSES: Final = {UNKNOWN_NODE: 401, UNKNOWN_NOW: 503}
 
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -64,8 +72,12 @@ class Doorbell:
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Let every held poll go, from another thread."""
+        """Let every held poll go, from another thread, and hold no more."""
         self._hold_s = 0.0
+        self.wake()
+
+    def wake(self) -> None:
+        """Ring, from another thread."""
         if self._loop is not None and self._loop.is_running():
             self._loop.call_soon_threadsafe(self.ring)
 
@@ -91,42 +103,82 @@ class Doorbell:
 
 
 class FleetGuard:
-    """What hospitals reach: the calls of `_FLEET_CALLS`, each within bounds, and 404 for all else."""
+    """What hospitals reach: the calls of `FLEET_CALLS`, each within bounds, by a site that is who it says; 404 for all else.
 
-    def __init__(self, app: Asgi, doorbell: Doorbell, max_bytes: int) -> None:
+    Flower knows a node by its key alone. Here a request must come over a certificate that the coordinator issued, that
+    lives now, and that this very key was enrolled with; so one hospital's certificate carries no other's messages, and
+    a stolen header is worth nothing without the certificate's private key. Refusals are 403 with a code in a header.
+    """
+
+    def __init__(self, app: Asgi, doorbell: Doorbell, max_bytes: int, gate: Gate) -> None:
         self._app = app
         self._doorbell = doorbell
         self._max_bytes = max_bytes
+        self._gate = gate
+        self._storing = asyncio.Semaphore(1)
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Serve one request of a hospital."""
         if scope["type"] != "http":
             return
         path = scope["path"]
-        if path not in _FLEET_CALLS:
-            await _answer(send, 404)
+        status = _misfit(scope, self._max_bytes)
+        if status:
+            await answer(send, status)
             return
-        length = _header(scope, b"content-length")
-        # A body of unsaid length could outgrow any bound; only an object may be large.
-        if not length.isdigit() or _header(scope, b"transfer-encoding"):
-            await _answer(send, 411)
+        refusal = self._gate.refuses(scope)
+        if refusal:
+            await self._refuse(scope, send, refusal)
             return
-        if int(length) > (self._max_bytes if path == _OBJECT else min(self._max_bytes, _SMALL_BYTES)):
-            await _answer(send, 413)
-            return
+        if path != _OBJECT:
+            body = await _whole(receive)
+            if body is None:
+                return
+            refusal = self._gate.misspeaks(scope, path, body)
+            if refusal:
+                await self._refuse(scope, send, refusal)
+                return
+            receive = _again(body, receive)
         # Flower's lifespan state belongs to the loopback server; its routes expect a mapping all the same.
         scope = dict(scope, state={})
         if path == _PULL:
             await self._pull(scope, receive, send)
-        elif path == _PUSH:
-            await self._push(scope, receive, send)
+        elif path == _ACTIVATE:
+            await self._activate(scope, receive, send)
+        elif path == _OBJECT and int(header(scope, b"content-length")) > _LARGE_BYTES:
+            await self._store(scope, receive, send)
         else:
+            await self._app(scope, receive, _in_pieces(send))
+
+    async def _store(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        """Take in a large object, however slow its site is, and hand it on when its turn comes."""
+        body = await _whole(receive)
+        if body is None:
+            return
+        refusal = self._gate.refuses(scope)  # it may have been revoked meanwhile
+        if refusal:
+            await self._refuse(scope, send, refusal)
+            return
+        receive, body = _again(body, receive), None  # one copy less while Flower works
+        async with self._storing:
             await self._app(scope, receive, send)
+
+    async def _refuse(self, scope: _Scope, send: _Send, code: str) -> None:
+        """Refuse by name; a store that cannot be read refuses everybody for now. Refused connections are closed."""
+        self._gate.refused(scope, code)
+        headers = [(REFUSAL_HEADER.encode(), code.encode())]
+        if code not in _STATUSES:
+            headers.append((b"connection", b"close"))
+        await answer(send, _STATUSES.get(code, 403), headers)
 
     async def _pull(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Answer a poll when there is something to say."""
-        node = _header(scope, FLEET_HTTP_PUBLIC_KEY_HEADER.encode())
+        node = header(scope, FLEET_HTTP_PUBLIC_KEY_HEADER.encode())
         count = await self._doorbell.wait(node)
+        refusal = self._gate.refuses(scope)  # it may have been revoked while the poll was held
+        if refusal:
+            await self._refuse(scope, send, refusal)
+            return
         status = size = 0
 
         async def watch(event: MutableMapping[str, Any]) -> None:
@@ -139,38 +191,67 @@ class FleetGuard:
         if status == 200 and size == 0:  # an empty protobuf message has no bytes
             self._doorbell.told_nothing(node, count)
 
-    async def _push(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        """Refuse a reply whose sender is not the node that the request authenticates."""
-        body = bytearray()
-        more = True
-        while more:
-            event = await receive()
-            if event["type"] != "http.request":
-                return
-            body += event.get("body", b"")
-            more = event.get("more_body", False)
-        if not _speaks_for_itself(bytes(body)):
-            await _answer(send, 403)
+    async def _activate(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        """A node that Flower lets in has proved both its keys: a certificate that was issued is in use from now on."""
+
+        async def watch(event: MutableMapping[str, Any]) -> None:
+            if event.get("status") == 200:
+                self._gate.connected(scope)
+            await send(event)
+
+        await self._app(scope, receive, watch)
+
+
+def _misfit(scope: _Scope, max_bytes: int) -> int:
+    """The status with which a request that is none of the fleet calls, or not within its bound, is refused; or 0."""
+    path = scope["path"]
+    if path not in FLEET_CALLS:
+        return 404
+    length = header(scope, b"content-length")
+    # A body of unsaid length could outgrow any bound; only an object may be large.
+    if not length.isdigit() or header(scope, b"transfer-encoding"):
+        return 411
+    return 413 if int(length) > (max_bytes if path == _OBJECT else min(max_bytes, _SMALL_BYTES)) else 0
+
+
+async def _whole(receive: _Receive) -> bytes | None:
+    """A request's body, which is within its bound; None if the site hung up."""
+    parts: list[bytes] = []
+    more = True
+    while more:
+        event = await receive()
+        if event["type"] != "http.request":
+            return None
+        parts.append(event.get("body", b""))
+        more = event.get("more_body", False)
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: _Receive) -> _Receive:
+    """A `receive` that gives a body that was read, once, and does not keep it."""
+    kept = [body]
+
+    async def replay() -> MutableMapping[str, Any]:
+        if not kept:
+            return await receive()
+        return {"type": "http.request", "body": kept.pop(), "more_body": False}
+
+    return replay
+
+
+def _in_pieces(send: _Send) -> _Send:
+    """A `send` that waits for the site to take a piece of a large body before it gives the next."""
+
+    async def pieces(event: MutableMapping[str, Any]) -> None:
+        body = event.get("body", b"")
+        if len(body) <= _PIECE_BYTES:
+            await send(event)
             return
-        replayed = False
+        for start in range(0, len(body), _PIECE_BYTES):
+            more = event.get("more_body", False) or start + _PIECE_BYTES < len(body)
+            await send({**event, "body": body[start : start + _PIECE_BYTES], "more_body": more})
 
-        async def replay() -> MutableMapping[str, Any]:
-            nonlocal replayed
-            if replayed:
-                return await receive()
-            replayed = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        await self._app(scope, replay, send)
-
-
-def _speaks_for_itself(body: bytes) -> bool:
-    request = PushMessagesRequest()
-    try:
-        request.ParseFromString(body)
-    except Exception:  # noqa: BLE001 - protobuf's DecodeError, whatever its implementation calls it
-        return False
-    return all(message.metadata.src_node_id == request.node.node_id for message in request.messages_list)
+    return pieces
 
 
 def local_only(app: Asgi, secret: str, doorbell: Doorbell) -> Asgi:
@@ -179,23 +260,25 @@ def local_only(app: Asgi, secret: str, doorbell: Doorbell) -> Asgi:
     async def serve(scope: _Scope, receive: _Receive, send: _Send) -> None:
         path = scope.get("path", "")
         if path.startswith("/v1/control") or path == "/v1/runtime/acquire-task":
-            offered = _header(scope, DOOR_HEADER.encode())
+            offered = header(scope, DOOR_HEADER.encode())
             if not secrets.compare_digest(offered, secret.encode()):
-                await _answer(send, 401)
+                await answer(send, 401)
                 return
         if path == NEWS:
             doorbell.ring()
-            await _answer(send, 204)
+            await answer(send, 204)
             return
         await app(scope, receive, send)
 
     return serve
 
 
-def _header(scope: _Scope, name: bytes) -> bytes:
+def header(scope: _Scope, name: bytes) -> bytes:
+    """A header of a request; empty if it has none."""
     return next((bytes(value) for key, value in scope.get("headers", ()) if key == name), b"")
 
 
-async def _answer(send: _Send, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+async def answer(send: _Send, status: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """Answer without a body."""
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0"), *headers]})
     await send({"type": "http.response.body", "body": b""})

@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -51,7 +52,9 @@ def serve_app() -> None:
     quiet_flower(None, level, stream=True)
     run_serverapp = importlib.import_module("flwr.superlink.runtime").run_serverapp
     with contextlib.suppress(Exception):  # Flower imports it again and reports what is wrong with it
-        importlib.import_module(module)
+        component = importlib.import_module(module)
+        if not select.select([0], [], [], 0)[0]:  # no order is waiting: there is time
+            getattr(component, "warm_up", lambda: None)()
     line = sys.stdin.buffer.readline()
     if not line:
         return

@@ -21,6 +21,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from fedward.privacy.errors import FedwardError, UnreachableError
 from fedward.server.flower import control
+from fedward.server.flower.gate import Credentials, Gate
 from fedward.server.flower.listeners import Doorbell
 from fedward.server.flower.process import end_process, give_order, quiet_flower, spawn
 from fedward.server.flower.superlink import close_all, listen, make_servers
@@ -47,6 +48,7 @@ class SuperLinkService:
         certificate: Path,
         key: Path,
         ca: Path,
+        credentials: Credentials,
         flwr_home: Path,
         component: str = "fedward.server.app:app",
         environment: Mapping[str, str] | None = None,
@@ -56,6 +58,7 @@ class SuperLinkService:
         hold_s: float = 2.0,
     ) -> None:
         """Hospitals connect to `host`:`fleet_port`; `certificate`, `key` and `ca` are PEM files.
+        `credentials` says which of the hospitals' certificates may carry which node's messages.
 
         `component` is the ServerApp as `module:attribute` of an installed package. `environment` is added to the
         ServerApp's. Flower logs to `log_file`, or nowhere. A site's request may have `max_bytes`; a poll is held for
@@ -82,6 +85,7 @@ class SuperLinkService:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._nodes: dict[bytes, int] = {}
+        self._gate = Gate(credentials, self._nodes.get)
         self._apps: dict[int, subprocess.Popen[bytes]] = {}
         self._spare: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -100,7 +104,7 @@ class SuperLinkService:
         sockets = listen([(LOOPBACK, self._control_port), (self._host, self._fleet_port)])
         try:
             self._servers = make_servers(
-                self._control_port, self._secret, self._doorbell, max_bytes=self._max_bytes, tls=self._tls
+                self._control_port, self._secret, self._doorbell, self._gate, max_bytes=self._max_bytes, tls=self._tls
             )
         except BaseException:
             close_all(sockets)
@@ -145,6 +149,26 @@ class SuperLinkService:
                 response = self._ask(lambda: self._control.RegisterNode(proto.RegisterNodeRequest(public_key=pem)))
                 self._nodes[pem] = int(response.node_id)
             return self._nodes[pem]
+
+    def registered_nodes(self) -> list[bytes]:
+        """The node keys that may connect, as Flower writes them."""
+        with self._lock:
+            return list(self._nodes)
+
+    def unregister_node(self, public_key: bytes) -> None:
+        """Let this node connect no more; Flower forgets it. Its key can't be registered again. Safe to repeat.
+
+        Raises:
+            UnreachableError: the SuperLink does not run.
+        """
+        pem = control.node_key(public_key)
+        with self._lock:
+            node = self._nodes.get(pem)
+            if node is None:
+                return
+            self._ask(lambda: self._control.UnregisterNode(control.protocol().UnregisterNodeRequest(node_id=node)))
+            del self._nodes[pem]
+        self._doorbell.wake()  # whoever holds a poll of it learns now
 
     def online_nodes(self) -> set[int]:
         """The nodes that Flower counts as online: it notices a dead one within 20 s."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
 
 from fedward.privacy.errors import InputError, UnreachableError
+from fedward.server.flower.gate import Gate
 from fedward.server.flower.listeners import Asgi, Doorbell, FleetGuard, local_only
 from fedward.server.flower.wire import LOOPBACK
 
@@ -28,7 +29,7 @@ IDLE_LAYERS: Final = frozenset(
 
 
 def make_servers(
-    port: int, secret: str, doorbell: Doorbell, *, max_bytes: int, tls: tuple[Path, Path, Path]
+    port: int, secret: str, doorbell: Doorbell, gate: Gate, *, max_bytes: int, tls: tuple[Path, Path, Path]
 ) -> list[Any]:
     """The loopback server and the hospitals' server, over one SuperLink application."""
     uvicorn = importlib.import_module("uvicorn")
@@ -36,11 +37,14 @@ def make_servers(
     # Sites keep a connection for as long as they poll; a server that drops it in between costs a failed request.
     common = {"log_config": None, "access_log": False, "timeout_keep_alive": 75, "timeout_graceful_shutdown": 1}
     local = uvicorn.Config(local_only(superlink, secret, doorbell), **common)
-    guard = FleetGuard(superlink, doorbell, max_bytes)
+    guard = FleetGuard(superlink, doorbell, max_bytes, gate)
     certificate, key, ca = tls
     fleet = uvicorn.Config(
         guard,
         lifespan="off",  # the loopback server owns the application's
+        http=importlib.import_module("fedward.server.flower.peer").PeerProtocol,
+        ws="none",
+        proxy_headers=False,
         ssl_certfile=str(certificate),
         ssl_keyfile=str(key),
         ssl_ca_certs=str(ca),
@@ -58,6 +62,7 @@ def make_servers(
             remedy="issue the coordinator's certificate again, or correct the paths",
         ) from error
     fleet.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    fleet.ssl.num_tickets = 0  # no resumption: every connection proves its certificate anew, dates included
     return [uvicorn.Server(local), uvicorn.Server(fleet)]
 
 

@@ -12,6 +12,8 @@ import httpx
 LOOPBACK: Final = "127.0.0.1"
 NEWS: Final = "/fedward/news"
 DOOR_HEADER: Final = "fedward-door"
+# The ServerApp waits its turn among the sites: hanging up early would only queue the same request again.
+_ANSWER_S: Final = 20.0
 
 
 class TooLargeError(ValueError):
@@ -25,7 +27,7 @@ class DirectSend:
     """
 
     def __init__(self, max_bytes: int, headers: Mapping[str, str] | None = None) -> None:
-        self._wire = httpx.Client(trust_env=False, follow_redirects=False)
+        self._wire = httpx.Client(trust_env=False, follow_redirects=False, timeout=_ANSWER_S)
         self._max_bytes = max_bytes
         self._headers = dict(headers or {})
 
@@ -39,6 +41,15 @@ class DirectSend:
         # The body is decoded already; these two headers would make httpx decode it again.
         headers = [(k, v) for k, v in response.headers.items() if k not in {"content-encoding", "content-length"}]
         return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
+
+    @contextlib.contextmanager
+    def at_most(self, max_bytes: int) -> Iterator[None]:
+        """Within the block, responses are bounded more closely."""
+        usual, self._max_bytes = self._max_bytes, min(self._max_bytes, max_bytes)
+        try:
+            yield
+        finally:
+            self._max_bytes = usual
 
     def ring(self, url: str) -> None:
         """Wake the sites' held polls; if it fails they wake a little later by themselves."""

@@ -18,7 +18,7 @@ from fedward.simulations.flower.process import Driver
 from fedward.simulations.flower.site import packed_study
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
-from fedward.study.models import Vector
+from fedward.study.vectors import Vector
 
 ATTEMPTS = 4
 """How often a site is asked in a round."""

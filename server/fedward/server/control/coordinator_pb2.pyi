@@ -1,0 +1,479 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class WhoamiRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SitesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StudiesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AlarmsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WaitingRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PolicyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Identity(_message.Message):
+    __slots__ = ("name", "role", "may", "federation")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    MAY_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    role: str
+    may: _containers.RepeatedScalarFieldContainer[str]
+    federation: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., may: _Optional[_Iterable[str]] = ..., federation: _Optional[str] = ...) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("code", "what", "expected", "got", "remedy", "exit_code")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    GOT_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    what: str
+    expected: str
+    got: str
+    remedy: str
+    exit_code: int
+    def __init__(self, code: _Optional[str] = ..., what: _Optional[str] = ..., expected: _Optional[str] = ..., got: _Optional[str] = ..., remedy: _Optional[str] = ..., exit_code: _Optional[int] = ...) -> None: ...
+
+class Membership(_message.Message):
+    __slots__ = ("site", "identity_key", "state", "expires_at", "reason", "changed_at")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_KEY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    identity_key: str
+    state: str
+    expires_at: int
+    reason: str
+    changed_at: int
+    def __init__(self, site: _Optional[str] = ..., identity_key: _Optional[str] = ..., state: _Optional[str] = ..., expires_at: _Optional[int] = ..., reason: _Optional[str] = ..., changed_at: _Optional[int] = ...) -> None: ...
+
+class SiteList(_message.Message):
+    __slots__ = ("sites",)
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    sites: _containers.RepeatedCompositeFieldContainer[Membership]
+    def __init__(self, sites: _Optional[_Iterable[_Union[Membership, _Mapping]]] = ...) -> None: ...
+
+class EnrollRequest(_message.Message):
+    __slots__ = ("request", "confirmed", "end_studies")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    END_STUDIES_FIELD_NUMBER: _ClassVar[int]
+    request: bytes
+    confirmed: bool
+    end_studies: bool
+    def __init__(self, request: _Optional[bytes] = ..., confirmed: _Optional[bool] = ..., end_studies: _Optional[bool] = ...) -> None: ...
+
+class Enrollment(_message.Message):
+    __slots__ = ("kit", "what", "superseded")
+    KIT_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
+    kit: bytes
+    what: str
+    superseded: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kit: _Optional[bytes] = ..., what: _Optional[str] = ..., superseded: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RevokeRequest(_message.Message):
+    __slots__ = ("site", "reason")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    reason: str
+    def __init__(self, site: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ProposeRequest(_message.Message):
+    __slots__ = ("manifest", "sites")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    sites: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, manifest: _Optional[bytes] = ..., sites: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StudyRequest(_message.Message):
+    __slots__ = ("reference",)
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    def __init__(self, reference: _Optional[str] = ...) -> None: ...
+
+class DecideRequest(_message.Message):
+    __slots__ = ("reference", "wait")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    wait: bool
+    def __init__(self, reference: _Optional[str] = ..., wait: _Optional[bool] = ...) -> None: ...
+
+class PauseRequest(_message.Message):
+    __slots__ = ("reference", "now")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    now: bool
+    def __init__(self, reference: _Optional[str] = ..., now: _Optional[bool] = ...) -> None: ...
+
+class ModelRequest(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    def __init__(self, digest: _Optional[str] = ...) -> None: ...
+
+class Part(_message.Message):
+    __slots__ = ("size", "data")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    data: bytes
+    def __init__(self, size: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Standing(_message.Message):
+    __slots__ = ("site", "state", "reason", "at")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    state: str
+    reason: str
+    at: int
+    def __init__(self, site: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., at: _Optional[int] = ...) -> None: ...
+
+class Attempt(_message.Message):
+    __slots__ = ("attempt", "round", "base", "outcome", "reason", "model", "opened_at", "seconds")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    OPENED_AT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    round: int
+    base: str
+    outcome: str
+    reason: str
+    model: str
+    opened_at: int
+    seconds: float
+    def __init__(self, attempt: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[str] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., model: _Optional[str] = ..., opened_at: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class SiteStatus(_message.Message):
+    __slots__ = ("attempt", "site", "status", "reason", "seconds")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    site: str
+    status: str
+    reason: str
+    seconds: float
+    def __init__(self, attempt: _Optional[int] = ..., site: _Optional[str] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("version", "slice", "name", "value", "low", "high", "positives", "negatives")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    POSITIVES_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    slice: str
+    name: str
+    value: float
+    low: float
+    high: float
+    positives: int
+    negatives: int
+    def __init__(self, version: _Optional[int] = ..., slice: _Optional[str] = ..., name: _Optional[str] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., positives: _Optional[int] = ..., negatives: _Optional[int] = ...) -> None: ...
+
+class Estimate(_message.Message):
+    __slots__ = ("label", "value", "low", "high", "reason")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    value: float
+    low: float
+    high: float
+    reason: str
+    def __init__(self, label: _Optional[str] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("name", "kind", "words", "unit", "estimates")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    words: str
+    unit: str
+    estimates: _containers.RepeatedCompositeFieldContainer[Estimate]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., words: _Optional[str] = ..., unit: _Optional[str] = ..., estimates: _Optional[_Iterable[_Union[Estimate, _Mapping]]] = ...) -> None: ...
+
+class Question(_message.Message):
+    __slots__ = ("round", "attempt", "sites", "at", "until", "choice")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    attempt: int
+    sites: _containers.RepeatedScalarFieldContainer[str]
+    at: int
+    until: int
+    choice: str
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., sites: _Optional[_Iterable[str]] = ..., at: _Optional[int] = ..., until: _Optional[int] = ..., choice: _Optional[str] = ...) -> None: ...
+
+class Study(_message.Message):
+    __slots__ = ("key", "study_id", "title", "digest", "state", "reason", "wish", "rounds", "version", "model", "epsilon", "delta", "epsilon_all_others", "meaning", "secure", "standings", "attempts", "statuses", "metrics", "kind", "answers", "answered", "questions", "not_releasable", "code")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WISH_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_ALL_OTHERS_FIELD_NUMBER: _ClassVar[int]
+    MEANING_FIELD_NUMBER: _ClassVar[int]
+    SECURE_FIELD_NUMBER: _ClassVar[int]
+    STANDINGS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    NOT_RELEASABLE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    key: int
+    study_id: str
+    title: str
+    digest: str
+    state: str
+    reason: str
+    wish: str
+    rounds: int
+    version: int
+    model: str
+    epsilon: float
+    delta: float
+    epsilon_all_others: float
+    meaning: str
+    secure: str
+    standings: _containers.RepeatedCompositeFieldContainer[Standing]
+    attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
+    statuses: _containers.RepeatedCompositeFieldContainer[SiteStatus]
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    kind: str
+    answers: _containers.RepeatedCompositeFieldContainer[Answer]
+    answered: bool
+    questions: _containers.RepeatedCompositeFieldContainer[Question]
+    not_releasable: _containers.RepeatedScalarFieldContainer[str]
+    code: str
+    def __init__(self, key: _Optional[int] = ..., study_id: _Optional[str] = ..., title: _Optional[str] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wish: _Optional[str] = ..., rounds: _Optional[int] = ..., version: _Optional[int] = ..., model: _Optional[str] = ..., epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., epsilon_all_others: _Optional[float] = ..., meaning: _Optional[str] = ..., secure: _Optional[str] = ..., standings: _Optional[_Iterable[_Union[Standing, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[SiteStatus, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., kind: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., answered: _Optional[bool] = ..., questions: _Optional[_Iterable[_Union[Question, _Mapping]]] = ..., not_releasable: _Optional[_Iterable[str]] = ..., code: _Optional[str] = ...) -> None: ...
+
+class StudyHead(_message.Message):
+    __slots__ = ("key", "study_id", "title", "digest", "kind", "state", "reason", "wish", "rounds", "version")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WISH_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    key: int
+    study_id: str
+    title: str
+    digest: str
+    kind: str
+    state: str
+    reason: str
+    wish: str
+    rounds: int
+    version: int
+    def __init__(self, key: _Optional[int] = ..., study_id: _Optional[str] = ..., title: _Optional[str] = ..., digest: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wish: _Optional[str] = ..., rounds: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class StudyList(_message.Message):
+    __slots__ = ("studies",)
+    STUDIES_FIELD_NUMBER: _ClassVar[int]
+    studies: _containers.RepeatedCompositeFieldContainer[StudyHead]
+    def __init__(self, studies: _Optional[_Iterable[_Union[StudyHead, _Mapping]]] = ...) -> None: ...
+
+class StudyRow(_message.Message):
+    __slots__ = ("key", "study_id", "manifest", "invited", "sealed", "signature", "digest", "state", "reason", "wish", "created_at", "changed_at", "code")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    INVITED_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WISH_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    key: int
+    study_id: str
+    manifest: str
+    invited: _containers.RepeatedScalarFieldContainer[str]
+    sealed: bytes
+    signature: bytes
+    digest: str
+    state: str
+    reason: str
+    wish: str
+    created_at: int
+    changed_at: int
+    code: str
+    def __init__(self, key: _Optional[int] = ..., study_id: _Optional[str] = ..., manifest: _Optional[str] = ..., invited: _Optional[_Iterable[str]] = ..., sealed: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wish: _Optional[str] = ..., created_at: _Optional[int] = ..., changed_at: _Optional[int] = ..., code: _Optional[str] = ...) -> None: ...
+
+class JournalEntry(_message.Message):
+    __slots__ = ("sequence", "at", "kind", "data")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    at: int
+    kind: str
+    data: str
+    def __init__(self, sequence: _Optional[int] = ..., at: _Optional[int] = ..., kind: _Optional[str] = ..., data: _Optional[str] = ...) -> None: ...
+
+class Evidence(_message.Message):
+    __slots__ = ("site", "message")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    message: bytes
+    def __init__(self, site: _Optional[str] = ..., message: _Optional[bytes] = ...) -> None: ...
+
+class History(_message.Message):
+    __slots__ = ("study", "view", "journal", "alarms", "evidence")
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_FIELD_NUMBER: _ClassVar[int]
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    study: StudyRow
+    view: Study
+    journal: _containers.RepeatedCompositeFieldContainer[JournalEntry]
+    alarms: _containers.RepeatedCompositeFieldContainer[Alarm]
+    evidence: _containers.RepeatedCompositeFieldContainer[Evidence]
+    def __init__(self, study: _Optional[_Union[StudyRow, _Mapping]] = ..., view: _Optional[_Union[Study, _Mapping]] = ..., journal: _Optional[_Iterable[_Union[JournalEntry, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ...) -> None: ...
+
+class Alarm(_message.Message):
+    __slots__ = ("site", "what", "at")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    what: str
+    at: int
+    def __init__(self, site: _Optional[str] = ..., what: _Optional[str] = ..., at: _Optional[int] = ...) -> None: ...
+
+class AlarmList(_message.Message):
+    __slots__ = ("alarms",)
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
+    alarms: _containers.RepeatedCompositeFieldContainer[Alarm]
+    def __init__(self, alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ...) -> None: ...
+
+class Waits(_message.Message):
+    __slots__ = ("reference", "action", "target", "about", "by", "at", "expires_at")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ABOUT_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    action: str
+    target: str
+    about: str
+    by: str
+    at: int
+    expires_at: int
+    def __init__(self, reference: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., about: _Optional[str] = ..., by: _Optional[str] = ..., at: _Optional[int] = ..., expires_at: _Optional[int] = ...) -> None: ...
+
+class WaitingList(_message.Message):
+    __slots__ = ("waiting",)
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    waiting: _containers.RepeatedCompositeFieldContainer[Waits]
+    def __init__(self, waiting: _Optional[_Iterable[_Union[Waits, _Mapping]]] = ...) -> None: ...
+
+class WithdrawRequest(_message.Message):
+    __slots__ = ("reference",)
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    def __init__(self, reference: _Optional[str] = ...) -> None: ...
+
+class TwoPersonPolicy(_message.Message):
+    __slots__ = ("two_persons", "hours")
+    TWO_PERSONS_FIELD_NUMBER: _ClassVar[int]
+    HOURS_FIELD_NUMBER: _ClassVar[int]
+    two_persons: _containers.RepeatedScalarFieldContainer[str]
+    hours: int
+    def __init__(self, two_persons: _Optional[_Iterable[str]] = ..., hours: _Optional[int] = ...) -> None: ...
+
+class ClearAlarmRequest(_message.Message):
+    __slots__ = ("site", "reason", "by")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    reason: str
+    by: str
+    def __init__(self, site: _Optional[str] = ..., reason: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
