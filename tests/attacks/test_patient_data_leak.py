@@ -591,10 +591,13 @@ def test_what_the_door_stops_is_found_when_there_is_no_door(
 def test_values_that_pass_for_an_update_are_seen_by_the_scanner(
     born: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No door can tell a patient's values from an update. The scan does, wherever they stand in it."""
-    values = [float(c.value) for c in born.nest.all if c.where == "a value of CHOL"]
+    """No door can tell a patient's values from an update, scaled as a model takes them. The scan does, wherever they are."""
+    values = [one for one in born.nest.all if one.where == "a value of CHOL"]
     hospital = copied(born, tmp_path / "copy")
     size = len(hospital.base)
-    monkeypatch.setattr("fedward.client.training.train", lambda *_: np.array(values[:size]))
+    scaled = [
+        (float(one.value) - one.bounds[0]) / (one.bounds[1] - one.bounds[0]) for one in values[:size] if one.bounds
+    ]
+    monkeypatch.setattr("fedward.client.training.train", lambda *_: np.array(scaled))
     assert hospital.work("cheating", 83).kind == "result"  # type: ignore[union-attr]
-    assert {hit.canary.value for hit in found(hospital)} >= set(values[:size])
+    assert {hit.canary.value for hit in found(hospital)} >= {one.value for one in values[:size]}

@@ -23,7 +23,8 @@ from fedward.study.heart import SITES, heart_folder
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
 
-FEDERATION = {"deadline": "10s", "grace": "1.5s", "max_attempts": 5}
+DEADLINE_S = 10
+FEDERATION = {"deadline": f"{DEADLINE_S}s", "grace": "1.5s", "max_attempts": 5}
 LONG, SHORT = 900, 12  # the long one is still running when the last of its tests stops it
 
 
@@ -162,7 +163,7 @@ def test_a_site_that_never_answers_is_dropped_in_time_and_comes_back(federation:
     try:
         view = federation.wait(
             digest, "drops hungarian",
-            lambda v: sum(s == "dropped" for _, s, _ in federation.status(v, "hungarian", before)) >= 2, 30,
+            lambda v: sum(s == "dropped" for _, s, _ in federation.status(v, "hungarian", before)) >= 2, 60,
         )  # fmt: skip
     finally:
         os.kill(federation.process("hungarian").pid, signal.SIGCONT)
@@ -172,7 +173,9 @@ def test_a_site_that_never_answers_is_dropped_in_time_and_comes_back(federation:
         ended = view.attempts[attempt - 1]
         assert ended.outcome == "committed"
         assert ended.seconds is not None
-        assert ended.seconds < 10.0, "the round took longer than its deadline"
+        assert ended.seconds < DEADLINE_S + 3.0, (
+            "the round took longer than its deadline, and what a sum takes after it"
+        )
         others = {s.site for s in view.statuses if s.attempt == attempt and s.status == "contributed"}
         assert others == set(SITES) - {"hungarian"}
     federation.wait(

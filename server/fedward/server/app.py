@@ -30,7 +30,8 @@ from fedward.server.store import Store
 from fedward.server.transport import Transport
 from fedward.study.lock import hold
 
-LOCK_S = 30.0
+LOCK_S = 120.0
+"""Longer than an older process takes to end: its attempt's deadline, and what a busy machine adds."""
 
 
 class SystemClock:

@@ -92,5 +92,6 @@ def _environment(*, local: bool) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what Ray calls its binding to loopback, on Linux too
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_health_check_failure_threshold": "200",  # a machine that stalls for a minute has not lost its only node
     }
     return os.environ | quiet | (loopback if local else {})
