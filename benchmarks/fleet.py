@@ -43,7 +43,7 @@ class Fleet:
     def __init__(self, folder: Path, sites: int) -> None:
         """Make everyone's homes, and let the sites join."""
         self.folder = folder
-        port, control = _free_ports(2)
+        port, control = free_ports(2)
         self.home = CoordinatorHome.create(
             folder / "coordinator", name="fleet", host="localhost", bind="127.0.0.1", port=port, control_port=control,
             now=datetime.now(UTC),
@@ -66,18 +66,9 @@ class Fleet:
     @contextlib.contextmanager
     def serving(self) -> Iterator[int]:
         """`fedward coordinator start` in a process of its own; its number."""
-        command = [sys.executable, "-m", "fedward.cli.main", "coordinator", "start", "--home", str(self.home.path)]
-        with (self.folder / "service.log").open("ab") as log:
-            self._service = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
+        with started(self.home, self.folder / "service.log") as self._service:
             self.wait("the service serves", self.coordinator.serving, START_S)
             yield self._service.pid
-        finally:
-            self._service.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._service.wait(END_S)
-            self._service.kill()
-            self._service.wait()
 
     def await_nodes(self) -> None:
         """Every site has been let in."""
@@ -150,7 +141,23 @@ def fleet_manifest(study_id: str, *, rounds: int, quorum: int, secure: bool, **c
     return parse(data)
 
 
-def _free_ports(count: int) -> list[int]:
+@contextlib.contextmanager
+def started(home: CoordinatorHome, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`fedward coordinator start` in a process of its own, which is ended with the block. It may not serve yet."""
+    command = [sys.executable, "-m", "fedward.cli.main", "coordinator", "start", "--home", str(home.path)]
+    with log.open("ab") as out:
+        service = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        yield service
+    finally:
+        service.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            service.wait(END_S)
+        service.kill()
+        service.wait()
+
+
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.fleet import free_ports
 from fedward.privacy.canonical import digest
 from fedward.privacy.signing import Identity
 from fedward.server.evaluation import evaluate
@@ -29,8 +30,15 @@ PATIENTS = 200
 
 def write_record(folder: Path, sites: int, rounds: int) -> tuple[CoordinatorHome, str]:
     """A coordinator's home whose store holds a completed study of so many sites and rounds, and the study's digest."""
+    port, control = free_ports(2)
     home = CoordinatorHome.create(
-        folder, name="record", host="localhost", bind="127.0.0.1", port=9443, control_port=9444, now=datetime.now(UTC)
+        folder,
+        name="record",
+        host="localhost",
+        bind="127.0.0.1",
+        port=port,
+        control_port=control,
+        now=datetime.now(UTC),
     )
     names = tuple(f"site-{number:03d}" for number in range(sites))
     manifest = _manifest(rounds)

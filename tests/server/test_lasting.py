@@ -186,7 +186,11 @@ def test_a_damaged_newest_model_costs_its_round_says_so_and_the_study_ends(
     explained = explain(told(federation))
     assert [event.kind for event in explained.events if "ALARM" in event.words] == ["alarm"]
     assert any("find out what damaged" in step.do for step in explained.steps)
-    assert told(federation).view.contributions() == dict.fromkeys(SITES, ROUNDS)  # the lost round is no contribution
+    view = told(federation).view
+    assert view.contributions() == dict.fromkeys(SITES, ROUNDS)  # the lost round is no contribution
+    assert {
+        one.site: one.rounds for one in federation.store.contributions(federation.key, ROUNDS)
+    } == view.contributions()
 
 
 def test_it_goes_back_over_every_damaged_one_to_the_newest_good_one(federation: Federation) -> None:

@@ -288,7 +288,7 @@ def status(
         else:
             say("No study yet: fedward coordinator propose STUDY.toml")
         return
-    view = coordinator.status(study)
+    view = coordinator.status(study, None if as_json else ATTEMPTS_SHOWN)
     if follow:
         view = _follow(coordinator, view)
     if as_json:
@@ -358,22 +358,24 @@ def transcript(
 
 
 def _follow(coordinator: Coordinator, view: StudyView) -> StudyView:
+    """Tell of each attempt until the study rests or the service is gone; then all there is to know of the study."""
     from fedward.server.lifecycle import AT_REST
 
     seen = 0
     while True:
-        view = coordinator.status(view.digest or view.study_id)
+        view = coordinator.status(view.digest or view.study_id, ATTEMPTS_SHOWN)
         for attempt in view.attempts[seen:]:
             if attempt.outcome is None:
                 break
             seen += 1
             note(f"round {attempt.round}, attempt {attempt.attempt}: {attempt.outcome} ({attempt.reason})")
         if view.state in AT_REST and view.wish == "none":
-            return view
+            break
         if not coordinator.serving():
             note("the service is stopped: nothing moves until `fedward coordinator start`")
-            return view
+            break
         time.sleep(0.5)
+    return coordinator.status(view.digest or view.study_id)
 
 
 def _show_followed(view: StudyView, *, as_json: bool) -> None:

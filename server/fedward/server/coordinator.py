@@ -64,8 +64,8 @@ class Coordinator(Protocol):
     def decide(self, reference: str, *, wait: bool) -> StudyView:
         """Answer a round that asks whether to wait for hospitals: it waits, or carries on without them."""
 
-    def status(self, reference: str) -> StudyView:
-        """One study as it stands."""
+    def status(self, reference: str, recent: int | None = None) -> StudyView:
+        """One study as it stands; with the details of so many attempts, the newest, or of all."""
 
     def studies(self) -> list[StudyHead]:
         """Every study, newest first."""
@@ -274,8 +274,8 @@ class LocalCoordinator:
         )
         return view(self._store, self._store.study(study.key))
 
-    def status(self, reference: str) -> StudyView:
-        return view(self._store, self._store.find(reference))
+    def status(self, reference: str, recent: int | None = None) -> StudyView:
+        return view(self._store, self._store.find(reference), recent)
 
     def studies(self) -> list[StudyHead]:
         return [head(self._store, study) for study in self._store.studies()]

@@ -67,8 +67,9 @@ def _kind(manifest: AnyManifest) -> str:
     return "explore" if isinstance(manifest, Exploration) else "train"
 
 
-def view(store: Store, study: StudyRow) -> StudyView:
-    """The study's present state, read from the store."""
+def view(store: Store, study: StudyRow, recent: int | None = None) -> StudyView:
+    """The study's present state, read from the store. `recent`: with the statuses of so many attempts alone, the newest, and the
+    newest model's metrics: a long study has tens of thousands of both."""
     manifest = parse_stored(study.manifest)
     newest, answers = store.newest_model(study.key), _answers(store, study)
     attempts = tuple(store.attempts(study.key))
@@ -91,12 +92,13 @@ def view(store: Store, study: StudyRow) -> StudyView:
         secure=_secure(study),
         standings=tuple(store.standings(study.key)),
         attempts=attempts,
-        statuses=tuple(store.statuses(study.key)),
-        metrics=tuple(store.metrics(study.key)),
+        statuses=tuple(store.statuses(study.key, 1 if recent is None else len(attempts) - recent + 1)),
+        metrics=tuple(store.metrics(study.key, newest=recent is not None)),
         kind=_kind(manifest),
         answers=answers,
         questions=() if asked is None else (asked,),
         code=study.code,
+        contributed=() if recent is None else tuple(store.contributions(study.key, manifest.planned_rounds)),
     )
     return replace(made, not_releasable=shortfalls(manifest, made))
 

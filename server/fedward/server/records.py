@@ -133,6 +133,14 @@ class StandingRow:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """In how many committed rounds of training a site took part."""
+
+    site: str
+    rounds: int
+
+
+@dataclass(frozen=True)
 class MetricRow:
     """One metric of a model version (rounds committed) on a slice; `value` is None where it is undefined."""
 

@@ -28,6 +28,7 @@ from fedward.server.records import (
     AlarmRow,
     AttemptRow,
     Checkpoint,
+    Contribution,
     CredentialRow,
     Evaluation,
     JournalEntry,
@@ -589,8 +590,27 @@ class Store:
         query = sa.select(STATUSES.c.site, sa.func.count().label("times")).where(of).group_by(STATUSES.c.site)
         return {row.site: int(row.times) for row in self._rows(query)}
 
-    def metrics(self, study: int) -> list[MetricRow]:
+    def contributions(self, study: int, rounds: int) -> list[Contribution]:
+        """How many of the committed rounds up to `rounds` each site contributed to, by name; 0 for a site that was only asked."""
+        counts = sa.and_(
+            STATUSES.c.status == "contributed", ATTEMPTS.c.outcome == "committed", ATTEMPTS.c.round <= rounds
+        )
+        query = (
+            sa.select(STATUSES.c.site, sa.func.sum(sa.case((counts, 1), else_=0)).label("rounds"))
+            .join(ATTEMPTS, sa.and_(ATTEMPTS.c.study == STATUSES.c.study, ATTEMPTS.c.attempt == STATUSES.c.attempt))
+            .where(STATUSES.c.study == study)
+            .group_by(STATUSES.c.site)
+        )
+        asked = {row.site: int(row.rounds) for row in self._rows(query)}
+        sites = {row.site for row in self.standings(study)} | set(asked)
+        return [Contribution(site, asked.get(site, 0)) for site in sorted(sites)]
+
+    def metrics(self, study: int, *, newest: bool = False) -> list[MetricRow]:
+        """The metrics of every version that was evaluated, or of the newest one alone."""
         query = _select(METRICS, MetricRow).where(METRICS.c.study == study)
+        if newest:
+            last = sa.select(sa.func.max(METRICS.c.version)).where(METRICS.c.study == study).scalar_subquery()
+            query = query.where(METRICS.c.version == last)
         return self._records(MetricRow, query.order_by(METRICS.c.version, METRICS.c.slice))
 
     # journal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedward.server.records import AttemptRow, MetricRow, Question, StandingRow, StatusRow
+from fedward.server.records import AttemptRow, Contribution, MetricRow, Question, StandingRow, StatusRow
 
 if TYPE_CHECKING:
     from fedward.study.answers import Answer
@@ -68,8 +68,13 @@ class StudyView:
     code: str | None = None
     """The name of the failure or exhaustion, where the record has one."""
 
+    contributed: tuple[Contribution, ...] = ()
+    """What `contributions` says, where `statuses` and `metrics` are those of the newest attempts alone."""
+
     def contributions(self) -> dict[str, int]:
         """Committed training rounds that each site contributed to."""
+        if self.contributed:
+            return {one.site: one.rounds for one in self.contributed}
         committed = {a.attempt for a in self.attempts if a.outcome == "committed" and a.round <= self.rounds}
         sites = {row.site for row in self.standings} | {row.site for row in self.statuses}
         counts = dict.fromkeys(sorted(sites), 0)
@@ -90,4 +95,6 @@ class StudyView:
         return tuple(metric for metric in self.metrics if metric.version == newest)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"contributions": self.contributions(), "privacy": self.meaning}
+        made = asdict(self) | {"contributions": self.contributions(), "privacy": self.meaning}
+        del made["contributed"]  # `contributions` says it
+        return made

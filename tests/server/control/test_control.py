@@ -40,7 +40,7 @@ CALLS: dict[str, Any] = {
     "Revoke": pb.RevokeRequest(site="nobody"), "Propose": pb.ProposeRequest(), "Launch": pb.StudyRequest(reference="none"),
     "Pause": pb.PauseRequest(reference="none"), "Resume": pb.StudyRequest(reference="none"),
     "Decide": pb.DecideRequest(reference="none"),
-    "Stop": pb.StudyRequest(reference="none"), "Status": pb.StudyRequest(reference="none"), "Studies": pb.StudiesRequest(),
+    "Stop": pb.StudyRequest(reference="none"), "Status": pb.StatusRequest(reference="none"), "Studies": pb.StudiesRequest(),
     "History": pb.StudyRequest(reference="none"), "Record": pb.StudyRequest(reference="none"),
     "Model": pb.ModelRequest(digest="none"), "Transcript": pb.StudyRequest(reference="none"), "Alarms": pb.AlarmsRequest(),
     "Waiting": pb.WaitingRequest(), "Withdraw": pb.WithdrawRequest(reference="none"), "Policy": pb.PolicyRequest(),
@@ -124,6 +124,11 @@ def test_what_arrives_is_what_stands_in_the_record(control: Control) -> None:
     assert remote.studies() == local.studies() != []
     study = local.status(local.studies()[0].study_id)
     assert remote.status(study.study_id) == study
+    recent = remote.status(study.study_id, 1)
+    assert recent == local.status(study.study_id, 1)
+    assert {row.attempt for row in recent.statuses} == {len(study.attempts)} != {row.attempt for row in study.statuses}
+    assert (recent.contributions(), recent.measured()) == (study.contributions(), study.measured())
+    assert (recent.attempts, recent.not_releasable) == (study.attempts, study.not_releasable)
     assert remote.history(study.study_id) == local.history(study.study_id)
     assert remote.record(study.study_id) == local.record(study.study_id)
     assert remote.record(study.study_id).evidence

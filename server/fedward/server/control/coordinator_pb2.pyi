@@ -126,6 +126,14 @@ class StudyRequest(_message.Message):
     reference: str
     def __init__(self, reference: _Optional[str] = ...) -> None: ...
 
+class StatusRequest(_message.Message):
+    __slots__ = ("reference", "recent")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    RECENT_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    recent: int
+    def __init__(self, reference: _Optional[str] = ..., recent: _Optional[int] = ...) -> None: ...
+
 class DecideRequest(_message.Message):
     __slots__ = ("reference", "wait")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -266,8 +274,16 @@ class Question(_message.Message):
     choice: str
     def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., sites: _Optional[_Iterable[str]] = ..., at: _Optional[int] = ..., until: _Optional[int] = ..., choice: _Optional[str] = ...) -> None: ...
 
+class Contribution(_message.Message):
+    __slots__ = ("site", "rounds")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    rounds: int
+    def __init__(self, site: _Optional[str] = ..., rounds: _Optional[int] = ...) -> None: ...
+
 class Study(_message.Message):
-    __slots__ = ("key", "study_id", "title", "digest", "state", "reason", "wish", "rounds", "version", "model", "epsilon", "delta", "epsilon_all_others", "meaning", "secure", "standings", "attempts", "statuses", "metrics", "kind", "answers", "answered", "questions", "not_releasable", "code")
+    __slots__ = ("key", "study_id", "title", "digest", "state", "reason", "wish", "rounds", "version", "model", "epsilon", "delta", "epsilon_all_others", "meaning", "secure", "standings", "attempts", "statuses", "metrics", "kind", "answers", "answered", "questions", "not_releasable", "code", "contributed")
     KEY_FIELD_NUMBER: _ClassVar[int]
     STUDY_ID_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +309,7 @@ class Study(_message.Message):
     QUESTIONS_FIELD_NUMBER: _ClassVar[int]
     NOT_RELEASABLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTED_FIELD_NUMBER: _ClassVar[int]
     key: int
     study_id: str
     title: str
@@ -318,7 +335,8 @@ class Study(_message.Message):
     questions: _containers.RepeatedCompositeFieldContainer[Question]
     not_releasable: _containers.RepeatedScalarFieldContainer[str]
     code: str
-    def __init__(self, key: _Optional[int] = ..., study_id: _Optional[str] = ..., title: _Optional[str] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wish: _Optional[str] = ..., rounds: _Optional[int] = ..., version: _Optional[int] = ..., model: _Optional[str] = ..., epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., epsilon_all_others: _Optional[float] = ..., meaning: _Optional[str] = ..., secure: _Optional[str] = ..., standings: _Optional[_Iterable[_Union[Standing, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[SiteStatus, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., kind: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., answered: _Optional[bool] = ..., questions: _Optional[_Iterable[_Union[Question, _Mapping]]] = ..., not_releasable: _Optional[_Iterable[str]] = ..., code: _Optional[str] = ...) -> None: ...
+    contributed: _containers.RepeatedCompositeFieldContainer[Contribution]
+    def __init__(self, key: _Optional[int] = ..., study_id: _Optional[str] = ..., title: _Optional[str] = ..., digest: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wish: _Optional[str] = ..., rounds: _Optional[int] = ..., version: _Optional[int] = ..., model: _Optional[str] = ..., epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., epsilon_all_others: _Optional[float] = ..., meaning: _Optional[str] = ..., secure: _Optional[str] = ..., standings: _Optional[_Iterable[_Union[Standing, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[SiteStatus, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., kind: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., answered: _Optional[bool] = ..., questions: _Optional[_Iterable[_Union[Question, _Mapping]]] = ..., not_releasable: _Optional[_Iterable[str]] = ..., code: _Optional[str] = ..., contributed: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ...) -> None: ...
 
 class StudyHead(_message.Message):
     __slots__ = ("key", "study_id", "title", "digest", "kind", "state", "reason", "wish", "rounds", "version")

@@ -86,7 +86,7 @@ class CoordinatorStub:
                 _registered_method=True)
         self.Status = channel.unary_stream(
                 '/fedward.v1.Coordinator/Status',
-                request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.SerializeToString,
+                request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.StatusRequest.SerializeToString,
                 response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Part.FromString,
                 _registered_method=True)
         self.Studies = channel.unary_stream(
@@ -352,7 +352,7 @@ def add_CoordinatorServicer_to_server(servicer, server):
             ),
             'Status': grpc.unary_stream_rpc_method_handler(
                     servicer.Status,
-                    request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.FromString,
+                    request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.StatusRequest.FromString,
                     response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Part.SerializeToString,
             ),
             'Studies': grpc.unary_stream_rpc_method_handler(
@@ -706,7 +706,7 @@ class Coordinator:
             request,
             target,
             '/fedward.v1.Coordinator/Status',
-            fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.SerializeToString,
+            fedward_dot_server_dot_control_dot_coordinator__pb2.StatusRequest.SerializeToString,
             fedward_dot_server_dot_control_dot_coordinator__pb2.Part.FromString,
             options,
             channel_credentials,

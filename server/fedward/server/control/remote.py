@@ -109,8 +109,8 @@ class RemoteCoordinator:
     def decide(self, reference: str, *, wait: bool) -> StudyView:
         return self._study(self._stub.Decide, pb.DecideRequest(reference=reference, wait=wait))
 
-    def status(self, reference: str) -> StudyView:
-        return self._study(self._stub.Status, pb.StudyRequest(reference=reference))
+    def status(self, reference: str, recent: int | None = None) -> StudyView:
+        return self._study(self._stub.Status, pb.StatusRequest(reference=reference, recent=recent))
 
     def studies(self) -> list[StudyHead]:
         found = pb.StudyList.FromString(self._whole(self._stub.Studies, pb.StudiesRequest()))

@@ -298,8 +298,9 @@ class _Servicer(stubs.CoordinatorServicer):
     def Decide(self, request: pb.DecideRequest, context: object) -> Iterator[pb.Part]:
         return parts(study_message(self._coordinator.decide(request.reference, wait=request.wait)))
 
-    def Status(self, request: pb.StudyRequest, context: object) -> Iterator[pb.Part]:
-        return parts(study_message(self._coordinator.status(request.reference)))
+    def Status(self, request: pb.StatusRequest, context: object) -> Iterator[pb.Part]:
+        recent = request.recent if request.HasField("recent") else None
+        return parts(study_message(self._coordinator.status(request.reference, recent)))
 
     def Studies(self, request: pb.StudiesRequest, context: object) -> Iterator[pb.Part]:
         return parts(pb.StudyList(studies=_messages(pb.StudyHead, self._coordinator.studies())))

@@ -28,6 +28,7 @@ from fedward.server.histories import History
 from fedward.server.records import (
     AlarmRow,
     AttemptRow,
+    Contribution,
     JournalEntry,
     Membership,
     MetricRow,
@@ -57,7 +58,7 @@ _ROWS: Final[Mapping[str, type[Any]]] = MappingProxyType(
     {
         "Membership": Membership, "Standing": StandingRow, "Attempt": AttemptRow, "SiteStatus": StatusRow,
         "Metric": MetricRow, "Alarm": AlarmRow, "Question": Question, "Study": StudyView,
-        "StudyHead": StudyHead, "StudyRow": StudyRow,
+        "StudyHead": StudyHead, "StudyRow": StudyRow, "Contribution": Contribution,
     }
 )  # fmt: skip
 _ERRORS: Final = {
