@@ -6,12 +6,17 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-import pytest
-
 from fedward.server.flower.listeners import Doorbell, FleetGuard
 
 SIZE = 3 * 2**20
 OBJECT, PULL = "/v1/fleet/push-object", "/v1/fleet/pull-object"
+
+
+SCOPE = {"type": "http", "path": PULL, "headers": [(b"content-length", b"7")]}
+
+
+async def _asked() -> MutableMapping[str, Any]:
+    return {"type": "http.request", "body": b"give me", "more_body": False}
 
 
 class Open:
@@ -84,6 +89,31 @@ def test_large_objects_are_stored_one_at_a_time_and_whole() -> None:
     assert application.most == 1
 
 
+def test_a_site_that_is_slow_to_take_holds_up_nobody_and_shares_what_it_takes() -> None:
+    guard, application = _guard(Open())
+
+    async def slow_and_quick() -> tuple[int, int]:
+        going, taken = asyncio.Event(), 0
+
+        async def slow(event: MutableMapping[str, Any]) -> None:
+            nonlocal taken
+            taken += len(event.get("body", b""))
+            if event.get("body"):
+                await going.wait()
+
+        waiting = asyncio.create_task(guard(dict(SCOPE), _asked, slow))
+        await asyncio.sleep(0.05)
+        quick = await asyncio.wait_for(_call(guard, PULL, [b"give me"]), 5)
+        leaving = len(guard._large._leaving)
+        going.set()
+        await waiting
+        assert taken == SIZE == sum(len(event.get("body", b"")) for event in quick)
+        return leaving, len(guard._large._leaving)
+
+    assert asyncio.run(slow_and_quick()) == (1, 0)
+    assert application.most == 1
+
+
 def test_small_objects_wait_for_nobody() -> None:
     guard, application = _guard(Open())
 
@@ -102,10 +132,9 @@ def test_a_site_that_is_revoked_while_it_uploads_has_uploaded_in_vain() -> None:
     assert not application.bodies
 
 
-@pytest.mark.parametrize("path", [OBJECT, PULL])
-def test_what_a_site_is_sent_is_whole(path: str) -> None:
+def test_what_a_site_is_sent_is_whole() -> None:
     guard, _ = _guard(Open())
-    start, *pieces = asyncio.run(_call(guard, path, [b"give me"]))
+    start, *pieces = asyncio.run(_call(guard, PULL, [b"give me"]))
     assert start["status"] == 200
     assert max(len(piece["body"]) for piece in pieces) <= 2**18
     assert [piece["more_body"] for piece in pieces] == [True] * (len(pieces) - 1) + [False]

@@ -51,8 +51,8 @@ def _is_small_order(key: bytes) -> bool:
     return len(key) == KEY_BYTES and key[:-1] + bytes([key[-1] & 0x7F]) in _SMALL_ORDER
 
 
-def _framed(purpose: Purpose, data: bytes) -> bytes:
-    return b"fedward/" + purpose.encode() + b"\x00" + data
+def _framed(purpose: Purpose, data: bytes | memoryview) -> bytes:
+    return b"".join((b"fedward/", purpose.encode(), b"\x00", data))
 
 
 class Identity:
@@ -108,7 +108,7 @@ def encrypted_pem(key: Ed25519PrivateKey | EllipticCurvePrivateKey, password: by
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
-def verify(public: str, purpose: Purpose, data: bytes, signature: bytes, what: str) -> None:
+def verify(public: str, purpose: Purpose, data: bytes | memoryview, signature: bytes, what: str) -> None:
     """Check a signature.
 
     Raises:

@@ -10,7 +10,7 @@ from fedward.privacy.errors import FedwardError, InputError, RefusalError
 from fedward.study import messages
 from fedward.study.messages import Refusal, Reply, Result, Work
 from fedward.study.metrics import Counts
-from fedward.study.vectors import Vector
+from fedward.study.vectors import Vector, norm
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ def check_update(update: Vector, limits: Limits) -> None:
     Raises:
         InputError: the update, shape (d,), is larger than an honest one can be.
     """
-    norm = float(np.linalg.norm(update.astype(np.float64)))
-    if not norm <= limits.norm:
+    size = norm(update)
+    if not size <= limits.norm:
         raise InputError(
             "an update is larger than clipping and noise can make it",
             expected=f"a norm of at most {limits.norm:.3g}",
-            got=f"{norm:.3g}",
+            got=f"{size:.3g}",
             code="out-of-bounds",
         )
 

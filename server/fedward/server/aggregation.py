@@ -9,13 +9,14 @@ The pseudo-gradient is Δ = Σ wᵢ uᵢ / Σ wᵢ over the contributors, wᵢ t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import FedwardError, InputError
 from fedward.study.training import Training
-from fedward.study.vectors import Vector
+from fedward.study.vectors import Vector, blocks
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ def weighted_mean(updates: list[Vector], weights: list[float]) -> NDArray[np.flo
         raise InputError("a weight is not above 0", got=str(weights))
     if len({update.shape for update in updates}) != 1:
         raise InputError("updates differ in size", got=str([update.shape for update in updates]))
-    total, weighted = np.zeros(updates[0].shape), np.empty(updates[0].shape)
-    for update, weight in zip(updates, weights, strict=True):
-        total += np.multiply(update, weight, out=weighted, dtype=np.float64)
+    total = np.zeros(updates[0].shape)
+    for part in blocks(len(total)):
+        for update, weight in zip(updates, weights, strict=True):
+            total[part] += np.multiply(update[part], weight, dtype=np.float64)
     total /= sum(weights)
     return total
 
@@ -52,28 +54,48 @@ def weighted_mean(updates: list[Vector], weights: list[float]) -> NDArray[np.flo
 def step(
     base: Vector, delta: NDArray[np.float64], state: OptimiserState, training: Training
 ) -> tuple[Vector, OptimiserState]:
-    """The next parameters, shape (d,) float32, and the optimiser's next state.
+    """The next parameters, shape (d,) float32, and the optimiser's next state; `delta` is used up, for it is as large as both.
+
+    Without momentum there is nothing to remember, and nothing is: a large model's state would be twice its size in every commit.
 
     Raises:
         FedwardError: the step did not stay finite; nothing of it may be committed.
     """
     rate, momentum = training.server_learning_rate, training.server_momentum
+    if not training.adaptive and momentum == 0.0:
+        return _finite(_moved(base, rate, delta)), OptimiserState.zeros(len(base))
     if training.adaptive:
         first = momentum * state.first + (1 - momentum) * delta
         second = _second(state.second, delta**2, training)
         move = rate * first / (np.sqrt(second) + training.server_epsilon)
     else:
-        first, second = momentum * state.first, state.second
-        first += delta  # in place, as below: each copy of a large model is 8 bytes a parameter
-        move = rate * first
-    move += base
-    model = move.astype(np.float32)
+        delta += momentum * state.first
+        first, second, move = delta, state.second, rate * delta
+    model = _moved(base, 1.0, move)
     # The state too: an infinite second moment would stop its coordinate for ever, and silently.
-    if not all(np.isfinite(part).all() for part in (model, first, second)):
+    return _finite(model), OptimiserState(_finite(first), _finite(second))
+
+
+def _moved(base: Vector, rate: float, move: NDArray[np.float64]) -> Vector:
+    """base + rate · move, in float64 and then rounded to float32; in place of `move`."""
+    move *= rate
+    move += base
+    return move.astype(np.float32)
+
+
+_Vector = TypeVar("_Vector", Vector, NDArray[np.float64])
+
+
+def _finite(vector: _Vector) -> _Vector:
+    """
+    Raises:
+        FedwardError: it is not.
+    """
+    if not all(np.isfinite(vector[part]).all() for part in blocks(len(vector))):
         raise FedwardError(
             "the model did not stay finite", remedy="lower training.server_learning_rate", code="training-diverged"
         )
-    return model, OptimiserState(first, second)
+    return vector
 
 
 def _second(before: NDArray[np.float64], square: NDArray[np.float64], training: Training) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ again without any progress is a fault: the study then fails, by name, instead of
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import threading
@@ -115,6 +116,8 @@ class CoordinatorService:
             write_atomic(home.service_file, running.model_dump_json().encode())
             home.record("service-started")
             self._report(f"serving hospitals on {settings.host}:{settings.port}")
+            if threading.current_thread() is threading.main_thread():  # a process of its own
+                gc.freeze()  # what is imported stays: collections, which large objects ask for, need not look at it
             while not self._stop.is_set():
                 self._renew(store, log)
                 self._beat(link, store, gate, log)

@@ -260,8 +260,8 @@ def pack(message: Request | Reply, body: bytes, signer: Identity) -> bytes:
     return framed + signer.sign("message", framed)
 
 
-def _split(data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """(signed part, header, body, signature) of a message's bytes."""
+def _split(data: bytes) -> tuple[memoryview, bytes, bytes, bytes]:
+    """(signed part, header, body, signature) of a message's bytes; the body alone is copied, for it may be a large model's."""
     if len(data) > MAX_MESSAGE_BYTES:
         raise InputError("the message is too large", expected=f"at most {MAX_MESSAGE_BYTES} bytes", code="malformed")
     if len(data) < _OVERHEAD or data[:4] != MAGIC:
@@ -269,8 +269,8 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     (length,) = struct.unpack(">I", data[4:8])
     if length > MAX_HEADER_BYTES or _OVERHEAD + length > len(data):
         raise InputError("the message is cut or its header length is false", code="malformed")
-    signed, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
-    return signed, signed[8 : 8 + length], signed[8 + length :], signature
+    signed = memoryview(data)[:-SIGNATURE_BYTES]
+    return signed, bytes(signed[8 : 8 + length]), bytes(signed[8 + length :]), data[-SIGNATURE_BYTES:]
 
 
 def _parse(data: bytes, sender: str, adapter: TypeAdapter[M], who: str) -> tuple[M, bytes]:

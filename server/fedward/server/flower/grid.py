@@ -138,7 +138,12 @@ class GridTransport:
         if open_ids:
             arrivals += self._pull(open_ids)
         uploads = [i for i in wanted if i in self._uploads]
-        arrivals += [arrival for i in uploads if (arrival := self._collect(i)) is not None]
+        for i in uploads:
+            arrival = self._collect(i)
+            if arrival is not None:
+                arrivals.append(arrival)
+                if len(arrival.payload or b"") > _LARGE_BYTES:
+                    break  # the next poll brings the next: large ones are checked one at a time, and need not wait here
         if not arrivals:
             self._tidy()
         return arrivals

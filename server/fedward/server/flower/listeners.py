@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any, Final
 
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 
 from fedward.server.flower.gate import Gate
+from fedward.server.flower.large import LARGE_BYTES, Asgi, LargeObjects, Receive, Scope, Send, again, whole
 from fedward.server.flower.wire import DOOR_HEADER, NEWS
 from fedward.study.connection import REFUSAL_HEADER, UNKNOWN_NODE, UNKNOWN_NOW
 
@@ -22,6 +23,7 @@ _PULL: Final = _FLEET + "pull-messages"
 _PUSH: Final = _FLEET + "push-messages"
 _ACTIVATE: Final = _FLEET + "activate-node"
 _OBJECT: Final = _FLEET + "push-object"
+_FETCH: Final = _FLEET + "pull-object"
 # Every other call carries headers only. They come back to the ServerApp together, for all sites at once.
 _SMALL_BYTES: Final = 64 * 1024
 FLEET_CALLS: Final = frozenset(
@@ -30,24 +32,16 @@ FLEET_CALLS: Final = frozenset(
         _FLEET + "deactivate-node",
         _FLEET + "send-node-heartbeat",
         _FLEET + "confirm-message-received",
-        _FLEET + "pull-object",
+        _FETCH,
         _OBJECT,
         _PULL,
         _PUSH,
     }
 )
+_REPLY: Final = "/v1/runtime/pull-object"
 _HELD_NODES: Final = 4096
-# Flower copies an object three times while it stores it: large ones take turns for that. What is large leaves in pieces, since
-# the listener would else encrypt and keep the whole of it for each site that is slow to take it.
-_LARGE_BYTES: Final = 1024 * 1024
-_PIECE_BYTES: Final = 256 * 1024
 # As Flower itself says "no such node": a site then activates anew.
 _STATUSES: Final = {UNKNOWN_NODE: 401, UNKNOWN_NOW: 503}
-
-_Scope = MutableMapping[str, Any]
-_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Asgi = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
 class Doorbell:
@@ -115,9 +109,9 @@ class FleetGuard:
         self._doorbell = doorbell
         self._max_bytes = max_bytes
         self._gate = gate
-        self._storing = asyncio.Semaphore(1)
+        self._large = LargeObjects(app)
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request of a hospital."""
         if scope["type"] != "http":
             return
@@ -131,39 +125,41 @@ class FleetGuard:
             await self._refuse(scope, send, refusal)
             return
         if path != _OBJECT:
-            body = await _whole(receive)
+            body = await whole(receive)
             if body is None:
                 return
             refusal = self._gate.misspeaks(scope, path, body)
             if refusal:
                 await self._refuse(scope, send, refusal)
                 return
-            receive = _again(body, receive)
+            receive = again(body, receive)
         # Flower's lifespan state belongs to the loopback server; its routes expect a mapping all the same.
         scope = dict(scope, state={})
         if path == _PULL:
             await self._pull(scope, receive, send)
         elif path == _ACTIVATE:
             await self._activate(scope, receive, send)
-        elif path == _OBJECT and int(header(scope, b"content-length")) > _LARGE_BYTES:
+        elif path == _OBJECT and int(header(scope, b"content-length")) > LARGE_BYTES:
             await self._store(scope, receive, send)
+        elif path == _FETCH:
+            await self._large.fetch(scope, receive, send)
         else:
-            await self._app(scope, receive, _in_pieces(send))
+            await self._app(scope, receive, send)
 
-    async def _store(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def _store(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take in a large object, however slow its site is, and hand it on when its turn comes."""
-        body = await _whole(receive)
+        body = await whole(receive)
         if body is None:
             return
         refusal = self._gate.refuses(scope)  # it may have been revoked meanwhile
         if refusal:
             await self._refuse(scope, send, refusal)
             return
-        receive, body = _again(body, receive), None  # one copy less while Flower works
-        async with self._storing:
-            await self._app(scope, receive, send)
+        handed = self._large.store(scope, body, receive, send)
+        del body  # one copy less while Flower works
+        await handed
 
-    async def _refuse(self, scope: _Scope, send: _Send, code: str) -> None:
+    async def _refuse(self, scope: Scope, send: Send, code: str) -> None:
         """Refuse by name; a store that cannot be read refuses everybody for now. Refused connections are closed."""
         self._gate.refused(scope, code)
         headers = [(REFUSAL_HEADER.encode(), code.encode())]
@@ -171,7 +167,7 @@ class FleetGuard:
             headers.append((b"connection", b"close"))
         await answer(send, _STATUSES.get(code, 403), headers)
 
-    async def _pull(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def _pull(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a poll when there is something to say."""
         node = header(scope, FLEET_HTTP_PUBLIC_KEY_HEADER.encode())
         count = await self._doorbell.wait(node)
@@ -191,7 +187,7 @@ class FleetGuard:
         if status == 200 and size == 0:  # an empty protobuf message has no bytes
             self._doorbell.told_nothing(node, count)
 
-    async def _activate(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def _activate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A node that Flower lets in has proved both its keys: a certificate that was issued is in use from now on."""
 
         async def watch(event: MutableMapping[str, Any]) -> None:
@@ -202,7 +198,7 @@ class FleetGuard:
         await self._app(scope, receive, watch)
 
 
-def _misfit(scope: _Scope, max_bytes: int) -> int:
+def _misfit(scope: Scope, max_bytes: int) -> int:
     """The status with which a request that is none of the fleet calls, or not within its bound, is refused; or 0."""
     path = scope["path"]
     if path not in FLEET_CALLS:
@@ -214,50 +210,12 @@ def _misfit(scope: _Scope, max_bytes: int) -> int:
     return 413 if int(length) > (max_bytes if path == _OBJECT else min(max_bytes, _SMALL_BYTES)) else 0
 
 
-async def _whole(receive: _Receive) -> bytes | None:
-    """A request's body, which is within its bound; None if the site hung up."""
-    parts: list[bytes] = []
-    more = True
-    while more:
-        event = await receive()
-        if event["type"] != "http.request":
-            return None
-        parts.append(event.get("body", b""))
-        more = event.get("more_body", False)
-    return b"".join(parts)
-
-
-def _again(body: bytes, receive: _Receive) -> _Receive:
-    """A `receive` that gives a body that was read, once, and does not keep it."""
-    kept = [body]
-
-    async def replay() -> MutableMapping[str, Any]:
-        if not kept:
-            return await receive()
-        return {"type": "http.request", "body": kept.pop(), "more_body": False}
-
-    return replay
-
-
-def _in_pieces(send: _Send) -> _Send:
-    """A `send` that waits for the site to take a piece of a large body before it gives the next."""
-
-    async def pieces(event: MutableMapping[str, Any]) -> None:
-        body = event.get("body", b"")
-        if len(body) <= _PIECE_BYTES:
-            await send(event)
-            return
-        for start in range(0, len(body), _PIECE_BYTES):
-            more = event.get("more_body", False) or start + _PIECE_BYTES < len(body)
-            await send({**event, "body": body[start : start + _PIECE_BYTES], "more_body": more})
-
-    return pieces
-
-
 def local_only(app: Asgi, secret: str, doorbell: Doorbell) -> Asgi:
     """The loopback listener: control and the claiming of runs need the process's secret; a run has its own token."""
 
-    async def serve(scope: _Scope, receive: _Receive, send: _Send) -> None:
+    large = LargeObjects(app)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if path.startswith("/v1/control") or path == "/v1/runtime/acquire-task":
             offered = header(scope, DOOR_HEADER.encode())
@@ -268,17 +226,17 @@ def local_only(app: Asgi, secret: str, doorbell: Doorbell) -> Asgi:
             doorbell.ring()
             await answer(send, 204)
             return
-        await app(scope, receive, send)
+        await (large.fetch if path == _REPLY else app)(scope, receive, send)
 
     return serve
 
 
-def header(scope: _Scope, name: bytes) -> bytes:
+def header(scope: Scope, name: bytes) -> bytes:
     """A header of a request; empty if it has none."""
     return next((bytes(value) for key, value in scope.get("headers", ()) if key == name), b"")
 
 
-async def answer(send: _Send, status: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+async def answer(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
     """Answer without a body."""
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0"), *headers]})
     await send({"type": "http.response.body", "body": b""})

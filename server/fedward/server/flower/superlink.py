@@ -14,7 +14,8 @@ from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
 
 from fedward.privacy.errors import InputError, UnreachableError
 from fedward.server.flower.gate import Gate
-from fedward.server.flower.listeners import Asgi, Doorbell, FleetGuard, local_only
+from fedward.server.flower.large import Asgi
+from fedward.server.flower.listeners import Doorbell, FleetGuard, local_only
 from fedward.server.flower.wire import LOOPBACK
 
 # Layers around every request that do nothing without Flower's enterprise edition: a fifth of a request's time.

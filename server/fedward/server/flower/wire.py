@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -37,7 +38,7 @@ class DirectSend:
         context.request.headers.update(self._headers)
         response = self._wire.send(context.request, stream=True)
         with contextlib.closing(response):
-            body = b"".join(self._chunks(response))
+            body = self._body(response)
         # The body is decoded already; these two headers would make httpx decode it again.
         headers = [(k, v) for k, v in response.headers.items() if k not in {"content-encoding", "content-length"}]
         return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
@@ -56,13 +57,13 @@ class DirectSend:
         with contextlib.suppress(httpx.HTTPError):
             self._wire.post(url)
 
-    def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
-        size = 0
+    def _body(self, response: httpx.Response) -> bytes:
+        found = io.BytesIO()  # no second copy of a large object, as a list of chunks would need
         for chunk in response.iter_bytes():
-            size += len(chunk)
-            if size > self._max_bytes:
+            if found.tell() + len(chunk) > self._max_bytes:
                 raise TooLargeError
-            yield chunk
+            found.write(chunk)
+        return found.getvalue()
 
 
 def flower_client(kind: Any, address: str, interceptors: list[Any]) -> Any:
