@@ -76,11 +76,19 @@ class Node:
 class Loopback:
     """One coordinator and the four heart hospitals, or some of them. Everything that people do goes through their commands."""
 
-    def __init__(self, folder: Path, sites: Iterable[str] = SITES, coordinator: Path | None = None) -> None:
-        """`coordinator`: the home of one that somebody else makes and serves; by default `start` does both."""
+    def __init__(
+        self,
+        folder: Path,
+        sites: Iterable[str] = SITES,
+        coordinator: Path | None = None,
+        store: str | None = None,
+    ) -> None:
+        """`coordinator`: the home of one that somebody else makes and serves; by default `start` does both. `store`: a URL for
+        the record."""
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.home = coordinator or folder / "coordinator"
+        self._store = [] if store is None else ["--store", store]
         self.sites = {site: folder / site for site in sites}
         self.nodes: dict[str, Node] = {}
         self.said: list[str] = []
@@ -92,7 +100,8 @@ class Loopback:
     def start(self) -> None:
         """Make the federation, let the sites join, and connect their nodes."""
         port, control = free_ports(2)
-        good("coordinator", "init", "Loopback", "--port", port, "--control-port", control, "--home", self.home)
+        good("coordinator", "init", "Loopback", "--port", port, "--control-port", control, *self._store,
+             "--home", self.home)  # fmt: skip
         for site in self.sites:
             made = self.ask_to_join(site)
             kit = good(

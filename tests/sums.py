@@ -81,7 +81,9 @@ def check_sums(tally: Tally, seed: str, n: int, slots: int) -> None:
         style = draw.choice(("", "", "", *STYLES))
         values = [random_values(draw, terms, style or draw.choice(STYLES)) for _ in range(n)]
         dropouts = random_dropouts(draw, n, t, batch.floor)
-        context = cohort.context(terms, slot, draw.randint(1, 3) + 3 * slot, draw.randint(1, 9), draw.randbytes(32))
+        context = cohort.context(
+            terms, slot, draw.randint(1, 3) + 3 * slot, draw.randint(1, 9) + 9 * slot, draw.randbytes(32)
+        )
         vectors = [np.array([value % 2**terms.bits for value in one], dtype=terms.dtype) for one in values]
         opened = securely_summed(cohort, context, terms, vectors, dropouts)
         survivors = [one for index, one in enumerate(values) if index not in dropouts.before_masked]

@@ -177,7 +177,7 @@ def test_one_agreement_launches_twice(there: Served, federation: Federation) -> 
     assert code_of(lambda: anna.launch(STUDY)) == "second-person-needed"
     ben.launch(STUDY)
     ben.stop(STUDY)
-    federation.store.happened(federation.key, Stop(serving=False), 0)
+    assert federation.store.study(federation.key).state == "stopped"  # at once: no service runs
     assert code_of(lambda: ben.launch(STUDY)) == "second-person-needed"
     assert wish(federation) == "none"
 

@@ -142,7 +142,7 @@ def test_an_attempt_is_charged_once_for_each_kind_of_noise_before_anything_is_re
     assert charged(federation, "va") == [
         (1, 1, "explore-counts"), (1, 1, "explore-sums"), (1, 2, "explore-counts"), (1, 2, "explore-sums")]  # fmt: skip
     monkeypatch.setattr(datasets, "read", read)
-    with pytest.raises(RefusalError, match="planned attempts are used up"):
+    with pytest.raises(RefusalError, match="attempts that the hospitals approved are used up"):
         federation.run()
     assert len(charged(federation, "va")) == 4
     ledger = federation.sites["va"].ledger()

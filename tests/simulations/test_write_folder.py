@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +26,7 @@ def test_two_hundred_hospitals_are_read_and_simulated(tmp_path: Path, monkeypatc
     monkeypatch.setattr("fedward.simulations.simulate.baselines", lambda *_: {})
     names = write_hospitals(tmp_path / "many", STUDY, 200, 40, shift=0.3, seed=4)
     assert len(names) == 200
-    began = time.process_time()
     hospitals = read_hospitals(tmp_path / "many", load(tmp_path / "many" / "study.toml"))
-    assert time.process_time() - began < 10  # about 1 s
     assert list(hospitals) == names
     assert {len(data) for data in hospitals.values()} == {40}
     outcome = study(MANIFEST, hospitals, 0)

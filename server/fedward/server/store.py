@@ -488,8 +488,8 @@ class Store:
     def lose(self, study: int, kept: int, lost: Sequence[LostModel], at: int) -> None:
         """Go back to an earlier version, in one transaction: the rounds after it are marked as lost, and what was measured of
         their models is taken out. What they cost, and their numbers, stay."""
-        why = f"committed, and lost: {lost[0].why}"
         with self._write() as connection:
+            why = f"committed, and lost: {lost[0].why}"
             data = {
                 "kept": kept,
                 "lost": [{"version": one.version, "model": one.model, "why": one.why} for one in lost],
