@@ -31,7 +31,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
         federation.end()
 
 
-UNMEASURED = ("tests/bundle/", "tests/dashboard/", "tests/faults/", "tests/simulations/")
+UNMEASURED = tuple(f"tests/{part}/" for part in ("attacks", "bundle", "dashboard", "e2e", "faults", "simulations"))
 """What these test is not in coverage's packages, or is covered elsewhere a hundred times: watching them costs a third more time."""
 
 

@@ -40,7 +40,11 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_for(
-    what: str, condition: Callable[[], Any], seconds: float = 30.0, told: Callable[[], str] = lambda: ""
+    what: str,
+    condition: Callable[[], Any],
+    seconds: float = 30.0,
+    told: Callable[[], str] = lambda: "",
+    every: float = 0.05,
 ) -> Any:
     """The first true value of `condition`. Raises: AssertionError, that names `what`, after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -49,7 +53,7 @@ def wait_for(
         if value:
             return value
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s. {told()}"
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def write_study(path: Path, study_id: str, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
@@ -222,8 +226,10 @@ class Loopback:
         return self.coordinator.status(digest)
 
     def wait(self, digest: str, what: str, condition: Callable[[StudyView], Any], seconds: float = 150.0) -> StudyView:
-        """The study's first view that fulfils the condition."""
-        wait_for(f"{digest[:12]} {what}", lambda: condition(self.view(digest)), seconds, lambda: self._told(digest))
+        """The study's first view that fulfils the condition. Looked at seldom: a look at a study takes its time from the study."""
+        wait_for(
+            f"{digest[:12]} {what}", lambda: condition(self.view(digest)), seconds, lambda: self._told(digest), 0.25
+        )
         return self.view(digest)
 
     def wait_ended(self, digest: str, seconds: float = 150.0) -> StudyView:

@@ -158,7 +158,7 @@ def test_stopped_study_keeps_its_rounds_and_launch_continues(loopback: Loopback)
 
 def test_two_studies_at_once_wait_for_approvals_and_an_unapproved_site_refuses(loopback: Loopback) -> None:
     """Va never decides on the second one: the others go on, and va's refusal is named."""
-    rounds = 5
+    rounds = 3
     names, others = ("twin-a", "twin-b"), ("cleveland", "hungarian", "switzerland")
     a, b = (loopback.propose(loopback.study(name, training={"rounds": rounds})) for name in names)
     for digest in (a, b):
@@ -192,7 +192,7 @@ def test_two_studies_at_once_wait_for_approvals_and_an_unapproved_site_refuses(l
 
 
 def test_failed_study_names_the_missing_sites_and_launch_continues(loopback: Loopback) -> None:
-    rounds = 12
+    rounds = 5
     digest = ready(
         loopback, "relaunched", training={"rounds": rounds}, federation={"deadline": "10s", "max_attempts": 1}
     )

@@ -138,11 +138,14 @@ def calibrate(
         )
     plan = schedule if callable(schedule) else _constant(*schedule)
 
-    def fits(thousandths: int) -> bool:
+    def over(thousandths: int) -> float:
+        """What fits is at most 0; else how far it is beyond, as the logarithm of a ratio."""
         events = tuple(plan(thousandths / _SIGMA_STEPS))
-        return _worst(_gate, (*past, *events), delta) <= epsilon and also(events)
+        cost = _worst(_gate, (*past, *events), delta) - spent
+        excess = math.log(cost / (epsilon - spent)) if 0 < cost < math.inf else cost
+        return excess if excess > 0 or also(events) else math.inf
 
-    found = _smallest(fits, round(SMALLEST_SIGMA * _SIGMA_STEPS), round(LARGEST_SIGMA * _SIGMA_STEPS))
+    found = _smallest(over, round(SMALLEST_SIGMA * _SIGMA_STEPS), round(LARGEST_SIGMA * _SIGMA_STEPS))
     if found is None:
         raise RefusalError(
             f"no noise multiplier up to {LARGEST_SIGMA:g} keeps this schedule within ε = {epsilon} at δ = {delta}",
@@ -158,20 +161,36 @@ def _worst(account: Callable[[History, float], float], history: Sequence[Event],
     return max((account(piece, delta) for piece in histories(history)), default=0.0)
 
 
-def _smallest(fits: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The smallest whole number of [low, high] that fits, where all above it fit too; None if none does."""
-    failing, passing = low - 1, max(low, _SIGMA_STEPS)
-    while not fits(passing):
-        if passing == high:
+def _smallest(over: Callable[[int], float], low: int, high: int) -> int | None:
+    """The smallest whole number n of [low, high] with over(n) ≤ 0, where all above it fit too; None if none does.
+
+    Each evaluation may take a tenth of a second. ε falls about as a power of σ, so the secant over log n soon comes close; every
+    fourth step halves instead, for where it does not.
+    """
+    at = max(low, _SIGMA_STEPS)
+    tried = [(at, over(at))]
+    failing = low - 1
+    while tried[-1][1] > 0:
+        if at == high:
             return None
-        failing, passing = passing, min(2 * passing, high)
+        failing, at = at, min(2 * at, high)
+        tried.append((at, over(at)))
+    passing = at
     while passing - failing > 1:
         middle = (failing + passing) // 2
-        if fits(middle):
-            passing = middle
-        else:
-            failing = middle
+        at = middle if len(tried) % 4 == 0 else min(max(_secant(tried, middle), failing + 1), passing - 1)
+        tried.append((at, over(at)))
+        failing, passing = (at, passing) if tried[-1][1] > 0 else (failing, at)
     return passing
+
+
+def _secant(tried: Sequence[tuple[int, float]], otherwise: int) -> int:
+    """Where the line through the last two points, over log n, comes to 0, rounded up; `otherwise` where it comes to none."""
+    (one, high), (two, low) = tried[-2:] if len(tried) > 1 else (tried[0], (tried[0][0], math.inf))
+    if one == two or not math.isfinite(high - low) or high == low:
+        return otherwise
+    exponent = high / (high - low) * math.log(two / one)
+    return math.ceil(one * math.exp(exponent)) if abs(exponent) < math.log(100) else otherwise
 
 
 def _constant(sampling_rate: float, steps: int) -> Callable[[float], Sequence[Event]]:

@@ -11,6 +11,7 @@ share says which.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from functools import lru_cache
 
@@ -57,7 +58,12 @@ def count_deviation(manifest: Manifest) -> float:
     plan, delta = manifest.counting, manifest.privacy.delta
     if plan.epsilon is None or delta is None:
         return 0.0
-    return _least(plan.epsilon, delta, count_event(manifest, 1.0, manifest.planned_evaluations))
+    with _calibrating:
+        return _least(plan.epsilon, delta, count_event(manifest, 1.0, manifest.planned_evaluations))
+
+
+_calibrating = threading.Lock()
+"""Hospitals in one process ask at the same moment: one computes, and the others find it known."""
 
 
 @lru_cache(maxsize=64)
