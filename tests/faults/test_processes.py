@@ -161,15 +161,15 @@ def test_a_site_that_never_answers_is_dropped_in_time_and_comes_back(federation:
     before = len(federation.running(digest).attempts)
     os.kill(federation.process("hungarian").pid, signal.SIGSTOP)
     try:
-        view = federation.wait(
-            digest, "drops hungarian",
-            lambda v: sum(s == "dropped" for _, s, _ in federation.status(v, "hungarian", before)) >= 2, 60,
+        view = federation.wait(  # silent at first; once its heartbeats lapse, 20 s later, it is not even asked
+            digest, "drops hungarian, and then goes on without it",
+            lambda v: {s for _, s, _ in federation.status(v, "hungarian", before)} >= {"dropped", "absent"}, 60,
         )  # fmt: skip
     finally:
         os.kill(federation.process("hungarian").pid, signal.SIGCONT)
     dropped = [row for row in federation.status(view, "hungarian", before) if row[1] == "dropped"]
     for attempt, _, reason in dropped:
-        assert "no answer" in reason
+        assert "no answer" in reason or "node-offline" in reason
         ended = view.attempts[attempt - 1]
         assert ended.outcome == "committed"
         assert ended.seconds is not None
