@@ -91,8 +91,8 @@ class _Peak:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.02):
-            own = processes.resident_bytes(self._service)
-            apps = sum(processes.resident_bytes(child) for child in processes.children(self._service))
+            own = processes.share_bytes(self._service)
+            apps = sum(processes.share_bytes(child) for child in processes.descendants(self._service))
             self.together = max(self.together, own + apps)
             self.service, self.apps = max(self.service, own), max(self.apps, apps)
 

@@ -130,7 +130,7 @@ def _watch(fleet: Fleet, digest: str, service: int) -> tuple[float, int]:
     memory: dict[int, int] = {}
 
     def ended() -> bool:
-        for child in processes.children(service):
+        for child in processes.descendants(service):
             seconds[child] = max(seconds.get(child, 0.0), processes.cpu_seconds(child))
             memory[child] = max(memory.get(child, 0), processes.peak_bytes(child))
         return fleet.study(digest).state in ENDED

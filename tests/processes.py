@@ -24,10 +24,14 @@ def alive(pid: int) -> bool:
     return bool(fields) and fields[0] not in {b"Z", b"X"}
 
 
-def children(pid: int) -> set[int]:
-    """The running children of a process."""
+def descendants(pid: int) -> set[int]:
+    """The running processes that a process started, and that those started."""
     parents = {other: _read(other, "stat").rpartition(b")")[2].split()[1:2] for other in _all()}
-    return {other for other, parent in parents.items() if parent == [str(pid).encode()] and alive(other)}
+    found, new = set(), {pid}
+    while new:
+        new = {other for other, parent in parents.items() if parent and int(parent[0]) in new} - found
+        found |= new
+    return {other for other in found if alive(other)}
 
 
 def of_folder(folder: Path) -> dict[int, str]:

@@ -127,7 +127,7 @@ def test_it_serves_this_machine_alone_and_text_of_files_makes_no_link(tmp_path: 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_it_ends_cleanly(run: Path, number: signal.Signals) -> None:
     with monitor(run) as (address, process):
-        assert processes.children(process.pid) == set()
+        assert processes.descendants(process.pid) == set()
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 0, err

@@ -192,7 +192,7 @@ def test_ctrl_c_ends_a_site_and_the_coordinator_in_order_and_nothing_is_lost(fed
     view = federation.view(digest)
     federation.wait(digest, "goes on with three", lambda v: v.version > view.version + 1)
     federation.restart("switzerland")
-    apps = processes.children(federation.process("coordinator").pid)
+    apps = processes.descendants(federation.process("coordinator").pid)
     federation.process("coordinator").send_signal(signal.SIGINT)
     assert federation.ended("coordinator") == 0
     assert not any(processes.alive(pid) for pid in apps)
@@ -212,7 +212,7 @@ def test_ctrl_c_ends_a_site_and_the_coordinator_in_order_and_nothing_is_lost(fed
 def test_a_killed_coordinator_leaves_no_orphan_and_its_study_completes(federation: Processes) -> None:
     digest = federation.propose(federation.short)  # from then on, the long one is refused as a rollback
     before = federation.launch(digest)
-    apps = processes.children(federation.process("coordinator").pid)
+    apps = processes.descendants(federation.process("coordinator").pid)
     assert apps, "no ServerApp process was found"
     federation.process("coordinator").kill()
     assert federation.ended("coordinator") == -signal.SIGKILL

@@ -211,7 +211,7 @@ def test_a_site_killed_while_it_makes_its_vector(hospitals: Hospitals) -> None:
 
 def test_a_killed_coordinator_goes_on_with_a_new_batch(hospitals: Hospitals) -> None:
     before = hospitals.journal("batch")
-    apps = processes.children(hospitals.process("coordinator").pid)
+    apps = processes.descendants(hospitals.process("coordinator").pid)
     attempt = hospitals.new_attempt()  # which waits for the killed site
     hospitals.kill("coordinator")
     wait_for("the ServerApp's processes end", lambda: not any(processes.alive(pid) for pid in apps), 10)

@@ -142,7 +142,7 @@ def _follow(fleet: Fleet, digest: str, trouble: Trouble, memory: Memory, service
     deadline, launches, said = time.monotonic() + 60 * MINUTES, 1, 0
     while (study := fleet.study(digest)).state != "completed":
         trouble.step()
-        apps = processes.children(service)
+        apps = processes.descendants(service)
         memory.sample([("service", service), *(("app", app) for app in apps), ("node", trouble.spared_process)])
         if study.state in ENDED and study.wish == "none":
             assert study.reason.startswith(("round ", "too few")), study.reason  # no quorum, for want of sites

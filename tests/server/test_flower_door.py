@@ -45,7 +45,7 @@ from fedward.client.flower import FleetAddress, FleetLoop, session
 from fedward.client.flower import loop as client_loop
 from fedward.privacy.errors import InputError, UnreachableError
 from fedward.server import flower as server_door
-from fedward.server.flower import GridTransport, SuperLinkService, control, listeners, superlink
+from fedward.server.flower import GridTransport, SuperLinkService, control, forkserver, layers, listeners
 from fedward.server.records import CredentialRow
 
 pytestmark = pytest.mark.federation
@@ -80,7 +80,7 @@ def main(grid: Grid, context: Context) -> None:
             time.sleep(0.1)
 
 
-def exchange(transport: GridTransport, payloads: dict[int, bytes], timeout: float = 20.0) -> dict[int, Any]:
+def exchange(transport: GridTransport, payloads: dict[int, bytes], timeout: float = 60.0) -> dict[int, Any]:
     """Send and wait for all; payload or failure by node."""
     waiting = transport.send_all(payloads)
     ends: dict[int, Any] = {}
@@ -277,7 +277,7 @@ class Federation:
         launched = time.time()
         config = {"scenario": scenario, "nodes": ",".join(map(str, nodes)), "out": str(out)}
         run_id = self.service.launch(config)
-        assert until(lambda: self.service.run_finished(run_id)[0], 40)
+        assert until(lambda: self.service.run_finished(run_id)[0], 120)
         assert self.service.run_finished(run_id) == (True, "completed")
         result: dict[str, Any] = json.loads(out.read_text())
         return {**result, "launch_s": result["began"] - launched}
@@ -369,10 +369,67 @@ def test_a_run_whose_serverapp_fails_is_finished_and_failed(federation: Federati
 def test_a_run_whose_process_is_killed_is_finished_at_once(federation: Federation, tmp_path: Path) -> None:
     out = tmp_path / "linger.json"
     run_id = federation.service.launch({"scenario": "linger", "nodes": "", "out": str(out)})
-    assert until(out.exists, 20)
+    assert until(out.exists, 60)
     assert not federation.service.run_finished(run_id)[0]
     os.kill(json.loads(out.read_text())["pid"], signal.SIGKILL)
     assert until(lambda: federation.service.run_finished(run_id)[0], 5)
+
+
+def linger_in(federation: Federation, out: Path) -> tuple[int, int]:
+    """A run that goes on until it is stopped, and its process."""
+    run_id = federation.service.launch({"scenario": "linger", "nodes": "", "out": str(out)})
+    assert until(out.exists, 60)
+    return run_id, int(json.loads(out.read_text())["pid"])
+
+
+def test_every_run_is_a_fork_of_one_process_which_is_named_as_what_it_is(
+    federation: Federation, tmp_path: Path
+) -> None:
+    runs = [linger_in(federation, tmp_path / f"{name}.json") for name in "ab"]
+    server = federation.service._forks._process
+    assert server is not None
+    assert all(parent_of(pid) == server.pid for _, pid in runs)
+    assert {Path(f"/proc/{pid}/comm").read_text().strip() for _, pid in runs} == {"serverapp"}
+    shown = Path(f"/proc/{runs[0][1]}/cmdline").read_bytes() + Path(f"/proc/{runs[0][1]}/environ").read_bytes()
+    assert str(federation.control_port).encode() not in shown  # orders, and so tokens, are read by nobody else
+    for run_id, pid in runs:
+        federation.service.stop_run(run_id)
+        assert until(lambda pid=pid: not alive(pid), 1)
+    assert server.poll() is None
+
+
+def test_a_fork_server_that_is_killed_takes_no_run_with_it_and_is_replaced(
+    federation: Federation, tmp_path: Path
+) -> None:
+    run_id, pid = linger_in(federation, tmp_path / "before.json")
+    server = federation.service._forks._process
+    assert server is not None
+    server.kill()
+    server.wait()
+    assert alive(pid)
+    assert not federation.service.run_finished(run_id)[0]
+    after, following = linger_in(federation, tmp_path / "after.json")
+    assert parent_of(following) not in {parent_of(pid), server.pid}
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: federation.service.run_finished(run_id)[0], 5)  # though nobody is left to say how it ended
+    federation.service.stop_run(after)
+    assert not alive(following)
+
+
+def test_a_run_that_heeds_no_end_is_killed(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forkserver, "ORPHAN_S", -0.5)
+    run_id, pid = linger_in(federation, tmp_path / "deaf.json")
+    os.kill(pid, signal.SIGSTOP)
+    app = federation.service._apps[run_id]
+    federation.service.stop_run(run_id)
+    assert not alive(pid)
+    assert app.code == -signal.SIGKILL
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_registering_a_node_again_gives_the_same_identifier(federation: Federation) -> None:
@@ -583,6 +640,31 @@ def test_a_fault_of_the_node_itself_is_named_and_the_node_connects_anew(
     assert faults == ["OSError; activating again"] * 2 + ["RuntimeError; activating again"]
 
 
+def test_a_reply_that_cannot_leave_is_told_while_it_is_tried_and_when_it_has_left(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve, site = listeners.FleetGuard.__call__, federation.sites[0]
+    began: list[float] = []
+
+    async def broken(guard: Any, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] != "/v1/fleet/push-messages" or time.monotonic() > (began or [time.monotonic()])[0] + 2:
+            await serve(guard, scope, receive, send)
+            return
+        began[:] = began or [time.monotonic()]
+        await listeners.answer(send, 500)
+
+    site.reports.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(listeners.FleetGuard, "__call__", broken)
+        result = federation.play("echo", federation.nodes[:1], tmp_path / "late.json")
+    assert result["1000"] == {str(federation.nodes[0]): True}
+    told = [(code, text) for code, text in site.reports if code != client_door.HANDLED]
+    assert told == [
+        (client_door.RETRYING, "HTTP 500"),
+        (client_door.CONNECTED, f"node {federation.nodes[0]} again"),
+    ]
+
+
 def test_the_loop_outlives_errors_500_and_a_restart_that_loses_all_state(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -716,10 +798,10 @@ def test_flower_still_behaves_as_the_doors_assume() -> None:
         *("artifact_provider", "enable_supernode_auth", "fleet_api_type", "fleet_api_address", "simulation"),
         *("ssl_ca_certfile", "ssl_certfile", "ssl_keyfile", "database", "isolation", "runtime_dependency_install"),
     }
-    layers = [
+    found = [
         layer.__name__ for layer in vars(importlib.import_module("flwr.superlink.main")).values() if is_layer(layer)
     ]
-    assert set(layers) > superlink.IDLE_LAYERS
-    assert "NodeAuthMiddleware" in layers
+    assert set(found) > layers.IDLE_LAYERS
+    assert "NodeAuthMiddleware" in found
     grid = importlib.import_module("flwr.superlink.grid").HttpGrid("127.0.0.1:1", insecure=True, token="token")  # noqa: S106
     assert (grid._addr, grid._token) == ("127.0.0.1:1", "token")

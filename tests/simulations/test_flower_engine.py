@@ -111,13 +111,18 @@ def kill_at_work(process: int) -> None:
     os.kill(process, signal.SIGKILL)
 
 
-def await_port(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"nothing listens on port {port}")
+def started(command: list[str], said: Path) -> subprocess.Popen[bytes]:
+    """A Ray head that is up. It gives itself 30 s, which a busy machine may not grant it: it may try three times."""
+    for _ in range(3):
+        with said.open("wb") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        while process.poll() is None:
+            if b"Ray runtime started" in said.read_bytes():
+                return process
+            time.sleep(0.1)
+        for left in processes_of(process.pid):
+            os.kill(left, signal.SIGKILL)
+    raise TimeoutError(said.read_text(errors="replace")[-2000:])
 
 
 @pytest.fixture(scope="module")
@@ -228,11 +233,8 @@ def cluster() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in loopback.items():
             patch.setenv(name, value)
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        process = started(command, Path(folder) / "said")
         try:
-            await_port(port)
             yield f"127.0.0.1:{port}"
             assert process.poll() is None  # the engine left it alone
         finally:
@@ -283,11 +285,13 @@ class Script:
         self.words.clear()
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, words: list[Any]) -> tuple[FlowerEngines, Script, list[str]]:
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, words: list[Any], address: str | None = None
+) -> tuple[FlowerEngines, Script, list[str]]:
     script, lines = Script(words), []
     monkeypatch.setattr(flower_engine, "Driver", lambda _setup, _patience: script)
     monkeypatch.setattr(flower_engine.importlib.util, "find_spec", lambda _name: True)  # type: ignore[attr-defined]
-    return FlowerEngines(len(SIZES), tell=lines.append, patience=7.0), script, lines
+    return FlowerEngines(len(SIZES), address=address, tell=lines.append, patience=7.0), script, lines
 
 
 def reply(work: int, value: float = 0.0) -> Any:
@@ -305,6 +309,25 @@ def lost(work: int) -> Any:
 
 
 BASE = np.zeros(3, dtype=np.float32)
+
+
+def test_a_ray_that_did_not_start_is_started_again_and_another_s_cluster_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = ({"event": "failed", "reason": "Exception: The current node timed out during startup."}, b"")
+    study = sealed()
+    for starts, address, reached in ((1, None, True), (2, None, True), (3, None, False), (1, "10.0.0.1:6379", False)):
+        engines, _, lines = scripted(monkeypatch, [], address)
+        scripts = [Script([]) for _ in range(starts + 1)]
+        for script in scripts[:starts]:
+            script.words = [slow]
+        left = iter(scripts)
+        monkeypatch.setattr(flower_engine, "Driver", lambda _setup, _patience, left=left: next(left))
+        with engines, contextlib.ExitStack() as expected:
+            if not reached:
+                expected.enter_context(pytest.raises(UnreachableError, match="timed out during startup"))
+            engines(study, hospitals(study.manifest), SEED)
+        assert sum("started again" in line for line in lines) == (0 if address else min(starts, 2))
 
 
 def test_a_site_that_is_lost_each_time_ends_the_round_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

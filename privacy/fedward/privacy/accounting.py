@@ -58,6 +58,12 @@ _SIGMA_STEPS = 1000
 Schedule = Callable[[float], Sequence[Event]] | tuple[float, int]
 
 
+def load() -> None:
+    """Import what the first ε needs, which takes a second or two: for a process that has time before it is asked."""
+    from dp_accounting.pld import privacy_loss_distribution as _losses  # noqa: F401, PLC0415
+    from dp_accounting.rdp import rdp_privacy_accountant as _divergences  # noqa: F401, PLC0415
+
+
 def epsilon(history: Sequence[Event], delta: float, view: View = "coordinator") -> float:
     """The gate's ε of a history: PLD, or RDP where PLD cannot be trusted.
 

@@ -67,8 +67,11 @@ def main(grid: Any, config: Mapping[str, str]) -> None:
 
 
 def warm_up() -> None:
-    """Import what only a study's first run needs, while a process waits for its orders. One that takes over has no time for it."""
+    """Import what studies need, before the first order. A coordinator that takes over has no time for it."""
+    from fedward.privacy.accounting import load  # noqa: PLC0415
     from fedward.study import models as _models  # noqa: F401, PLC0415 - torch takes seconds
+
+    load()
 
 
 def _serve(home: CoordinatorHome, store: Store, transport: Transport, key: int, log: RunLog) -> None:

@@ -106,6 +106,11 @@ def can_pass(error: Exception) -> bool:
     return isinstance(error, (httpx.TransportError, PendingError, OSError))
 
 
+def is_pending(error: Exception) -> bool:
+    """Whether nothing is wrong: a part of the message has not reached the coordinator yet."""
+    return isinstance(error, PendingError)
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error and everything that it came from."""
     current: BaseException | None = error

@@ -27,6 +27,7 @@ from fedward.client.flower.diagnosis import (
     Report,
     Reporter,
     can_pass,
+    is_pending,
     name_of,
     says_not_yet,
     says_other_certificate,
@@ -42,6 +43,8 @@ FIELD: Final = "payload"
 
 # How long the loop fights for one message: its objects arrive once, and a reply may have cost hours of training.
 _MESSAGE_PATIENCE_S: Final = 300.0
+# What passes sooner is nobody's news, as one request that was cut off.
+_HICCUP_S: Final = 1.0
 # A crashed node asks this often whether its last session has lapsed.
 _LAPSE_POLL_S: Final = 1.0
 # After a fault of our own: long enough that a fault that stays does not spin.
@@ -213,16 +216,24 @@ class FleetLoop:
         return Message(content, reply_to=message)
 
     def _persist(self, session: Session, attempt: Callable[[], _T]) -> _T:
-        """Try until it works, the node is unknown or stopped, the coordinator refuses, or patience ends."""
+        """Try until it works, the node is unknown or stopped, it is refused, or patience ends; lasting trouble is told."""
         backoff = Backoff(first=0.02)
-        deadline = time.monotonic() + _MESSAGE_PATIENCE_S
+        began, told = time.monotonic(), False
         while True:
             try:
-                return attempt()
+                result = attempt()
             except Exception as error:
-                done = session.lost.is_set() or time.monotonic() > deadline
+                lasted = time.monotonic() - began
+                if lasted > _HICCUP_S and not is_pending(error):
+                    self._report.failure(error, proxy=self._proxy())
+                    told = True
+                done = session.lost.is_set() or lasted > _MESSAGE_PATIENCE_S
                 if done or not can_pass(error) or self._stop.wait(backoff.next()):
                     raise
+            else:
+                if told:
+                    self._report(CONNECTED, f"node {session.node_id} again")
+                return result
 
 
 def _payload(message: Any) -> bytes | None:

@@ -13,10 +13,10 @@ The rest of the server sees bytes, node identifiers and run identifiers. Three t
    once, and an idle federation costs next to nothing.
 4. The database is in memory: our store and journal are the record, and nodes are registered again at every start.
 
-`serve_app` (`process`) is the ServerApp's process. The service starts it itself, in the part that Flower calls
-SuperExec, so that it is this interpreter, ready before the launch, without proxies, and so that it dies with the
-coordinator: the process reads its token from a pipe and ends when the pipe's other end is gone, however the coordinator
-died.
+`serve_app` (`process`) is a process that has imported all that a ServerApp needs, and forks one for each run; the service
+(`forkserver`) starts it itself, in the part that Flower calls SuperExec, so that a run is this interpreter, there in
+milliseconds, without proxies, and dies with the coordinator: a ServerApp has its token over a socket, and ends when the
+coordinator's end of another is gone, however the coordinator died.
 
 `GridTransport` (`grid`) carries payloads between the ServerApp and the sites.
 

@@ -1,15 +1,16 @@
-"""The ServerApp's process: what it does, and how the coordinator starts it, gives it its orders and ends it."""
+"""The ServerApps' process: it imports everything once, forks a process for each run, and they end with the coordinator."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import logging
 import os
 import select
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
@@ -20,9 +21,10 @@ from typing import Any, Final
 
 from flwr.serverapp import ServerApp
 
-from fedward.privacy.errors import UnreachableError
-
-_ORPHAN_S: Final = 3.0
+ORPHAN_S: Final = 3.0
+"""How long a ServerApp may take to end in order once nobody waits for it."""
+MOST_BYTES: Final = 65536
+"""Of a message between the coordinator and the fork server."""
 
 _orphaned = threading.Event()
 
@@ -44,22 +46,95 @@ def parent_alive() -> bool:
 
 
 def serve_app() -> None:
-    """The ServerApp's process: import, wait for orders on the standard input, run, and end with the coordinator.
+    """The fork server: import, then fork a process for each order, until the coordinator's end of the line is gone.
 
-    The arguments are the module to import ahead and Flower's log level.
+    The arguments are the module to import ahead, Flower's log level, and the descriptor of the line. A message of the
+    coordinator is `{"app": n, "address": …, "token": …}` with the app's own line beside it, or `{"kill": n}`. Answers are
+    `{"app": n, "pid": …}` and `{"app": n, "code": …}`.
     """
-    module, level = sys.argv[1:3]
+    module, level, descriptor = sys.argv[1:4]
+    line = socket.socket(fileno=int(descriptor))
     quiet_flower(None, level, stream=True)
     run_serverapp = importlib.import_module("flwr.superlink.runtime").run_serverapp
     with contextlib.suppress(Exception):  # Flower imports it again and reports what is wrong with it
         component = importlib.import_module(module)
-        if not select.select([0], [], [], 0)[0]:  # no order is waiting: there is time
+        if not select.select([line], [], [], 0)[0]:  # no order is waiting: there is time
             getattr(component, "warm_up", lambda: None)()
-    line = sys.stdin.buffer.readline()
-    if not line:
-        return
-    order = json.loads(line)
-    threading.Thread(target=_watch_parent, name="fedward-lifeline", daemon=True).start()
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to, and so copy, every page that all of them share
+    found = _Forks(line).serve()
+    if found is not None:
+        _run(run_serverapp, *found)
+
+
+class _Forks:
+    """The children of the fork server."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        self._children: dict[int, int] = {}
+        # Nothing happens in the handler: the signal writes to a pipe, which is waited for beside the line.
+        self._ended, self._wake = os.pipe()
+        os.set_blocking(self._ended, False)
+        os.set_blocking(self._wake, False)
+        self._handler = signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+
+    def serve(self) -> tuple[dict[str, Any], socket.socket] | None:
+        """In a child: its order and its line. None in the fork server, once the coordinator is gone."""
+        while True:
+            waited: list[Any] = [self._line, self._ended]
+            ready, _, _ = select.select(waited, [], [])
+            if self._ended in ready:
+                self._bury()
+            if self._line not in ready:
+                continue
+            data, descriptors, _, _ = socket.recv_fds(self._line, MOST_BYTES, 1)
+            if not data:
+                return None
+            order = json.loads(data)
+            if "kill" in order:
+                self._kill(order["kill"])
+            elif (found := self._fork(order, descriptors[0])) is not None:
+                return found
+
+    def _fork(self, order: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], socket.socket] | None:
+        child = os.fork()
+        if child:
+            os.close(descriptor)
+            self._children[child] = order["app"]
+            self._answer({"app": order["app"], "pid": child})
+            return None
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, self._handler)
+        os.close(self._ended)
+        os.close(self._wake)
+        self._line.close()
+        return order, socket.socket(fileno=descriptor)
+
+    def _kill(self, app: int) -> None:
+        for child, its in self._children.items():  # not buried yet, so the number is still this child's
+            if its == app:
+                os.kill(child, signal.SIGKILL)
+
+    def _bury(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._ended, 4096)
+        for child in list(self._children):
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                self._answer({"app": self._children.pop(child), "code": os.waitstatus_to_exitcode(status)})
+
+    def _answer(self, message: Mapping[str, int]) -> None:
+        with contextlib.suppress(OSError):  # the coordinator is gone: the line says so next
+            self._line.send(json.dumps(message).encode())
+
+
+def _run(run_serverapp: Callable[..., None], order: Mapping[str, Any], lifeline: socket.socket) -> None:
+    """One run, in a process of its own."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text("serverapp")  # as `ps` shows it
+    threading.Thread(target=_watch_parent, args=(lifeline,), name="fedward-lifeline", daemon=True).start()
     try:
         run_serverapp(
             runtime_api_address=order["address"],
@@ -72,14 +147,14 @@ def serve_app() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is over: the lifeline must not trip an orderly exit
 
 
-def _watch_parent() -> None:
-    """End this process when the coordinator's end of the pipe is gone; works for SIGKILL and for zombies alike."""
-    # The bare descriptor: a thread that waits in sys.stdin's buffer makes the interpreter abort when it ends.
-    while os.read(0, 4096):
-        pass
+def _watch_parent(lifeline: socket.socket) -> None:
+    """End this process when the coordinator's end of the line is gone; works for SIGKILL and for zombies alike."""
+    with contextlib.suppress(OSError):
+        while lifeline.recv(4096):
+            pass
     _orphaned.set()
     os.kill(os.getpid(), signal.SIGINT)  # Flower's handlers end the run in order
-    time.sleep(_ORPHAN_S)
+    time.sleep(ORPHAN_S)
     os._exit(1)
 
 
@@ -96,50 +171,3 @@ def quiet_flower(log_file: Path | None, level: str = "WARNING", *, stream: bool 
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level)
-
-
-def spawn(
-    component: str, *, home: Path, environment: Mapping[str, str], log_file: Path | None, log_level: str
-) -> subprocess.Popen[bytes]:
-    """A process that has imported everything and waits for its orders."""
-    command = "from fedward.server.flower import serve_app; serve_app()"
-    with open(log_file or os.devnull, "ab") as log:  # noqa: PTH123 - os.devnull is no path of ours
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-c", command, component.partition(":")[0], log_level],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=_app_environment(home, environment),
-            # A Ctrl-C in the coordinator's terminal is the coordinator's to handle.
-            start_new_session=True,
-        )
-
-
-def _app_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """The ServerApp's environment: it speaks to the loopback listener only, never through a proxy."""
-    proxies = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy"}
-    environment = {name: value for name, value in os.environ.items() if name.lower() not in proxies}
-    return {**environment, "FLWR_HOME": str(home), "NO_PROXY": "*", **extra}
-
-
-def give_order(app: subprocess.Popen[bytes], order: Mapping[str, str]) -> None:
-    """Tell a waiting process what to run. Over the pipe: a command line is read by every user of the machine."""
-    if app.stdin is None:
-        raise UnreachableError("The ServerApp's process has no pipe")
-    try:
-        app.stdin.write(json.dumps(dict(order)).encode() + b"\n")
-        app.stdin.flush()
-    except OSError:  # it died between the look and the order
-        raise UnreachableError("The ServerApp's process ended before it had its orders") from None
-
-
-def end_process(app: subprocess.Popen[bytes]) -> None:
-    """End a process kindly (its pipe closes), then not."""
-    with contextlib.suppress(OSError):
-        if app.stdin is not None:
-            app.stdin.close()
-    try:
-        app.wait(_ORPHAN_S + 1)
-    except subprocess.TimeoutExpired:
-        app.kill()
-        app.wait()

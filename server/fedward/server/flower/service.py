@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,9 +20,10 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from fedward.privacy.errors import FedwardError, UnreachableError
 from fedward.server.flower import control
+from fedward.server.flower.forkserver import App, ForkServer
 from fedward.server.flower.gate import Credentials, Gate
 from fedward.server.flower.listeners import Doorbell
-from fedward.server.flower.process import end_process, give_order, quiet_flower, spawn
+from fedward.server.flower.process import quiet_flower
 from fedward.server.flower.superlink import close_all, listen, make_servers
 from fedward.server.flower.wire import DOOR_HEADER, LOOPBACK, DirectSend, flower_client
 
@@ -70,9 +70,10 @@ class SuperLinkService:
         self._tls = (certificate, key, ca)
         self._home = flwr_home
         self._component = component
-        self._environment = dict(environment or {})
-        self._log_file = log_file
-        self._log_level = log_level
+        self._log = (log_file, log_level)
+        self._forks = ForkServer(
+            component, home=flwr_home, environment=environment or {}, log_file=log_file, log_level=log_level
+        )
         self._max_bytes = max_bytes
         self._doorbell = Doorbell(hold_s)
         self._secret = secrets.token_hex(32)
@@ -86,8 +87,7 @@ class SuperLinkService:
         self._failure: BaseException | None = None
         self._nodes: dict[bytes, int] = {}
         self._gate = Gate(credentials, self._nodes.get)
-        self._apps: dict[int, subprocess.Popen[bytes]] = {}
-        self._spare: subprocess.Popen[bytes] | None = None
+        self._apps: dict[int, App] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class SuperLinkService:
         """
         self._home.mkdir(parents=True, exist_ok=True)
         os.environ["FLWR_HOME"] = str(self._home)
-        quiet_flower(self._log_file, self._log_level)
+        quiet_flower(*self._log)
         # Opened here, so that a port in use is an answer to the caller and not a line in a thread's log.
         sockets = listen([(LOOPBACK, self._control_port), (self._host, self._fleet_port)])
         try:
@@ -119,15 +119,15 @@ class SuperLinkService:
                 got=type(self._failure).__name__ if self._failure else f"no answer within {_START_S:.0f} s",
                 remedy="look into Flower's log file",
             ) from self._failure
-        self._spare = self._spawn()
+        self._forks.start()
 
     def stop(self) -> None:
         """End the runs, then the listeners. May be called twice."""
         with self._lock:
-            apps = [*self._apps.values(), *([self._spare] if self._spare else [])]
-            self._spare = None
+            apps, self._apps = list(self._apps.values()), {}
         for app in apps:
-            end_process(app)
+            self._forks.end(app)
+        self._forks.stop()
         for server in self._servers:
             server.should_exit = True
         self._doorbell.close()
@@ -179,30 +179,24 @@ class SuperLinkService:
         """Start a run whose ServerApp gets `config` as its run config; the run's identifier.
 
         The FAB is a `pyproject.toml` and a licence: the ServerApp is code that is installed here, and no other. It
-        runs in a process that was started with the service, or in a new one.
+        runs in a fork of a process that was started with the service.
 
         Raises:
             InputError: a key of `config` is not made of lower-case letters, digits, `-` and `_`.
-            UnreachableError: the SuperLink does not run.
+            UnreachableError: the SuperLink does not run, or no process can be started.
         """
         proto = control.protocol()
         request = proto.StartRunRequest(override_config=control.run_config(config))
         request.fab.content = control.bundle(self._component, sorted(config))
         with self._lock:
             run_id = int(self._ask(lambda: self._control.StartRun(request)).run_id)
-            app, self._spare = self._spare, None
             try:
-                if app is None or app.poll() is not None:
-                    app = self._spawn()
-                give_order(app, {"address": self._address, "token": self._claim(run_id)})
+                self._apps[run_id] = self._forks.fork({"address": self._address, "token": self._claim(run_id)})
             except BaseException:
                 # A run left pending would be offered to every later launch in place of its own.
                 with contextlib.suppress(FedwardError):
                     self._ask(lambda: self._control.StopRun(control.protocol().StopRunRequest(run_id=run_id)))
-                if app is not None:
-                    end_process(app)
                 raise
-            self._apps[run_id] = app
         return run_id
 
     def run_finished(self, run_id: int) -> tuple[bool, str]:
@@ -217,7 +211,7 @@ class SuperLinkService:
             self._forget(run_id)
             return True, f"{status.sub_status}: {status.details}" if status.details else str(status.sub_status)
         app = self._apps.get(run_id)
-        exit_code = app.poll() if app else None
+        exit_code = self._forks.poll(app) if app else None
         if exit_code is None:
             return False, str(status.status)
         # Flower would notice only when the task's heartbeats lapse, a minute from now.
@@ -234,12 +228,8 @@ class SuperLinkService:
         """Let the process of a run that is over end, and clear it away."""
         with self._lock:
             app = self._apps.pop(run_id, None)
-        if app is None:
-            return
-        end_process(app)
-        with self._lock:
-            if self._spare is None and self._thread is not None:
-                self._spare = self._spawn()
+        if app is not None:
+            self._forks.end(app)
 
     def _claim(self, run_id: int) -> str:
         """The token that makes its holder the ServerApp of the run: what Flower's SuperExec polls for."""
@@ -248,15 +238,6 @@ class SuperLinkService:
         if response.task.run_id != run_id:
             raise UnreachableError("Flower offered another run than the one that was just started")
         return str(response.token)
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        return spawn(
-            self._component,
-            home=self._home,
-            environment=self._environment,
-            log_file=self._log_file,
-            log_level=self._log_level,
-        )
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """One call to the SuperLink, with its failures as ours."""

@@ -8,25 +8,16 @@ import os
 import socket
 import ssl
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
 
 from fedward.privacy.errors import InputError, UnreachableError
 from fedward.server.flower.gate import Gate
 from fedward.server.flower.large import Asgi
+from fedward.server.flower.layers import plain, unthreaded
 from fedward.server.flower.listeners import Doorbell, FleetGuard, local_only
 from fedward.server.flower.wire import LOOPBACK
-
-# Layers around every request that do nothing without Flower's enterprise edition: a fifth of a request's time.
-IDLE_LAYERS: Final = frozenset(
-    {
-        "ControlSensitiveResponseMiddleware",
-        "ControlLicenseMiddleware",
-        "ControlEventLogMiddleware",
-        "FleetEventLogMiddleware",
-    }
-)
 
 
 def make_servers(
@@ -96,9 +87,8 @@ def _application(port: int) -> Asgi:
     )
     lifespan = importlib.import_module("flwr.superlink.cli.flower_superlink").SuperLinkLifespan
     application = importlib.import_module("flwr.superlink.main").create_app(config, lifespan)
-    application.user_middleware = [
-        layer for layer in application.user_middleware if layer.cls.__name__ not in IDLE_LAYERS
-    ]
+    application.user_middleware = plain(application.user_middleware)
+    unthreaded(application)
     served: Asgi = application
     return served
 

@@ -23,6 +23,8 @@ from fedward.study.vectors import Vector
 ATTEMPTS = 4
 """How often a site is asked in a round."""
 START_S = 180.0
+STARTS = 3
+"""How often Ray is started: it gives its own processes 30 s, which a busy machine may not grant them."""
 PATIENCE_S = 600.0
 WORKERS_LOST = "workers-lost"
 
@@ -73,9 +75,7 @@ class FlowerEngines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._driver is not None:
-            self._driver.close()
-            self._driver = None
+        self._close()
 
     def __call__(self, sealed: SealedManifest, training: Mapping[str, Encoded], seed: Sequence[int]) -> FlowerSites:
         """The sites of one study.
@@ -140,14 +140,34 @@ class FlowerEngines:
     def _start(self) -> None:
         if self._driver is not None:
             return
+        starts = STARTS if self._setup["address"] is None else 1  # another's cluster is there or not
+        for left in reversed(range(starts)):
+            try:
+                workers = self._begin()
+            except UnreachableError as error:
+                self._close()
+                if not left:
+                    raise
+                self._tell(f"started again: {error.what} ({error.got})")
+            else:
+                self._tell(f"Flower's simulation has started with {workers} workers")
+                return
+
+    def _begin(self) -> int:
+        """Start the driver; how many workers Ray has."""
         self._driver = Driver(self._setup, self._patience)
         found = self._receive(START_S)
         if found is None:
             raise _lost(f"Ray did not start within {START_S:g} s", self._last_words())
-        workers = found[0]["workers"]
+        workers: int = found[0]["workers"]
         if workers < 1:
             raise _lost("the Ray cluster has no core for a worker", "0 CPUs")
-        self._tell(f"Flower's simulation has started with {workers} workers")
+        return workers
+
+    def _close(self) -> None:
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None
 
     def _running(self) -> Driver:
         if self._driver is None:
