@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from observed import asked, charges, outcomes, run, state
 from secured import KilledError, Mortal, known_as_approved
 
 from fedward.privacy.errors import IntegrityError, RefusalError, UnreachableError
+from fedward.server import models as model_files
 from fedward.server.explaining import explain
-from fedward.server.lasting import Lasting
+from fedward.server.lasting import Good, Lasting
 from fedward.server.records import Checkpoint
 from fedward.study.heart import SITES
 from fedward.study.manifest import SealedManifest
@@ -143,6 +145,11 @@ def lasting(federation: Federation) -> Lasting:
     return Lasting(federation.home, federation.store, study, initial, federation.clock.unix, federation.said.append)
 
 
+def whole(good: Good) -> Checkpoint:
+    """The checkpoint that it is of, from the state that it holds."""
+    return replace(good.checkpoint, optimiser=model_files.pack_optimiser(good.state))
+
+
 def checkpoint(federation: Federation, version: int | None = None) -> Checkpoint:
     found = federation.store.checkpoint(federation.key, version)
     assert found is not None
@@ -154,10 +161,10 @@ def test_every_damage_of_the_newest_is_found_and_named(
     federation: Federation, damage: Callable[[Path, Path], None]
 ) -> None:
     newest, before = checkpoint(federation), checkpoint(federation, 1)
-    assert lasting(federation).newest(newest).checkpoint == newest
+    assert whole(lasting(federation).newest(newest)) == newest
     damage(file_of(federation, 2), file_of(federation, 1))
     good = lasting(federation).newest(newest)
-    assert good.checkpoint == before
+    assert whole(good) == before
     assert vector_digest(good.vector) == before.model
     assert federation.store.checkpoint(federation.key) == before
     assert outcomes(federation) == [(1, "committed"), (2, "lost")]
@@ -165,7 +172,7 @@ def test_every_damage_of_the_newest_is_found_and_named(
         damage, "is damaged"
     )
     assert str(lost(federation)[0]["lost"][0]["why"]).endswith(why)  # type: ignore[index]
-    assert lasting(federation).newest(before).checkpoint == before  # and that is all
+    assert whole(lasting(federation).newest(before)) == before  # and that is all
     assert len(lost(federation)) == 1
 
 
@@ -230,11 +237,11 @@ def test_the_initial_model_is_made_again(federation: Federation) -> None:
         deleted(file_of(federation, version), Path())
     file_of(federation, 0).write_bytes(b"no model")
     good = lasting(federation).newest(checkpoint(federation))
-    assert good.checkpoint == checkpoint(federation, 0)
+    assert whole(good) == checkpoint(federation, 0)
     assert vector_digest(good.vector) == good.checkpoint.model
     assert [one["version"] for one in lost(federation)[0]["lost"]] == [2, 1]  # type: ignore[attr-defined]
     file_of(federation, 0).write_bytes(b"no model")
-    assert lasting(federation).newest(good.checkpoint).checkpoint == good.checkpoint
+    assert whole(lasting(federation).newest(whole(good))) == whole(good)
     assert len(lost(federation)) == 1  # the second time nothing was lost
 
 

@@ -86,7 +86,9 @@ def application(way: Callable[[list[Middleware]], list[Middleware]]) -> FastAPI:
 
     @app.post("/echo")
     async def echo(request: Request) -> Response:
-        return Response(await request.body(), 201, {"x-own": "kept", "x-state": str(request.state.read)}, "application/x")
+        return Response(
+            await request.body(), 201, {"x-own": "kept", "x-state": str(request.state.read)}, "application/x"
+        )
 
     @app.post("/fails")
     async def fails() -> Response:

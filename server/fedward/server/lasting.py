@@ -13,7 +13,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedward.privacy.errors import IntegrityError
 from fedward.server import models as model_files
@@ -26,7 +26,10 @@ from fedward.study.vectors import Vector, vector_digest
 
 @dataclass(frozen=True)
 class Good:
-    """A model that a run goes on from: its parameters, shape (d,), and the optimiser's state beside them."""
+    """A model that a run goes on from: its parameters, shape (d,), and the optimiser's state beside them.
+
+    The checkpoint is without the optimiser's bytes: they are as large as the state, which is what a round needs.
+    """
 
     checkpoint: Checkpoint
     vector: Vector
@@ -85,7 +88,7 @@ class Lasting:
                 raise
             model_files.save_model(folder, vector, self._study.digest or "", 0)
             self._report("the initial model's file was not what it was; it is made again, and nothing is lost")
-        return Good(checkpoint, vector, model_files.unpack_optimiser(checkpoint.optimiser))
+        return Good(replace(checkpoint, optimiser=b""), vector, model_files.unpack_optimiser(checkpoint.optimiser))
 
     def _go_back(self, lost: list[LostModel]) -> Good:
         for version in self._store.kept_versions(self._study.key):

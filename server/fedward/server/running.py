@@ -6,6 +6,7 @@ where its file is damaged, from the newest that is not (`lasting`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fedward.privacy.errors import InputError, IntegrityError
@@ -59,11 +60,12 @@ class StudyRun(BaseRun[SealedManifest]):
         return sealed
 
     def _go(self, study: StudyRow, sealed: SealedManifest) -> str:
-        checkpoint = self._store.checkpoint(study.key) or self._begin(study, sealed)
         lasting = Lasting(self._home, self._store, study, lambda: self._initial(sealed), self._clock.unix, self._report)
         total = sealed.manifest.training.rounds
-        while (good := lasting.newest(checkpoint)).checkpoint.version < total:
-            checkpoint = self._round(study, sealed, good)
+        # No name for what a round returns: its optimiser's bytes would be kept through the next.
+        good = lasting.newest(self._store.checkpoint(study.key) or self._begin(study, sealed))
+        while good.checkpoint.version < total:
+            good = lasting.newest(self._round(study, sealed, good))
         last = self._store.attempts(study.key)[-1]
         if (last.round, last.outcome) != (total + 1, Outcome.COMMITTED):  # else the run died right after evaluating
             self._round(study, sealed, good)
@@ -207,7 +209,7 @@ class StudyRun(BaseRun[SealedManifest]):
             deviation = sealed.count_deviation * len(sites) ** 0.5
             evaluation = evaluate(sealed.manifest, checkpoint.version, sites, gathered.counts, deviation)
         if gathered.delta is None:
-            return checkpoint, evaluation
+            return replace(checkpoint, optimiser=model_files.pack_optimiser(good.state)), evaluation
         vector, state = step(good.vector, gathered.delta, good.state, sealed.manifest.training)
         version = checkpoint.version + 1
         name = model_files.save_model(self._home.models_folder, vector, sealed.digest, version)
