@@ -53,7 +53,7 @@ def test_who_may_answers_the_question_and_the_record_says_who(
     assert "va" in fedward("coordinator", "status", study, "--home", carla).out
     good("coordinator", command, study, "--home", carla)
     assert asked(federation) == command
-    logged = federation.home.audit.entries(0)[-1]
+    logged = list(federation.home.audit.entries(0))[-1]
     assert (logged.fields["outcome"], logged.fields["by"]) == (command, "carla")
 
 
