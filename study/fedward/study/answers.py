@@ -18,9 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from fedward.privacy.draws import Draws
@@ -36,6 +36,9 @@ from fedward.study.exploration import (
     Query,
 )
 from fedward.study.metrics import SMALL, Z95, Counts
+
+if TYPE_CHECKING:
+    import pandas as pd  # a table is given: what only reads a manifest need not wait for the import
 
 GRID = 50
 """A mean's sum counts in hundredths of the range."""

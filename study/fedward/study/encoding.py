@@ -10,14 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
 from fedward.study.manifest import CategoricalFeature, Group, ImageFeature, Manifest, NumericFeature
+
+if TYPE_CHECKING:
+    import pandas as pd  # a table is given: what only reads a manifest need not wait for the import
 
 Matrix: TypeAlias = NDArray[np.float32]
 
