@@ -32,7 +32,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 
 UNMEASURED = tuple(f"tests/{part}/" for part in ("attacks", "bundle", "dashboard", "e2e", "faults", "simulations"))
-"""What these test is not in coverage's packages, or is covered elsewhere a hundred times: watching them costs a third more time."""
+"""What these test is not in coverage's packages, or is covered elsewhere a hundred times: `make coverage` does not watch them."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

@@ -1,8 +1,10 @@
-"""`fedward demo` as somebody types it: it ends by itself, shows everything, keeps its folder and leaves no process."""
+"""`fedward demo` as somebody types it: with hospitals of their own, interrupted, killed, and given what it cannot take.
+
+What it shows of the built-in hospitals is checked where the README's walk-through runs it.
+"""
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,8 +16,6 @@ import tomli_w
 from command import fedward
 from loopback import wait_for
 
-from fedward.server.home import CoordinatorHome
-from fedward.server.models import load_model
 from fedward.study.heart import SITES, heart_folder
 from fedward.study.manifest import load
 
@@ -35,35 +35,6 @@ def finish(process: subprocess.Popen[str], seconds: float = 400.0) -> tuple[str,
     except subprocess.TimeoutExpired:
         process.kill()
         raise
-
-
-def test_the_demo_shows_everything_and_keeps_its_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
-    process = demo(folder, "--rounds", "3", "--json")
-    out, err = finish(process)
-    assert process.returncode == 0, err
-    assert len(out.splitlines()) == 1, "standard output is one JSON object and nothing else"
-    shown = json.loads(out)
-    assert "Traceback" not in err
-    assert shown["study"]["rounds"] == 3
-    assert 0.0 < shown["auroc"]["federated"] < 1.0
-    assert shown["auroc"].keys() >= {"federated_interval", "local_mean", "pooled", "patients"}
-    assert [row["site"] for row in shown["hospitals"]] == list(SITES)
-    assert all(row.keys() >= {"patients", "federated", "pooled", "local"} for row in shown["hospitals"])
-    groups = {row["group"] for row in shown["groups"]}
-    assert any("sex" in name for name in groups)
-    assert any("age" in name for name in groups)
-    for site in SITES:
-        assert 0 < shown["privacy"]["sites"][site]["spent"] <= shown["privacy"]["study_epsilon"]
-        assert shown["contributions"][site] == 3
-    assert set(shown["seconds"]) == {"set_up", "federation", "all"}
-    assert processes.of_folder(folder) == {}
-
-    home = CoordinatorHome.open(folder / "coordinator")
-    status = fedward("coordinator", "status", shown["study"]["digest"], "--home", home.path, "--json").json
-    assert (status["state"], status["serving"]) == ("completed", False)
-    assert len(load_model(home.models_folder, status["model"])) > 10
-    assert len(fedward("site", "ledger", "--home", folder / "sites" / "va", "--json").json["charges"]) >= 3
 
 
 def test_own_hospitals_without_dp(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import demos
 import pytest
 from typer.main import get_command
 
@@ -122,7 +123,11 @@ def test_the_walk_through_runs_as_written(tmp_path: Path) -> None:
     assert "16 charges" in said["fedward site ledger"], said["fedward site ledger"]  # 15 rounds, one evaluation
     assert "no incident" in said["fedward site incidents"]
     assert "every signature holds" in next(out for line, out in said.items() if "audit transcript" in line)
-    result = json.loads((tmp_path / "researcher" / "result.json").read_text())
+    text = (tmp_path / "researcher" / "result.json").read_text()
+    assert len(text.splitlines()) == 1, "standard output is one JSON object and nothing else"
+    result = json.loads(text)
+    (folder,) = (tmp_path / "researcher").glob("fedward-demo-*")
+    demos.check(result, folder, rounds=5)
     assert 0.7 < result["auroc"]["federated"] < 1
     assert result["privacy"]["study_epsilon"] == 2
 

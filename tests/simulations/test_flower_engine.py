@@ -132,11 +132,9 @@ def said() -> list[str]:
 
 @pytest.fixture(scope="module")
 def engines(said: list[str]) -> Iterator[FlowerEngines]:
+    """Interrupted by the last test that uses it."""
     with FlowerEngines(len(SIZES), workers=2, tell=said.append) as found:
         yield found
-        session = found._running()._process.pid
-        assert len(processes_of(session)) > 3
-    assert not processes_of(session)
 
 
 @needs_ray
@@ -182,28 +180,30 @@ def test_training_that_bursts_is_its_own_error_and_is_not_asked_again(engines: F
     assert not said
 
 
-@needs_ray
-@pytest.mark.parametrize("interrupted", [True, False], ids=["ctrl-c", "driver-killed"])
-def test_a_round_that_ends_early_leaves_no_process(interrupted: bool) -> None:
-    """While workers train: Ctrl-C here, or the driver dies."""
+def cut_short(engines: FlowerEngines, *, interrupted: bool) -> None:
+    """Ctrl-C here, or the driver dies, while workers train; no process may be left."""
     study = sealed(steps=10_000)
-    sessions: list[int] = []
-
-    def simulate() -> None:
-        with FlowerEngines(len(SIZES), workers=1) as engines:
-            sites = engines(study, hospitals(study.manifest), SEED)
-            driver = engines._running()._process.pid
-            sessions.append(driver)
-            end = (os.getpid(), signal.SIGINT) if interrupted else (driver, signal.SIGKILL)
-            threading.Timer(1.0, os.kill, end).start()
-            sites.updates(base_of(study))
-
-    with pytest.raises(KeyboardInterrupt if interrupted else UnreachableError):
-        simulate()
+    sites = engines(study, hospitals(study.manifest), SEED)
+    session = engines._running()._process.pid
+    assert len(processes_of(session)) > 3
+    end = (os.getpid(), signal.SIGINT) if interrupted else (session, signal.SIGKILL)
+    with pytest.raises(KeyboardInterrupt if interrupted else UnreachableError), engines:
+        threading.Timer(1.0, os.kill, end).start()
+        sites.updates(base_of(study))
     deadline = time.monotonic() + 5  # a killed process takes a moment
-    while processes_of(sessions[0]) and time.monotonic() < deadline:
+    while processes_of(session) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not processes_of(sessions[0])
+    assert not processes_of(session)
+
+
+@needs_ray
+def test_ctrl_c_in_a_round_leaves_no_process(engines: FlowerEngines) -> None:
+    cut_short(engines, interrupted=True)
+
+
+@needs_ray
+def test_a_driver_that_dies_in_a_round_leaves_no_process() -> None:
+    cut_short(FlowerEngines(len(SIZES), workers=1), interrupted=False)
 
 
 @pytest.fixture

@@ -146,11 +146,15 @@ def test_a_model_that_was_changed_on_its_way_is_refused(there: Served, monkeypat
     assert caught.value.code == "integrity"
 
 
-def test_who_reads_large_answers_slowly_leaves_room_for_others(there: Served) -> None:
+def test_who_reads_large_answers_slowly_leaves_room_for_others(there: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that nobody takes is held in memory until the call's deadline: two with one certificate, four in all."""
     (study,) = there.as_("vera", "viewer").studies()
     asked = pb.StudyRequest(reference=study.study_id)
-    slow = there.as_("slow", "auditor")
+    with monkeypatch.context() as patch:
+        open_, small = grpc.secure_channel, [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536)]
+        # Else a fast line widens its window until the whole answer is on this side, and nothing is held any more.
+        patch.setattr(grpc, "secure_channel", lambda *arguments: open_(*arguments, options=small))
+        slow = there.as_("slow", "auditor")
     held = [slow._stub.Record(asked, timeout=30) for _ in range(2)]
     try:
         for call in held:
