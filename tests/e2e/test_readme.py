@@ -66,6 +66,7 @@ class Machines:
             ["bash", "-c", line], cwd=where, env=environment, capture_output=True, text=True, timeout=400, check=False
         )
         assert done.returncode == 0, f"{role}$ {line}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
         return done.stdout
 
     def send(self) -> None:

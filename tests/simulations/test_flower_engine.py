@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,11 +180,6 @@ def test_training_that_bursts_is_its_own_error_and_is_not_asked_again(engines: F
     assert not said
 
 
-def work(killer: threading.Timer, step: Callable[[], object]) -> None:
-    killer.start()
-    step()
-
-
 def cut_short(engines: FlowerEngines, *, interrupted: bool) -> None:
     """Ctrl-C here, or the driver dies, while workers train; no process may be left."""
     study = sealed(steps=10_000)
@@ -192,9 +187,9 @@ def cut_short(engines: FlowerEngines, *, interrupted: bool) -> None:
     session = engines._running()._process.pid
     assert len(processes_of(session)) > 3
     end = (os.getpid(), signal.SIGINT) if interrupted else (session, signal.SIGKILL)
-    killer = threading.Timer(1.0, os.kill, end)
+    threading.Timer(1.0, os.kill, end).start()
     with pytest.raises(KeyboardInterrupt if interrupted else UnreachableError), engines:
-        work(killer, lambda: sites.updates(base_of(study)))
+        sites.updates(base_of(study))
     deadline = time.monotonic() + 5  # a killed process takes a moment
     while processes_of(session) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -37,8 +37,6 @@ class App:
     number: int
     line: socket.socket
     """Ends when the process does; and the process ends when this is shut."""
-    pid: int | None = None
-    """None until the fork server has said it."""
     code: int | None = None
 
 
@@ -138,7 +136,7 @@ class ForkServer:
         message = json.loads(data)
         app = self._apps.get(message["app"])
         if app is not None:
-            app.pid, app.code = message.get("pid", app.pid), message.get("code", app.code)
+            app.code = message["code"]
         return True
 
     def _spawn(self) -> None:

@@ -22,7 +22,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fedward.server.flower.large import Asgi, Receive, Scope, Send
+from fedward.server.flower.large import Asgi, Receive, Scope, Send, again
 
 # Layers that do nothing without Flower's enterprise edition.
 IDLE_LAYERS: Final = frozenset(
@@ -63,23 +63,11 @@ class PlainLayer:
         request = Request(scope, receive)
 
         async def call_next(_request: Request) -> Response:
-            return await _answer(self._app, scope, _unread(request, receive))
+            read = getattr(request, "_body", None)  # by this layer, and to be had by the next
+            return await _answer(self._app, scope, receive if read is None else again(read, receive))
 
         response = await self._dispatch(request, call_next)
         await response(scope, receive, send)
-
-
-def _unread(request: Request, receive: Receive) -> Receive:
-    """A `receive` that gives again, once, the body that a layer has read."""
-    body = getattr(request, "_body", None)
-    if body is None:
-        return receive
-    kept = [body]
-
-    async def replay() -> MutableMapping[str, Any]:
-        return {"type": "http.request", "body": kept.pop(), "more_body": False} if kept else await receive()
-
-    return replay
 
 
 async def _answer(app: Asgi, scope: Scope, receive: Receive) -> Response:

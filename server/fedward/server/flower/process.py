@@ -49,20 +49,17 @@ def serve_app() -> None:
     """The fork server: import, then fork a process for each order, until the coordinator's end of the line is gone.
 
     The arguments are the module to import ahead, Flower's log level, and the descriptor of the line. A message of the
-    coordinator is `{"app": n, "address": …, "token": …}` with the app's own line beside it, or `{"kill": n}`. Answers are
-    `{"app": n, "pid": …}` and `{"app": n, "code": …}`.
+    coordinator is `{"app": n, "address": …, "token": …}` with the app's own line beside it, or `{"kill": n}`. An
+    answer is `{"app": n, "code": …}`, once a process has ended.
     """
     module, level, descriptor = sys.argv[1:4]
     line = socket.socket(fileno=int(descriptor))
     quiet_flower(None, level, stream=True)
     run_serverapp = importlib.import_module("flwr.superlink.runtime").run_serverapp
+    component: object = None
     with contextlib.suppress(Exception):  # Flower imports it again and reports what is wrong with it
         component = importlib.import_module(module)
-        if not select.select([line], [], [], 0)[0]:  # no order is waiting: there is time
-            getattr(component, "warm_up", lambda: None)()
-    gc.collect()
-    gc.freeze()  # a collection in a child would write to, and so copy, every page that all of them share
-    found = _Forks(line).serve()
+    found = _Forks(line).serve(getattr(component, "warm_up", lambda: None))
     if found is not None:
         _run(run_serverapp, *found)
 
@@ -80,11 +77,18 @@ class _Forks:
         self._handler = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
 
-    def serve(self) -> tuple[dict[str, Any], socket.socket] | None:
-        """In a child: its order and its line. None in the fork server, once the coordinator is gone."""
+    def serve(self, warm_up: Callable[[], None]) -> tuple[dict[str, Any], socket.socket] | None:
+        """In a child: its order and its line. None in the fork server, once the coordinator is gone.
+
+        `warm_up` is called as soon as no order is waiting: runs of a coordinator that takes over do not wait for it.
+        """
+        waited: list[Any] = [self._line, self._ended]
+        warm = False
         while True:
-            waited: list[Any] = [self._line, self._ended]
-            ready, _, _ = select.select(waited, [], [])
+            ready, _, _ = select.select(waited, [], [], None if warm else 0)
+            if not ready:
+                warm = True
+                _prepare(warm_up)
             if self._ended in ready:
                 self._bury()
             if self._line not in ready:
@@ -103,7 +107,6 @@ class _Forks:
         if child:
             os.close(descriptor)
             self._children[child] = order["app"]
-            self._answer({"app": order["app"], "pid": child})
             return None
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, self._handler)
@@ -128,6 +131,14 @@ class _Forks:
     def _answer(self, message: Mapping[str, int]) -> None:
         with contextlib.suppress(OSError):  # the coordinator is gone: the line says so next
             self._line.send(json.dumps(message).encode())
+
+
+def _prepare(warm_up: Callable[[], None]) -> None:
+    """Import the rest, once for all children to come."""
+    with contextlib.suppress(Exception):  # what is wrong with it, a run says
+        warm_up()
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to, and so copy, every page that all of them share
 
 
 def _run(run_serverapp: Callable[..., None], order: Mapping[str, Any], lifeline: socket.socket) -> None:
