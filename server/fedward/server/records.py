@@ -164,6 +164,28 @@ class Evaluation:
     metrics: tuple[MetricRow, ...]
 
 
+@dataclass(frozen=True)
+class ReleaseRow:
+    """A model that was released. `number` counts the releases of a study's id from 1, over all its versions.
+
+    `statement` are the canonical bytes of a `releases.Statement`, and `signature` (hex) is the coordinator's over them. One that was
+    rolled back has `withdrawn_at`, by whom and why; the newest of an id that was not is the one to use.
+    """
+
+    study_id: str
+    number: int
+    study: int
+    model: str
+    version: int
+    statement: bytes
+    signature: str
+    released_at: int
+    by: str
+    withdrawn_at: int | None = None
+    withdrawn_by: str | None = None
+    withdrawn_why: str | None = None
+
+
 ASKED: Final = "straggling"
 ANSWERED: Final = "stragglers-decided"
 """Journal entries: a round asked whether to wait for its stragglers; a person answered."""

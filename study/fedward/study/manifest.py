@@ -287,10 +287,35 @@ class Privacy(PrivacyTerms):
         return self
 
 
+Bound = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
 class Gates(Part):
-    min_auroc: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    max_site_drop: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    max_equalized_odds_gap: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """What a model must hold to become a release (`fedward.server.gates`). One that is left out is not asked for; one that cannot
+    be evaluated does not hold."""
+
+    min_auroc: Bound | None = None
+    """AUROC over all held-out patients."""
+    min_group_auroc: Bound | None = None
+    """AUROC of the fairness group for which it is lowest."""
+    max_site_drop: Bound | None = None
+    """How far a hospital's AUROC on its own patients may lie below that of the model it could train alone."""
+    max_equalized_odds_gap: Bound | None = None
+    """The largest difference in sensitivity or specificity between the groups of an attribute."""
+    max_calibration_error: Bound | None = None
+    """Expected calibration error over all held-out patients."""
+    max_group_calibration_gap: Bound | None = None
+    """Distance of mean score and outcome rate in the fairness group where it is largest."""
+    max_epsilon: Positive | None = None
+    """What the study has cost a patient of any hospital, failed attempts included."""
+    judged_by: Literal["value", "interval"] | None = None
+    """"value", the default: the estimate must hold. "interval": the worse end of its 95% interval must."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later gates that are not set: a study keeps the digest under which it was approved."""
+        first = {"min_auroc", "max_site_drop", "max_equalized_odds_gap"}
+        return {name: value for name, value in plain(self).items() if name in first or value is not None}
 
 
 class Release(Part):
