@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	@echo "== installing torch (CPU) =="
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@echo "== installing Fedward and the tested set of constraints.txt =="
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[monitor,simulation,postgresql,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[monitor,explain,simulation,postgresql,dev]'
 	@touch $@
 
 demo: $(READY)

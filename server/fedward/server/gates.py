@@ -7,16 +7,11 @@ and without them as many sites as a round needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from fedward.server.releasing import shortfalls
-from fedward.study.manifest import Gates, Manifest
-
 if TYPE_CHECKING:
-    from fedward.server.histories import History
-    from fedward.server.records import MetricRow
+    pass
 
 Side = Literal["least", "most"]
 PARTICIPATION: Final = "participation"
