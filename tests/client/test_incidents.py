@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedward.client import incidents as module
 from fedward.client.home import SiteHome
-from fedward.client.incidents import Incident, Incidents, signed_by, write_new
+from fedward.client.incidents import Incident, Incidents, signed_by
 from fedward.privacy.errors import InputError, IntegrityError, UnreachableError, UsageError
 from fedward.privacy.signing import Identity
 from fedward.study import messages
+from fedward.study.files import write_new
 
 STUDY = "ab" * 32
 COORDINATOR = Identity.generate()
@@ -511,8 +512,9 @@ def test_a_crash_at_any_step_leaves_a_readable_folder(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from fedward.client.incidents import Incidents, write_new
+from fedward.client.incidents import Incidents
 from fedward.privacy.errors import UnreachableError
+from fedward.study.files import write_new
 
 def attempt(size):
     Incidents(Path(sys.argv[1])).record(reference="0" * 12, at=1, code="replay", what="", evidence=b"e" * size)

@@ -70,6 +70,61 @@ def transcript(
         say("The digest was not compared: give --digest with the one that your hospital approved.")
 
 
+@app.command()
+def release(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `fedward coordinator releases --save`.")],
+    fingerprint: Annotated[
+        list[str] | None,
+        typer.Option("--fingerprint", help="The coordinator's fingerprint as you know it; refused if it differs."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The model's file: that it is the released one.")
+    ] = None,
+    as_json: bool = JsonOption,
+) -> None:
+    """Check a release, offline: the coordinator's signature, its gates, and of an override both persons' signatures."""
+    from fedward.privacy.signing import fingerprint as shown
+    from fedward.study.releases import check_release, load_release
+
+    said = check_release(*load_release(file), fingerprint or ())
+    if model is not None:
+        _is_model(model, said.model)
+    if as_json:
+        known = {"holds": True, "coordinator_fingerprint": shown(said.coordinator_key)}
+        compared = {"fingerprint_compared": bool(fingerprint), "model_compared": model is not None}
+        print_json(known | compared | said.model_dump(mode="json"))
+        return
+    say(
+        f'Release {said.number} of {said.study_id} ("{said.title}"), of the federation {said.federation}: its signature holds.'
+    )
+    say(f"The model {said.model}, after round {said.version} of study {said.study}")
+    say(f"Released by {said.by}{f' and {said.other}' if said.other else ''}: {said.reason}")
+    for gate in said.gates:
+        say(f"  {gate.gate}: {'holds' if gate.holds else f'MISSED: {gate.why}'}")
+    if said.override is not None:
+        say(f"The missed gates were overridden; {' and '.join(one.by for one in said.signatures)} signed the reason.")
+    if model is not None:
+        say(f"{model} is that model.")
+    if not fingerprint:
+        say(f"Whose key signed it was not compared: it is {shown(said.coordinator_key)}; give --fingerprint.")
+
+
+def _is_model(path: Path, name: str) -> None:
+    """
+    Raises:
+        InputError: there is no such file.
+        IntegrityError: it holds another model, or is damaged.
+    """
+    from fedward.privacy.errors import InputError
+    from fedward.server.models import check_model
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}", got=error.strerror, remedy="give the model's file") from None
+    check_model(data, name)
+
+
 app.command("ledger")(ledger.audit)
 app.command("certificate")(site_withdraw.certificate)
 app.command("export")(audit_log.export)

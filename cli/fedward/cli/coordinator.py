@@ -22,6 +22,7 @@ from fedward.cli import (
     coordinator_life,
     coordinator_operators,
     coordinator_persons,
+    coordinator_releases,
     coordinator_sites,
     coordinator_store,
     coordinator_stragglers,
@@ -125,6 +126,10 @@ app.command()(coordinator_store.migrate)
 app.command()(coordinator_backup.backup)
 app.command()(coordinator_backup.restore)
 app.command()(coordinator_operators.whoami)
+app.command()(coordinator_releases.gates)
+app.command()(coordinator_releases.release)
+app.command()(coordinator_releases.rollback)
+app.command()(coordinator_releases.releases)
 app.command()(coordinator_persons.policy)
 app.command()(coordinator_persons.requests)
 app.command()(coordinator_persons.withdraw)

@@ -345,9 +345,10 @@ def _say_incident(incident: Incident) -> None:
 
 
 def _take_evidence(home: SiteHome, reference: str, out: Path, *, as_json: bool) -> None:
-    from fedward.client.incidents import Incidents, signed_by, write_new
+    from fedward.client.incidents import Incidents, signed_by
     from fedward.privacy.canonical import digest
     from fedward.privacy.signing import fingerprint
+    from fedward.study.files import write_new
 
     key = home.kit().coordinator_key
     data = Incidents(home.incidents_folder).evidence(reference)

@@ -8,10 +8,10 @@ from typing import Any
 
 from fedward.cli.output import print_json, say, table
 from fedward.client.home import SiteHome
-from fedward.client.incidents import write_new
 from fedward.client.own_metrics import OwnMetrics
 from fedward.client.policy import load_policy
 from fedward.privacy.canonical import canonical_json
+from fedward.study.files import write_new
 from fedward.study.manifest import SealedManifest
 from fedward.study.metrics import SMALL
 from fedward.study.site_metrics import METRICS, Values, named

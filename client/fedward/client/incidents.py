@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedward.privacy.canonical import canonical_json, digest, digest_of
 from fedward.privacy.durable import disk_error, sync_folder
-from fedward.privacy.errors import FedwardError, InputError, IntegrityError, UsageError
+from fedward.privacy.errors import FedwardError, InputError, IntegrityError
 from fedward.privacy.signing import SIGNATURE_BYTES, verify
 from fedward.study.fields import NAME, Part
 from fedward.study.files import read_model, write_secret
@@ -317,27 +317,3 @@ def _signature_holds(evidence: bytes, coordinator: str) -> bool:
     except IntegrityError:
         return False
     return True
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """A file (0600) that was not there before, durable on return.
-
-    Raises:
-        UsageError: something is there already.
-        UnreachableError: the disk is full or the folder cannot be written.
-    """
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            path.unlink()
-            raise
-        sync_folder(path.parent)
-    except FileExistsError:
-        raise UsageError(f"{path} exists already", remedy="give a file that does not exist") from None
-    except OSError as error:
-        raise disk_error(error, f"cannot write {path}") from None

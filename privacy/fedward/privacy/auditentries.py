@@ -1,7 +1,8 @@
 """What an audit log's entries say: a closed list of kinds, each with a closed list of fields, each of one type. Pure.
 
 An entry is one line of canonical JSON: its number, its time, its kind, its fields and a random salt. There is no field for free
-text and none for a value: digests, names, codes, counts and references alone. The salt (16 bytes) keeps an entry unguessable:
+text and none for a value: digests, names, codes, counts and references alone; but for the reasons of a coordinator's releases,
+which stand in the signed release as well. The salt (16 bytes) keeps an entry unguessable:
 proofs and checkpoints show hashes of entries to others, and who could guess an entry's fields could else confirm them.
 """
 
@@ -22,6 +23,7 @@ Value = str | int
 LARGEST: Final = 2**53 - 1
 MAX_ENTRY_BYTES: Final = 8192
 SALT_BYTES: Final = 16
+MOST_WORDS: Final = 500
 
 
 def _matches(pattern: str) -> Callable[[object], bool]:
@@ -35,6 +37,10 @@ def _count(value: object) -> bool:
 
 def _person(value: object) -> bool:
     return type(value) is str and 1 <= len(value) <= 200 and value.isprintable() and value == value.strip()
+
+
+def _words(value: object) -> bool:
+    return type(value) is str and 1 <= len(value) <= MOST_WORDS and value.isprintable() and value == value.strip()
 
 
 _DIGEST: Final = _matches(r"[0-9a-f]{64}")
@@ -72,6 +78,8 @@ FIELDS: Final[Mapping[str, Callable[[object], bool]]] = MappingProxyType(
         "model": _DIGEST,
         "root": _DIGEST,
         "origin": _matches(ORIGIN),
+        "signature": _matches(r"[A-Za-z0-9+/]{64,190}={0,2}"),  # DER in base64
+        "words": _words,  # a coordinator's reason, which is meant to be read by everybody
     }
 )
 """Every field that an entry may have, and the check of its type."""
@@ -120,7 +128,10 @@ _KINDS: Final = {
     "round-outcome": "study! round! attempt! outcome! size model",
     "rounds-lost": "study! round! count! model!",
     "run-ended": "study! state!",
-    "release": "study! model! round",
+    "gates-judged": "study! outcome! count!",
+    "release": "study! model! round words other",
+    "override-signed": "study! model! by! key! words! digest! signature!",
+    "rolled-back": "study! model! words! other",
     "alarm-raised": "site! code",
     "alarm-cleared": "site! by!",
     # keys, data, processes

@@ -33,6 +33,7 @@ Purpose = Literal[
     "rotation",
     "backup",
     "certificate",
+    "release",
 ]
 SIGNATURE_BYTES = 64
 KEY_BYTES = 32

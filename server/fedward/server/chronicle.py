@@ -14,7 +14,7 @@ from typing import Final
 
 from fedward.server.causes import BLAMELESS, NOT_ASKED, Cause, of_status
 from fedward.server.histories import History
-from fedward.server.records import ANSWERED, ASKED, AlarmRow, AttemptRow, JournalEntry
+from fedward.server.records import ANSWERED, ASKED, JUDGED, AlarmRow, AttemptRow, JournalEntry
 
 SAID_NO = ("refused", "revoked", "withdrawn")
 DECISIONS = {
@@ -214,7 +214,27 @@ def _set_back(entry: JournalEntry) -> Event:
     return Event(entry.at, "alarm", f"{words}; their privacy cost stays spent")
 
 
-_TOLD: Final = {ASKED: _asked, ANSWERED: _asked, "restored": _set_back, "lost": _set_back}
+def _released(entry: JournalEntry) -> Event:
+    """What became of the model after training: its gates, and releases."""
+    if entry.kind == JUDGED:
+        missed = [why for _, why in entry.data["missed"]]
+        words = f"the last model missed its gates: {'; '.join(missed)}" if missed else "the last model held every gate"
+        return Event(entry.at, "gates", words)
+    number, by = entry.data["number"], entry.data["by"]
+    if entry.kind == "released":
+        return Event(entry.at, "released", f"{by} released the model {entry.data['model'][:12]}, as release {number}")
+    return Event(entry.at, "rolled-back", f"{by} took release {number} back")
+
+
+_TOLD: Final = {
+    ASKED: _asked,
+    ANSWERED: _asked,
+    "restored": _set_back,
+    "lost": _set_back,
+    JUDGED: _released,
+    "released": _released,
+    "rolled-back": _released,
+}
 
 
 def bare(reason: str) -> str:

@@ -18,17 +18,20 @@ from fedward.server.enrolment import Enrolled, enrol, outdated
 from fedward.server.histories import History
 from fedward.server.home import CoordinatorHome
 from fedward.server.lifecycle import Event, Launch, Pause, Resume, Stop, after, is_busy
-from fedward.server.operators import LOCAL
+from fedward.server.operators import LOCAL, Operators
 from fedward.server.readings import head, history, view
-from fedward.server.records import ANSWERED, AlarmRow, Membership, StudyRow
+from fedward.server.records import ANSWERED, AlarmRow, Membership, ReleaseRow, StudyRow
+from fedward.server.releases import Releases
 from fedward.server.seconding import Asker, Policy, Request
 from fedward.server.store import Store
 from fedward.server.transcripts import transcript_of
 from fedward.server.twopersons import TwoPersons
+from fedward.server.verdicts import Judgement
 from fedward.server.views import StudyHead, StudyView
 from fedward.study.enrolment import JoinRequest, RotationRequest
 from fedward.study.kinds import AnyManifest, parse_sealed
 from fedward.study.manifest import Manifest
+from fedward.study.releases import Override, Signed, sign_override
 from fedward.study.transcript import Transcript
 
 
@@ -93,6 +96,24 @@ class Coordinator(Protocol):
 
     def change_policy(self, policy: Policy) -> None:
         """Ask two persons for other actions; takes two itself, while they are asked for any."""
+
+    def gates(self, reference: str) -> Judgement:
+        """Whether a study's newest model holds the manifest's gates."""
+
+    def override(self, reference: str, reason: str) -> Override:
+        """What two persons sign to release a model that missed a gate."""
+
+    def sign(self, override: Override) -> Signed:
+        """The signature of who asks, by the key of their access."""
+
+    def release(self, reference: str, reason: str, signed: Signed | None = None) -> ReleaseRow:
+        """Release a study's newest model; with a signature of `override`, although it missed a gate."""
+
+    def rollback(self, study_id: str, reason: str) -> tuple[ReleaseRow, ReleaseRow | None]:
+        """End the release in force; it, and the earlier one that is in force again."""
+
+    def releases(self, study_id: str | None = None) -> list[ReleaseRow]:
+        """Every release, of a study's id or of all, oldest first."""
 
     def alarms(self) -> list[AlarmRow]:
         """Sites whose privacy ledger was seen to go backwards or to fork; they are not asked."""
@@ -208,7 +229,8 @@ class LocalCoordinator:
         self._require_roster(study)
         self._require_service()
         first = self._persons.demand("launch", study.digest or "", study.study_id, self._asker, int(time.time()))
-        self._home.record("launched", study=study.digest, study_id=study.study_id, by=self._asker.name, other=first)
+        other = None if first is None else first.by
+        self._home.record("launched", study=study.digest, study_id=study.study_id, by=self._asker.name, other=other)
         return self._happened(study, Launch())
 
     def pause(self, reference: str, *, now: bool = False) -> StudyView:
@@ -326,6 +348,35 @@ class LocalCoordinator:
             RefusalError: `second-person-needed`, `second-too-new`.
         """
         self._persons.change(policy, self._asker, int(time.time()))
+
+    def gates(self, reference: str) -> Judgement:
+        return self._releases.judgement(reference, int(time.time()))
+
+    def override(self, reference: str, reason: str) -> Override:
+        return self._releases.override(reference, reason, int(time.time()))
+
+    def sign(self, override: Override) -> Signed:
+        """
+        Raises:
+            InputError, IntegrityError: there is no such key, or others may read it.
+        """
+        access, key = Operators(self._home).local_access(1)
+        return sign_override(override, access.name, access.certificate, key)
+
+    def release(self, reference: str, reason: str, signed: Signed | None = None) -> ReleaseRow:
+        """Errors as `Releases.release`."""
+        return self._releases.release(reference, reason, signed, int(time.time()))
+
+    def rollback(self, study_id: str, reason: str) -> tuple[ReleaseRow, ReleaseRow | None]:
+        """Errors as `Releases.rollback`."""
+        return self._releases.rollback(study_id, reason, int(time.time()))
+
+    def releases(self, study_id: str | None = None) -> list[ReleaseRow]:
+        return self._store.releases(study_id)
+
+    @property
+    def _releases(self) -> Releases:
+        return Releases(self._home, self._store, self._asker)
 
     def alarms(self) -> list[AlarmRow]:
         return self._store.alarms()

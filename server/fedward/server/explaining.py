@@ -14,7 +14,7 @@ from fedward.server.alarms import kind_of
 from fedward.server.chronicle import Attempt, Event, attempts, bare, chronicle
 from fedward.server.contributing import SiteStory, stories
 from fedward.server.histories import History
-from fedward.server.releasing import releasable, trained_by
+from fedward.server.releasing import trained_by
 from fedward.server.round import Outcome
 
 
@@ -41,7 +41,7 @@ class Explained:
     trained_by: tuple[str, ...]
     """Sites that are in a committed round of training."""
     not_releasable: tuple[str, ...]
-    """Why the newest model may not become a release, as far as sites and groups go; see `releasing`."""
+    """Why the newest model may not become a release; see `gates.withheld`."""
     runbook: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def explain(history: History, *, serving: bool | None = None) -> Explained:
         events=chronicle(history),
         steps=next_steps(history, told, serving=serving),
         trained_by=trained_by(view),
-        not_releasable=releasable(history),
+        not_releasable=view.not_releasable,
         runbook=tuple(dict.fromkeys(_titles(history, made, told))),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from fedward.server.records import AlarmRow, JournalEntry, StatusRow, StudyRow
+from fedward.server.records import AlarmRow, JournalEntry, SharedMetrics, StatusRow, StudyRow
 from fedward.server.views import StudyView
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class History:
     journal: tuple[JournalEntry, ...]
     alarms: tuple[AlarmRow, ...]
     evidence: Mapping[str, bytes]
+    shared: tuple[SharedMetrics, ...] = ()
+    """What hospitals gave of their own metrics."""
 
     @cached_property
     def sealed(self) -> AnySealed | None:

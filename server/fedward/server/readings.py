@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 
 from fedward.server.consulting import question
+from fedward.server.gates import withheld
 from fedward.server.histories import History
 from fedward.server.records import ANSWERED, ANSWERS, ASKED, StudyRow
-from fedward.server.releasing import shortfalls
 from fedward.server.store import Store
 from fedward.server.views import StudyHead, StudyView
 from fedward.study.answers import Answer, answers_of
@@ -100,7 +100,8 @@ def view(store: Store, study: StudyRow, recent: int | None = None) -> StudyView:
         code=study.code,
         contributed=() if recent is None else tuple(store.contributions(study.key, manifest.planned_rounds)),
     )
-    return replace(made, not_releasable=shortfalls(manifest, made))
+    sealed = None if study.sealed is None else parse_sealed(study.sealed)
+    return replace(made, not_releasable=withheld(manifest, made, sealed))
 
 
 SUMS: Final = ("batch", "unmasking")

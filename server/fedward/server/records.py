@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -165,11 +166,23 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class SharedMetrics:
+    """What a hospital gave of its own metrics, as far as gates need it.
+
+    `drop` is how far the study's model lies below the one that the hospital trained alone, in AUROC on its own held-out patients;
+    below 0 where the study's is better, None where it gave none.
+    """
+
+    site: str
+    drop: float | None
+
+
+@dataclass(frozen=True)
 class ReleaseRow:
     """A model that was released. `number` counts the releases of a study's id from 1, over all its versions.
 
-    `statement` are the canonical bytes of a `releases.Statement`, and `signature` (hex) is the coordinator's over them. One that was
-    rolled back has `withdrawn_at`, by whom and why; the newest of an id that was not is the one to use.
+    `statement` are the canonical bytes of a `study.releases.Statement`, and `signature` (hex) is the coordinator's over them. One
+    that was rolled back has `withdrawn_at`, by whom and why; the newest of an id that was not is the one to use.
     """
 
     study_id: str
@@ -186,9 +199,17 @@ class ReleaseRow:
     withdrawn_why: str | None = None
 
 
+def in_force(releases: Sequence[ReleaseRow]) -> ReleaseRow | None:
+    """Of one study id's releases, oldest first, the one to use: the newest that was not rolled back."""
+    return next((one for one in reversed(releases) if one.withdrawn_at is None), None)
+
+
 ASKED: Final = "straggling"
 ANSWERED: Final = "stragglers-decided"
 """Journal entries: a round asked whether to wait for its stragglers; a person answered."""
+
+JUDGED: Final = "gates"
+"""A journal entry: the last model was held against the gates."""
 
 ANSWERS = 0
 """The version under which the one sum of an exploration's answers is stored."""

@@ -13,18 +13,12 @@ from fedward.study.manifest import BaseManifest, Manifest, Release
 from fedward.study.metrics import slice_names
 
 if TYPE_CHECKING:
-    from fedward.server.histories import History
     from fedward.server.records import MetricRow
     from fedward.server.views import StudyView
 
 
-def releasable(history: History) -> tuple[str, ...]:
-    """Why the study's newest model may not become a release; nothing if sites and groups suffice."""
-    return shortfalls(history.manifest, history.view)
-
-
 def shortfalls(manifest: BaseManifest, view: StudyView) -> tuple[str, ...]:
-    """The same, from a study as it stands."""
+    """Why the study's newest model may not become a release; nothing if sites and groups suffice."""
     if not isinstance(manifest, Manifest):
         return ("an exploration trains no model",)
     if view.version == 0:

@@ -15,8 +15,10 @@ from fedward.server.aggregation import OptimiserState, step
 from fedward.server.batches import Batches
 from fedward.server.evaluation import evaluate
 from fedward.server.exchanges import Gathered, PlainExchange, SecureExchange
+from fedward.server.gates import verdicts
 from fedward.server.lasting import Good, Lasting
-from fedward.server.records import Checkpoint, Evaluation, StudyRow
+from fedward.server.readings import history
+from fedward.server.records import JUDGED, Checkpoint, Evaluation, StudyRow
 from fedward.server.round import Outcome, plain_stages
 from fedward.server.runs import BaseRun, Prepared, grace, opened, plan, secure_stages
 from fedward.study.evaluation import bare
@@ -69,7 +71,22 @@ class StudyRun(BaseRun[SealedManifest]):
         last = self._store.attempts(study.key)[-1]
         if (last.round, last.outcome) != (total + 1, Outcome.COMMITTED):  # else the run died right after evaluating
             self._round(study, sealed, good)
+        self._judge(study)
         return f"{total} rounds committed"
+
+    def _judge(self, study: StudyRow) -> None:
+        """Hold the last model against the gates and write down what came of it: it becomes a release by a person's word alone."""
+        found = verdicts(history(self._store, self._store.study(study.key), whole=False))
+        held, missed = [one.gate for one in found if one.holds], [(one.gate, one.why) for one in found if not one.holds]
+        self._store.note(study.key, JUDGED, {"held": held, "missed": missed}, self._clock.unix())
+        self._home.record(
+            "gates-judged",
+            at=self._clock.unix(),
+            study=study.digest,
+            outcome="missed" if missed else "held",
+            count=len(missed),
+        )
+        self._report("every gate holds" if not missed else f"gates missed: {'; '.join(why for _, why in missed)}")
 
     def _initial(self, sealed: SealedManifest) -> Vector:
         """The model before the first round, shape (d,): an earlier version's, or made from the seed; errors as `load_start`."""

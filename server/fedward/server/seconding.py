@@ -8,7 +8,8 @@ The federation's policy names the actions. Then:
 4. the name decides, not the certificate: one person with two certificates is one;
 5. a certificate that was issued after the request seconds nothing: who gives access cannot make a second person on the spot;
 6. a request of somebody whose access as a coordinator has ended since is void;
-7. changing the policy needs two as well, while it asks two persons for anything.
+7. changing the policy needs two as well, while it asks two persons for anything;
+8. releasing a model that missed a gate takes two, whatever the policy is.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from pydantic import Field
 from fedward.privacy.errors import RefusalError
 from fedward.study.fields import NAME, Part
 from fedward.study.manifest import HEX_KEY
+from fedward.study.releases import Override, Signed
 
 Action = Literal["launch", "release"]
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
 CHANGE_POLICY: Final = "change-policy"
+OVERRIDE: Final = "override"
+"""Releasing a model that missed a gate: it takes two persons whatever the policy is."""
 
 
 class Policy(Part):
@@ -36,6 +40,8 @@ class Policy(Part):
     hours: Annotated[int, Field(ge=1, le=720)] = 72
 
     def needs_two(self, action: str) -> bool:
+        if action == OVERRIDE:
+            return True
         return bool(self.two_persons) if action == CHANGE_POLICY else action in self.two_persons
 
 
@@ -48,7 +54,10 @@ class Asker:
 
 
 class Request(Part):
-    """Somebody asked for an action, and it waits for another. `target` is the digest of what it is about, `about` its name."""
+    """Somebody asked for an action, and it waits for another. `target` is the digest of what it is about, `about` its name.
+
+    To override gates, the first person has signed what the second one is to sign too.
+    """
 
     reference: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     action: Annotated[str, Field(pattern=NAME)]
@@ -57,6 +66,8 @@ class Request(Part):
     by: Annotated[str, Field(pattern=NAME)]
     at: Annotated[int, Field(ge=0)]
     expires_at: Annotated[int, Field(ge=0)]
+    override: Override | None = None
+    signed: Signed | None = None
 
 
 def waiting(requests: Sequence[Request], coordinators: Collection[str], now: int) -> tuple[Request, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from fedward.privacy.canonical import digest
-from fedward.privacy.errors import InputError, IntegrityError
+from fedward.privacy.errors import InputError, IntegrityError, RefusalError
 from fedward.server import credentials, leases
 from fedward.server.credentials import LiveCredentials
 from fedward.server.database import Database
@@ -35,10 +35,12 @@ from fedward.server.records import (
     LostModel,
     Membership,
     MetricRow,
+    ReleaseRow,
     SiteRow,
     StandingRow,
     StatusRow,
     StudyRow,
+    in_force,
 )
 from fedward.server.round import Outcome, SiteState
 from fedward.server.storeformat import check_format
@@ -51,6 +53,7 @@ from fedward.server.tables import (
     HEADS,
     JOURNAL,
     METRICS,
+    RELEASES,
     SITES,
     STANDINGS,
     STATUSES,
@@ -612,6 +615,60 @@ class Store:
             last = sa.select(sa.func.max(METRICS.c.version)).where(METRICS.c.study == study).scalar_subquery()
             query = query.where(METRICS.c.version == last)
         return self._records(MetricRow, query.order_by(METRICS.c.version, METRICS.c.slice))
+
+    # releases
+
+    def add_release(self, study_id: str, made: Callable[[int], ReleaseRow], at: int) -> ReleaseRow:
+        """Enter the next release of a study's id, which `made` makes for its number; nobody else gets that number meanwhile.
+
+        Raises:
+            RefusalError: `already-released`: the model is the one that is in force.
+        """
+        with self._write() as connection:
+            known = self._releases(connection, study_id)
+            row = made(len(known) + 1)
+            current = in_force(known)
+            if current is not None and current.model == row.model:
+                raise RefusalError(
+                    f'this model of "{study_id}" is released already',
+                    got=f"release {current.number}",
+                    code="already-released",
+                )
+            data = {"study_id": study_id, "number": row.number, "model": row.model, "by": row.by}
+            self._append(connection, row.study, "released", data, at)
+            connection.execute(RELEASES.insert().values(**asdict(row)))
+            return row
+
+    def withdraw_release(self, study_id: str, by: str, why: str, at: int) -> tuple[ReleaseRow, ReleaseRow | None]:
+        """End the release that is in force; it, and the earlier one that is in force again.
+
+        Raises:
+            RefusalError: `nothing-released`: none is.
+        """
+        with self._write() as connection:
+            current = in_force(self._releases(connection, study_id))
+            if current is None:
+                raise RefusalError(
+                    f'no release of "{study_id}" is in force', remedy="see `fedward coordinator releases`",
+                    code="nothing-released",
+                )  # fmt: skip
+            data = {"study_id": study_id, "number": current.number, "model": current.model, "by": by}
+            self._append(connection, current.study, "rolled-back", data, at)
+            of = sa.and_(RELEASES.c.study_id == study_id, RELEASES.c.number == current.number)
+            made = replace(current, withdrawn_at=at, withdrawn_by=by, withdrawn_why=why)
+            connection.execute(RELEASES.update().where(of).values(**asdict(made)))
+            return made, in_force(self._releases(connection, study_id))
+
+    def releases(self, study_id: str | None = None) -> list[ReleaseRow]:
+        """Every release, of a study's id or of all, oldest first."""
+        with self._read() as connection:
+            return self._releases(connection, study_id)
+
+    def _releases(self, connection: Connection, study_id: str | None) -> list[ReleaseRow]:
+        query = _select(RELEASES, ReleaseRow).order_by(RELEASES.c.released_at, RELEASES.c.study_id, RELEASES.c.number)
+        if study_id is not None:
+            query = query.where(RELEASES.c.study_id == study_id).order_by(None).order_by(RELEASES.c.number)
+        return [ReleaseRow(*row) for row in connection.execute(query)]
 
     # journal
 

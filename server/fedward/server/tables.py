@@ -12,7 +12,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 """The number of the newest step in `migrations/versions`."""
 
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -153,6 +153,22 @@ CREDENTIALS = sa.Table(
     sa.Column("state", NAME, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("changed_at", NUMBER, nullable=False),
+)
+RELEASES = sa.Table(
+    "releases",
+    META,
+    sa.Column("study_id", NAME, primary_key=True),
+    sa.Column("number", NUMBER, primary_key=True, autoincrement=False),
+    sa.Column("study", NUMBER, sa.ForeignKey("studies.key"), nullable=False),
+    sa.Column("model", NAME, nullable=False),
+    sa.Column("version", NUMBER, nullable=False),
+    sa.Column("statement", sa.LargeBinary, nullable=False),
+    sa.Column("signature", NAME, nullable=False),
+    sa.Column("released_at", NUMBER, nullable=False),
+    sa.Column("by", NAME, nullable=False),
+    sa.Column("withdrawn_at", NUMBER, nullable=True),
+    sa.Column("withdrawn_by", NAME, nullable=True),
+    sa.Column("withdrawn_why", sa.Text, nullable=True),
 )
 LEASES = sa.Table(
     "leases",

@@ -21,6 +21,7 @@ from fedward.server.seconding import CHANGE_POLICY, Asker, Policy, Request, seco
 from fedward.study.fields import Part
 from fedward.study.files import read_model, write_atomic
 from fedward.study.lock import hold
+from fedward.study.releases import Override, Signed
 
 PATIENCE_S = 10.0
 
@@ -54,15 +55,24 @@ class TwoPersons:
         known = read_model(path, _Requests, "list of requests").requests if path.is_file() else ()
         return waiting(known, self._coordinators(now), now)
 
-    def demand(self, action: str, target: str, about: str, asker: Asker, now: int) -> str | None:
+    def demand(
+        self,
+        action: str,
+        target: str,
+        about: str,
+        asker: Asker,
+        now: int,
+        signing: tuple[Override, Signed] | None = None,
+    ) -> Request | None:
         """Let an action happen, once, or leave a request for it.
 
         Args:
-            action: one of `ACTIONS`, or `CHANGE_POLICY`.
+            action: one of `ACTIONS`, `CHANGE_POLICY` or `OVERRIDE`.
             target: the digest of what it is done to; `about` is its name.
+            signing: what this person has signed of an override of gates.
 
         Returns:
-            who asked first; None where the policy asks for one person only.
+            what was asked first; None where the policy asks for one person only.
 
         Raises:
             RefusalError: `second-person-needed`: a request waits now; `second-too-new`.
@@ -77,10 +87,11 @@ class TwoPersons:
             if found is not None:
                 self._record("request-seconded", found, asker.name)
                 self._save(tuple(one for one in known if one is not found))
-                return found.by
+                return found
+            override, signed = signing or (None, None)
             made = Request(
                 reference=secrets.token_hex(6), action=action, target=target, about=about, by=asker.name, at=now,
-                expires_at=now + policy.hours * 3600,
+                expires_at=now + policy.hours * 3600, override=override, signed=signed,
             )  # fmt: skip
             self._record("requested", made, asker.name)
             self._save((*known, made))
@@ -104,7 +115,8 @@ class TwoPersons:
         """Put another policy in force; while two persons are asked for anything, it takes two. Errors as `demand`."""
         before, digest = self.policy(), _digest(policy)
         first = self.demand(CHANGE_POLICY, digest, f"two persons for {_words(policy)}", asker, now)
-        self.home.record("policy-changed", digest=digest, previous=_digest(before), by=asker.name, other=first)
+        other = None if first is None else first.by
+        self.home.record("policy-changed", digest=digest, previous=_digest(before), by=asker.name, other=other)
         write_atomic(self.home.policy_file, policy.model_dump_json(indent=1).encode(), 0o600)
 
     def _coordinators(self, now: int) -> frozenset[str]:

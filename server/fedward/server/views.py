@@ -64,7 +64,7 @@ class StudyView:
     questions: tuple[Question, ...] = ()
     """What a running round asks the coordinator: whether to wait for hospitals that have not answered. None or one."""
     not_releasable: tuple[str, ...] = ()
-    """Why the newest model may not become a release, as far as sites and groups go; see `releasing`."""
+    """Why the newest model may not become a release; see `gates.withheld`."""
     code: str | None = None
     """The name of the failure or exhaustion, where the record has one."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from fedward.privacy.durable import disk_error, replace_file
-from fedward.privacy.errors import InputError, IntegrityError
+from fedward.privacy.durable import disk_error, replace_file, sync_folder
+from fedward.privacy.errors import InputError, IntegrityError, UsageError
 from fedward.study.fields import Part
 from fedward.study.manifest import explain, read_text
 
@@ -34,6 +35,30 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
+    except OSError as error:
+        raise disk_error(error, f"cannot write {path}") from None
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """A file (0600) that was not there before, durable on return.
+
+    Raises:
+        UsageError: something is there already.
+        UnreachableError: the disk is full or the folder cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            path.unlink()
+            raise
+        sync_folder(path.parent)
+    except FileExistsError:
+        raise UsageError(f"{path} exists already", remedy="give a file that does not exist") from None
     except OSError as error:
         raise disk_error(error, f"cannot write {path}") from None
 

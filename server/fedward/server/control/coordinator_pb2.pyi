@@ -449,7 +449,7 @@ class AlarmList(_message.Message):
     def __init__(self, alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ...) -> None: ...
 
 class Waits(_message.Message):
-    __slots__ = ("reference", "action", "target", "about", "by", "at", "expires_at")
+    __slots__ = ("reference", "action", "target", "about", "by", "at", "expires_at", "override")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -457,6 +457,7 @@ class Waits(_message.Message):
     BY_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     reference: str
     action: str
     target: str
@@ -464,7 +465,122 @@ class Waits(_message.Message):
     by: str
     at: int
     expires_at: int
-    def __init__(self, reference: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., about: _Optional[str] = ..., by: _Optional[str] = ..., at: _Optional[int] = ..., expires_at: _Optional[int] = ...) -> None: ...
+    override: bytes
+    def __init__(self, reference: _Optional[str] = ..., action: _Optional[str] = ..., target: _Optional[str] = ..., about: _Optional[str] = ..., by: _Optional[str] = ..., at: _Optional[int] = ..., expires_at: _Optional[int] = ..., override: _Optional[bytes] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("gate", "side", "limit", "holds", "value", "low", "high", "of", "why")
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    gate: str
+    side: str
+    limit: float
+    holds: bool
+    value: float
+    low: float
+    high: float
+    of: str
+    why: str
+    def __init__(self, gate: _Optional[str] = ..., side: _Optional[str] = ..., limit: _Optional[float] = ..., holds: _Optional[bool] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., of: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class Judgement(_message.Message):
+    __slots__ = ("study_id", "ended", "verdicts", "waiting")
+    STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    study_id: str
+    ended: bool
+    verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
+    waiting: Waits
+    def __init__(self, study_id: _Optional[str] = ..., ended: _Optional[bool] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., waiting: _Optional[_Union[Waits, _Mapping]] = ...) -> None: ...
+
+class OverrideRequest(_message.Message):
+    __slots__ = ("reference", "reason")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    reason: str
+    def __init__(self, reference: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class OverrideText(_message.Message):
+    __slots__ = ("override",)
+    OVERRIDE_FIELD_NUMBER: _ClassVar[int]
+    override: bytes
+    def __init__(self, override: _Optional[bytes] = ...) -> None: ...
+
+class ReleaseRequest(_message.Message):
+    __slots__ = ("reference", "reason", "signed")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    reason: str
+    signed: bytes
+    def __init__(self, reference: _Optional[str] = ..., reason: _Optional[str] = ..., signed: _Optional[bytes] = ...) -> None: ...
+
+class ReleaseRow(_message.Message):
+    __slots__ = ("study_id", "number", "study", "model", "version", "statement", "signature", "released_at", "by", "withdrawn_at", "withdrawn_by", "withdrawn_why")
+    STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_AT_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_AT_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_BY_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_WHY_FIELD_NUMBER: _ClassVar[int]
+    study_id: str
+    number: int
+    study: int
+    model: str
+    version: int
+    statement: bytes
+    signature: str
+    released_at: int
+    by: str
+    withdrawn_at: int
+    withdrawn_by: str
+    withdrawn_why: str
+    def __init__(self, study_id: _Optional[str] = ..., number: _Optional[int] = ..., study: _Optional[int] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., statement: _Optional[bytes] = ..., signature: _Optional[str] = ..., released_at: _Optional[int] = ..., by: _Optional[str] = ..., withdrawn_at: _Optional[int] = ..., withdrawn_by: _Optional[str] = ..., withdrawn_why: _Optional[str] = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("study_id", "reason")
+    STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    study_id: str
+    reason: str
+    def __init__(self, study_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RolledBack(_message.Message):
+    __slots__ = ("ended", "current")
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    ended: ReleaseRow
+    current: ReleaseRow
+    def __init__(self, ended: _Optional[_Union[ReleaseRow, _Mapping]] = ..., current: _Optional[_Union[ReleaseRow, _Mapping]] = ...) -> None: ...
+
+class ReleasesRequest(_message.Message):
+    __slots__ = ("study_id",)
+    STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    study_id: str
+    def __init__(self, study_id: _Optional[str] = ...) -> None: ...
+
+class ReleaseList(_message.Message):
+    __slots__ = ("releases",)
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    releases: _containers.RepeatedCompositeFieldContainer[ReleaseRow]
+    def __init__(self, releases: _Optional[_Iterable[_Union[ReleaseRow, _Mapping]]] = ...) -> None: ...
 
 class WaitingList(_message.Message):
     __slots__ = ("waiting",)

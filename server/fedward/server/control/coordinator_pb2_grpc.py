@@ -134,6 +134,31 @@ class CoordinatorStub:
                 request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.TwoPersonPolicy.SerializeToString,
                 response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Done.FromString,
                 _registered_method=True)
+        self.Gates = channel.unary_unary(
+                '/fedward.v1.Coordinator/Gates',
+                request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.SerializeToString,
+                response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Judgement.FromString,
+                _registered_method=True)
+        self.Override = channel.unary_unary(
+                '/fedward.v1.Coordinator/Override',
+                request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.OverrideRequest.SerializeToString,
+                response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.OverrideText.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/fedward.v1.Coordinator/Release',
+                request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.ReleaseRow.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/fedward.v1.Coordinator/Rollback',
+                request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.RolledBack.FromString,
+                _registered_method=True)
+        self.Releases = channel.unary_stream(
+                '/fedward.v1.Coordinator/Releases',
+                request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.ReleasesRequest.SerializeToString,
+                response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Part.FromString,
+                _registered_method=True)
         self.Alarms = channel.unary_unary(
                 '/fedward.v1.Coordinator/Alarms',
                 request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.AlarmsRequest.SerializeToString,
@@ -285,6 +310,39 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Gates(self, request, context):
+        """Whether a model holds its study's gates; releasing it, and taking a release back. A statement that is signed is JSON.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Override(self, request, context):
+        """what two persons sign to release a model that missed a gate
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Releases(self, request, context):
+        """a ReleaseList
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Alarms(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -399,6 +457,31 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.ChangePolicy,
                     request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.TwoPersonPolicy.FromString,
                     response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Done.SerializeToString,
+            ),
+            'Gates': grpc.unary_unary_rpc_method_handler(
+                    servicer.Gates,
+                    request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.FromString,
+                    response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Judgement.SerializeToString,
+            ),
+            'Override': grpc.unary_unary_rpc_method_handler(
+                    servicer.Override,
+                    request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.OverrideRequest.FromString,
+                    response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.OverrideText.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.ReleaseRequest.FromString,
+                    response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.ReleaseRow.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.RollbackRequest.FromString,
+                    response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.RolledBack.SerializeToString,
+            ),
+            'Releases': grpc.unary_stream_rpc_method_handler(
+                    servicer.Releases,
+                    request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.ReleasesRequest.FromString,
+                    response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Part.SerializeToString,
             ),
             'Alarms': grpc.unary_unary_rpc_method_handler(
                     servicer.Alarms,
@@ -951,6 +1034,141 @@ class Coordinator:
             '/fedward.v1.Coordinator/ChangePolicy',
             fedward_dot_server_dot_control_dot_coordinator__pb2.TwoPersonPolicy.SerializeToString,
             fedward_dot_server_dot_control_dot_coordinator__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Gates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.v1.Coordinator/Gates',
+            fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.SerializeToString,
+            fedward_dot_server_dot_control_dot_coordinator__pb2.Judgement.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Override(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.v1.Coordinator/Override',
+            fedward_dot_server_dot_control_dot_coordinator__pb2.OverrideRequest.SerializeToString,
+            fedward_dot_server_dot_control_dot_coordinator__pb2.OverrideText.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.v1.Coordinator/Release',
+            fedward_dot_server_dot_control_dot_coordinator__pb2.ReleaseRequest.SerializeToString,
+            fedward_dot_server_dot_control_dot_coordinator__pb2.ReleaseRow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.v1.Coordinator/Rollback',
+            fedward_dot_server_dot_control_dot_coordinator__pb2.RollbackRequest.SerializeToString,
+            fedward_dot_server_dot_control_dot_coordinator__pb2.RolledBack.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Releases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedward.v1.Coordinator/Releases',
+            fedward_dot_server_dot_control_dot_coordinator__pb2.ReleasesRequest.SerializeToString,
+            fedward_dot_server_dot_control_dot_coordinator__pb2.Part.FromString,
             options,
             channel_credentials,
             insecure,

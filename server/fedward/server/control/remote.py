@@ -18,6 +18,7 @@ from fedward.server.control.wire import (
     from_message,
     history_of,
     joined,
+    judgement_of,
     policy_of,
     request_of,
     study_view,
@@ -25,11 +26,13 @@ from fedward.server.control.wire import (
 from fedward.server.histories import History
 from fedward.server.home import CoordinatorHome
 from fedward.server.operators import Operators
-from fedward.server.records import AlarmRow, Membership
+from fedward.server.records import AlarmRow, Membership, ReleaseRow
 from fedward.server.seconding import Policy, Request
+from fedward.server.verdicts import Judgement
 from fedward.server.views import StudyHead, StudyView
 from fedward.study.access import Access, load_access
 from fedward.study.enrolment import JoinKit, JoinRequest, RotationRequest
+from fedward.study.releases import Override, Signed, sign_override
 
 if TYPE_CHECKING:
     from fedward.server.enrolment import Enrolled
@@ -60,7 +63,7 @@ class RemoteCoordinator:
         return made
 
     def _open(self, access: Access, key: bytes) -> None:
-        self.access = access
+        self.access, self._key = access, key
         credentials = grpc.ssl_channel_credentials(self.access.ca.encode(), key, self.access.certificate.encode())
         self._channel = grpc.secure_channel(f"{self.access.host}:{self.access.port}", credentials)
         self._stub = stubs.CoordinatorStub(self._channel)  # type: ignore[no-untyped-call]
@@ -147,6 +150,30 @@ class RemoteCoordinator:
     def change_policy(self, policy: Policy) -> None:
         asked = pb.TwoPersonPolicy(two_persons=policy.two_persons, hours=policy.hours)
         self._ask(self._stub.ChangePolicy, asked)
+
+    def gates(self, reference: str) -> Judgement:
+        return judgement_of(self._ask(self._stub.Gates, pb.StudyRequest(reference=reference)))
+
+    def override(self, reference: str, reason: str) -> Override:
+        asked = self._ask(self._stub.Override, pb.OverrideRequest(reference=reference, reason=reason))
+        return Override.model_validate_json(asked.override)
+
+    def sign(self, override: Override) -> Signed:
+        return sign_override(override, self.access.name, self.access.certificate, self._key)
+
+    def release(self, reference: str, reason: str, signed: Signed | None = None) -> ReleaseRow:
+        data = None if signed is None else signed.model_dump_json().encode()
+        asked = pb.ReleaseRequest(reference=reference, reason=reason, signed=data)
+        made: ReleaseRow = from_message(self._ask(self._stub.Release, asked))
+        return made
+
+    def rollback(self, study_id: str, reason: str) -> tuple[ReleaseRow, ReleaseRow | None]:
+        done = self._ask(self._stub.Rollback, pb.RollbackRequest(study_id=study_id, reason=reason))
+        return from_message(done.ended), from_message(done.current) if done.HasField("current") else None
+
+    def releases(self, study_id: str | None = None) -> list[ReleaseRow]:
+        found = self._whole(self._stub.Releases, pb.ReleasesRequest(study_id=study_id))
+        return [from_message(one) for one in pb.ReleaseList.FromString(found).releases]
 
     def alarms(self) -> list[AlarmRow]:
         return [from_message(one) for one in self._ask(self._stub.Alarms, pb.AlarmsRequest()).alarms]

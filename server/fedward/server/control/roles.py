@@ -9,7 +9,9 @@ from typing import Final, Literal, get_args
 Role = Literal["coordinator", "auditor", "viewer"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
-_VIEWER: Final = frozenset({"Whoami", "Studies", "Status", "History", "Alarms", "Waiting", "Policy"})
+_VIEWER: Final = frozenset(
+    {"Whoami", "Studies", "Status", "History", "Alarms", "Waiting", "Policy", "Gates", "Releases"}
+)
 _AUDITOR: Final = _VIEWER | {"Sites", "Record", "Model", "Transcript"}
 _COORDINATOR: Final = _AUDITOR | {
     "Enroll",
@@ -23,6 +25,9 @@ _COORDINATOR: Final = _AUDITOR | {
     "ClearAlarm",
     "Withdraw",
     "ChangePolicy",
+    "Override",
+    "Release",
+    "Rollback",
 }
 MAY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {"viewer": _VIEWER, "auditor": _AUDITOR, "coordinator": _COORDINATOR}

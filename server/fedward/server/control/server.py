@@ -40,6 +40,7 @@ from fedward.server.control.wire import (
     MOST_MODEL_BYTES,
     error_message,
     history_message,
+    judgement_message,
     parts,
     policy_of,
     study_message,
@@ -56,6 +57,7 @@ from fedward.server.store import Store
 from fedward.study.enrolment import JoinRequest, RotationRequest
 from fedward.study.kinds import parse_stored
 from fedward.study.manifest import explain
+from fedward.study.releases import Signed
 
 SERVICE: Final = "fedward.v1.Coordinator"
 MOST_S: Final = 300.0
@@ -342,6 +344,27 @@ class _Servicer(stubs.CoordinatorServicer):
         self._coordinator.change_policy(policy_of(request))
         return pb.Done()
 
+    def Gates(self, request: pb.StudyRequest, context: object) -> pb.Judgement:
+        return judgement_message(self._coordinator.gates(request.reference))
+
+    def Override(self, request: pb.OverrideRequest, context: object) -> pb.OverrideText:
+        return pb.OverrideText(override=self._coordinator.override(request.reference, request.reason).canonical)
+
+    def Release(self, request: pb.ReleaseRequest, context: object) -> pb.ReleaseRow:
+        signed = _signed(request.signed) if request.HasField("signed") else None
+        return to_message(pb.ReleaseRow, self._coordinator.release(request.reference, request.reason, signed))
+
+    def Rollback(self, request: pb.RollbackRequest, context: object) -> pb.RolledBack:
+        ended, current = self._coordinator.rollback(request.study_id, request.reason)
+        return pb.RolledBack(
+            ended=to_message(pb.ReleaseRow, ended),
+            current=None if current is None else to_message(pb.ReleaseRow, current),
+        )
+
+    def Releases(self, request: pb.ReleasesRequest, context: object) -> Iterator[pb.Part]:
+        study_id = request.study_id if request.HasField("study_id") else None
+        return parts(pb.ReleaseList(releases=_messages(pb.ReleaseRow, self._coordinator.releases(study_id))))
+
     def Alarms(self, request: pb.AlarmsRequest, context: object) -> pb.AlarmList:
         return pb.AlarmList(alarms=_messages(pb.Alarm, self._coordinator.alarms()))
 
@@ -367,6 +390,13 @@ def _join_request(data: bytes) -> JoinRequest | RotationRequest:
         except ValidationError as error:
             told = explain(error)
     raise InputError("this is no request to join or to rotate keys", got=told)
+
+
+def _signed(data: bytes) -> Signed:
+    try:
+        return Signed.model_validate_json(data)
+    except ValidationError as error:
+        raise InputError("this is no signature of an override", got=explain(error)) from None
 
 
 def _received(requests: Iterator[bytes], parse: Callable[[bytes], Any]) -> Any:

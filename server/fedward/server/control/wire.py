@@ -33,13 +33,16 @@ from fedward.server.records import (
     Membership,
     MetricRow,
     Question,
+    ReleaseRow,
     StandingRow,
     StatusRow,
     StudyRow,
 )
 from fedward.server.seconding import Policy, Request
+from fedward.server.verdicts import Judgement, Verdict
 from fedward.server.views import StudyHead, StudyView
 from fedward.study.manifest import explain
+from fedward.study.releases import Override
 
 R = TypeVar("R")
 M = TypeVar("M")
@@ -58,7 +61,8 @@ _ROWS: Final[Mapping[str, type[Any]]] = MappingProxyType(
     {
         "Membership": Membership, "Standing": StandingRow, "Attempt": AttemptRow, "SiteStatus": StatusRow,
         "Metric": MetricRow, "Alarm": AlarmRow, "Question": Question, "Study": StudyView,
-        "StudyHead": StudyHead, "StudyRow": StudyRow, "Contribution": Contribution,
+        "StudyHead": StudyHead, "StudyRow": StudyRow, "Contribution": Contribution, "Verdict": Verdict,
+        "ReleaseRow": ReleaseRow,
     }
 )  # fmt: skip
 _ERRORS: Final = {
@@ -155,13 +159,36 @@ def history_of(message: pb.History) -> History:
 
 
 def waits_message(request: Request) -> pb.Waits:
-    """A request that waits for a second person."""
-    return pb.Waits(**request.model_dump())
+    """A request that waits for a second person; the first one's signature stays here."""
+    override = None if request.override is None else request.override.canonical
+    return pb.Waits(**request.model_dump(exclude={"override", "signed"}), override=override)
 
 
 def request_of(message: pb.Waits) -> Request:
     """The inverse of `waits_message`."""
-    return Request(**{name: getattr(message, name) for name in Request.model_fields})
+    plain = {name: getattr(message, name) for name in Request.model_fields if name not in {"override", "signed"}}
+    override = Override.model_validate_json(message.override) if message.HasField("override") else None
+    return Request(**plain, override=override)
+
+
+def judgement_message(found: Judgement) -> pb.Judgement:
+    """A study's gates."""
+    return pb.Judgement(
+        study_id=found.study_id,
+        ended=found.ended,
+        verdicts=[to_message(pb.Verdict, one) for one in found.verdicts],
+        waiting=None if found.waiting is None else waits_message(found.waiting),
+    )
+
+
+def judgement_of(message: pb.Judgement) -> Judgement:
+    """The inverse of `judgement_message`."""
+    return Judgement(
+        message.study_id,
+        message.ended,
+        tuple(from_message(one) for one in message.verdicts),
+        request_of(message.waiting) if message.HasField("waiting") else None,
+    )
 
 
 def policy_of(message: pb.TwoPersonPolicy) -> Policy:
