@@ -86,10 +86,10 @@ class _Found:
 
     def one(self, slice_: str, name: str) -> _Measured:
         """A metric that needs enough patients, and a sum that stands out of its noise."""
-        if not self.rows:
-            return _Measured(of=slice_, why="the newest model has not been evaluated")
-        row = self.rows.get((slice_, name))
         whose = "" if slice_ == EVERYBODY else slice_
+        if not self.rows:
+            return _Measured(of=whose, why="the newest model has not been evaluated")
+        row = self.rows.get((slice_, name))
         if row is None or row.value is None or not math.isfinite(row.value):
             return _Measured(of=whose, why="too few held-out patients, or too much noise beside them")
         return _Measured(row.value, row.low, row.high, whose)

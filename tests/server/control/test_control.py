@@ -45,6 +45,9 @@ CALLS: dict[str, Any] = {
     "Model": pb.ModelRequest(digest="none"), "Transcript": pb.StudyRequest(reference="none"), "Alarms": pb.AlarmsRequest(),
     "Waiting": pb.WaitingRequest(), "Withdraw": pb.WithdrawRequest(reference="none"), "Policy": pb.PolicyRequest(),
     "ChangePolicy": pb.TwoPersonPolicy(two_persons=["nothing"], hours=1),
+    "Gates": pb.StudyRequest(reference="none"), "Override": pb.OverrideRequest(reference="none"),
+    "Release": pb.ReleaseRequest(reference="none"), "Rollback": pb.RollbackRequest(study_id="none"),
+    "Releases": pb.ReleasesRequest(),
     "ClearAlarm": pb.ClearAlarmRequest(site="nobody", reason="x"),
 }  # fmt: skip
 
