@@ -29,7 +29,7 @@ search. Momentum is 0.9. Mean AUROC of those 20 seeds, without privacy and at ε
 of stability without clipping, η < 2(1 + β)/L, which is about 3.0 here (L = 1.26, a quarter of the largest eigenvalue of
 the inputs' second moment); steps near it swing and lose 0.02. Clipping tames them. Differences within 0.003 are a fifth
 of the deviation between seeds (0.016) and decide nothing.
-The baselines' ridge (`baselines.PENALTY`) was chosen likewise, where the hospitals alone do best:
+The baselines' ridge (`client.alone.PENALTY`) was chosen likewise, where the hospitals alone do best:
 
     penalty  local only  pooled
         0.3      0.8149  0.9031
@@ -192,7 +192,7 @@ def _spread(task: Callable[[int], T], seeds: Iterable[int]) -> list[T]:
 
 
 def search() -> None:
-    """Print the tables of this module's docstring and of `baselines.PENALTY`."""
+    """Print the tables of this module's docstring and of `client.alone.PENALTY`."""
     print("rounds  rate  without    C=0.5    C=1      C=2")
     for rounds, rate in product((10, 15, 25), (0.3, 1.0, 2.0, 3.0)):
         settings = [Setting(norm, rounds, rate) for norm in (None, 0.5, 1.0, 2.0)]

@@ -12,16 +12,23 @@ import pytest
 from command import fedward, good
 from federation import Federation, heart_manifest
 from hospital import SITE, Site
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
+from fedward.client import datasets
+from fedward.client.alone import PENALTY
 from fedward.client.home import SiteHome
 from fedward.client.own_metrics import PURPOSE, OwnMetrics
 from fedward.client.policy import Policy
+from fedward.client.split import held_out
 from fedward.privacy.errors import FedwardError, InputError, IntegrityError, RefusalError
 from fedward.privacy.ledger import Budget, Ledger
+from fedward.server.coordinator import LocalCoordinator
 from fedward.study.messages import Result
-from fedward.study.metrics import histogram_shape, slice_names
+from fedward.study.metrics import bin_edges, histogram_shape, slice_names
 from fedward.study.site_metrics import site_metrics
 
+STUDY = "heart-4-hospitals"
 MANIFEST = heart_manifest()
 SEALED: Any = SimpleNamespace(digest="5" * 64, manifest=MANIFEST)
 SHARES, KEEPS = Policy(share_metrics=True), Policy()
@@ -154,3 +161,81 @@ def test_a_node_keeps_them_and_people_see_and_give_them_away(tmp_path: Path) -> 
     assert site.charges(PURPOSE) == [(3, 1)]
     again = fedward("site", "metrics", digest, "--release", out, "--home", home)
     assert again.code == 2  # never overwritten
+
+
+# --- the hospital's own model beside the study's, and what a coordinator takes in -------------------------------------------
+
+
+def test_own_models_are_compared_given_away_and_hold_the_study_s_gate(tmp_path: Path) -> None:
+    """Four hospitals train alone, release, and the coordinator's gate is judged by what they signed."""
+    federation = Federation(tmp_path)
+    gates = {"min_auroc": None, "max_equalized_odds_gap": None, "max_site_drop": 0.5}
+    sealed = federation.ready(heart_manifest(training={"rounds": 2}, gates=gates))
+    federation.run()
+    coordinator = LocalCoordinator(federation.home.path)
+    assert [one.gate for one in coordinator.gates(STUDY).verdicts if not one.holds] == ["max_site_drop"]
+    drops = {}
+    for site, home in federation.sites.items():
+        home.policy_file.write_text(
+            home.policy_file.read_text().replace("share_metrics = false", "share_metrics = true")
+        )
+        shown = good("site", "metrics", sealed.digest, "--alone", "--home", home.path)
+        file = tmp_path / f"{site}.metrics.json"
+        given = good("site", "metrics", sealed.digest, "--release", file, "--home", home.path)
+        assert given["alone"] == shown["alone"] == own_auroc(home, sealed)
+        taken = good("coordinator", "share", STUDY, file, "--home", federation.home.path)
+        everybody = shown["slices"]["everybody"]
+        if everybody is None:
+            assert (taken["auroc"], taken["alone"], taken["drop"]) == (None, None, None)
+            continue
+        assert taken["drop"] == pytest.approx(shown["alone"] - everybody["auroc"])
+        drops[site] = taken["drop"]
+    (verdict,) = [one for one in coordinator.gates(STUDY).verdicts if one.gate == "max_site_drop"]
+    silent = sorted(set(federation.sites) - set(drops))
+    if silent:  # a hospital of few patients suppresses even everybody's, and then may be the one that loses
+        assert (verdict.holds, verdict.why.endswith(f"not shared by {', '.join(silent)}")) == (False, True)
+    else:
+        assert verdict.value == pytest.approx(max(drops.values()))
+    assert drops
+    coordinator.close()
+
+
+def own_auroc(home: SiteHome, sealed: Any) -> float | None:
+    """The same by another way: scikit-learn's AUROC of scikit-learn's logistic regression, of the hospital's own rows."""
+    data = datasets.load(home, datasets.find(home, STUDY), sealed.manifest)
+    mask = held_out(data.patients, sealed.manifest.training.holdout, home.patient_key())
+    train, test = data.select(~mask), data.select(mask)
+    if min(np.bincount(test.outcomes.astype(int), minlength=2)) < 11:
+        return None
+    fitted = LogisticRegression(C=1 / PENALTY, tol=1e-8, max_iter=5000).fit(train.inputs, train.outcomes)
+    scores = fitted.predict_proba(test.inputs)[:, 1]
+    counting = sealed.manifest.counting
+    binned = np.searchsorted(bin_edges(counting.bins, counting.temper), scores, side="right")
+    return round(float(roc_auc_score(test.outcomes, binned)), 2)
+
+
+def test_an_own_model_s_figure_may_be_added_to_what_left_and_never_changed(own: OwnMetrics, home: SiteHome) -> None:
+    ledger, path = home.ledger(), home.metrics_folder / f"{SEALED.digest}.alone.json"
+    first = own.release(SEALED, SHARES, ledger, at=1)
+    assert first.alone is None
+    kept = {"study": SEALED.digest, "round": 3, "auroc": 71, "exclusions": 0}
+    home.write(path, json.dumps(kept).encode())
+    added = own.release(SEALED, SHARES, ledger, at=2)
+    assert (added.values, added.alone, added.auroc_alone) == (first.values, 71, 0.71)
+    for change in (
+        {"auroc": 72},
+        {"round": 2},
+        {"exclusions": 1},
+    ):  # another figure; one of another evaluation, or patients
+        home.write(path, json.dumps(kept | change).encode())
+        with pytest.raises(RefusalError) as caught:
+            own.release(SEALED, SHARES, ledger, at=3)
+        assert caught.value.code == "differencing"
+
+
+def test_an_own_model_of_patients_who_opted_out_since_is_not_shown(own: OwnMetrics, home: SiteHome) -> None:
+    kept = {"study": SEALED.digest, "round": 3, "auroc": 71, "exclusions": 0}
+    path = home.metrics_folder / f"{SEALED.digest}.alone.json"
+    for change, shown in (({}, 71), ({"round": 4}, None), ({"exclusions": 1}, None), ({"study": "6" * 64}, None)):
+        home.write(path, json.dumps(kept | change).encode())
+        assert own.alone(SEALED) == shown

@@ -121,12 +121,17 @@ def test_every_attribute_is_judged_by_equalised_odds() -> None:
     assert not one({"max_equalized_odds_gap": 0.2}, *gaps[:-1]).holds
 
 
+def gave(site: str, drop: float | None, version: int = ROUNDS) -> SharedMetrics:
+    return SharedMetrics(site, version, 0.5, None if drop is None else 0.5 + drop)
+
+
 def test_a_silent_hospital_may_be_the_one_that_loses() -> None:
-    told = [SharedMetrics("a", 0.01), SharedMetrics("b", -0.2)]
-    assert one({"max_site_drop": 0.05}, shared=(*told, SharedMetrics("c", 0.05))).holds
-    assert one({"max_site_drop": 0.05}, shared=(*told, SharedMetrics("c", 0.06))).of == "c"
+    told = [gave("a", 0.01), gave("b", -0.2)]
+    assert one({"max_site_drop": 0.05}, shared=(*told, gave("c", 0.05))).holds
+    assert one({"max_site_drop": 0.05}, shared=(*told, gave("c", 0.06))).of == "c"
     assert one({"max_site_drop": 0.05}, shared=tuple(told)).why.endswith("not shared by c")
-    assert one({"max_site_drop": 0.05}, shared=(*told, SharedMetrics("c", None))).why.endswith("not shared by c")
+    assert one({"max_site_drop": 0.05}, shared=(*told, gave("c", None))).why.endswith("not shared by c")
+    assert one({"max_site_drop": 0.05}, shared=(*told, gave("c", 0.0, 1))).why.endswith("not shared by c")
 
 
 def sealed(asked: Manifest) -> SealedManifest:

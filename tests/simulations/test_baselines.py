@@ -15,15 +15,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fedward.client import datasets
+from fedward.client.alone import PENALTY, local_only
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.errors import InputError
 from fedward.privacy.events import DpEvent
 from fedward.server.models import load_model
 from fedward.simulations.baselines import (
-    PENALTY,
     UnsafeSeededDraws,
     auroc,
-    local_only,
     pool,
     pooled,
     predict,

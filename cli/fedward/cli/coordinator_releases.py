@@ -39,6 +39,32 @@ def gates(study: Reference, home: Home = DEFAULT_HOME, as_json: bool = JsonOptio
         raise typer.Exit(RefusalError.exit_code)
 
 
+def share(
+    study: Reference,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What a hospital wrote with `fedward site metrics DIGEST --release`.")
+    ],
+    home: Home = DEFAULT_HOME,
+    as_json: bool = JsonOption,
+) -> None:
+    """Take in what a hospital gave of its own metrics: signed by it, of this study, and no ε covers them."""
+    from fedward.privacy.errors import InputError
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}", got=error.strerror, remedy="give the hospital's file") from None
+    made = open_coordinator(home).share(study, data)
+    if as_json:
+        print_json(
+            {"site": made.site, "version": made.version, "auroc": made.auroc, "alone": made.alone, "drop": made.drop}
+        )
+        return
+    said = "suppressed" if made.auroc is None else f"{made.auroc:g}"
+    own = "" if made.alone is None else f", and {made.alone:g} of the model that it trained alone"
+    say(f"{made.site}, of the model after round {made.version}: AUROC {said} on its own held-out patients{own}.")
+
+
 def release(
     study: Reference,
     reason: Reason = "",

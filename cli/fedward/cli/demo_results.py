@@ -11,11 +11,12 @@ from fedward.cli.demo_federation import DemoFederation
 from fedward.cli.measured import print_measured
 from fedward.cli.output import say, shown, table
 from fedward.client import datasets
+from fedward.client.alone import local_only
 from fedward.client.split import held_out
 from fedward.server import models as model_files
 from fedward.server.records import MetricRow
 from fedward.server.views import StudyView
-from fedward.simulations.baselines import local_only, pool, pooled
+from fedward.simulations.baselines import pool, pooled
 from fedward.study.encoding import Encoded, group_names
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import Auroc, exact_auroc, suppress_small

@@ -269,13 +269,16 @@ def metrics(
             help="Write what may leave to a new file, if the policy's share_metrics allows; once a study, then the same.",
         ),
     ] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Train this hospital's own model first, to compare; it stays here.")
+    ] = False,
     as_json: bool = JsonOption,
 ) -> None:
     """Show this hospital's own metrics of a study as they may leave: rounded, small counts suppressed. Nothing is sent."""
     from fedward.cli.site_metrics import release_metrics, show_metrics
     from fedward.client import approvals
     from fedward.client.home import SiteHome
-    from fedward.privacy.errors import InputError
+    from fedward.privacy.errors import InputError, UsageError
     from fedward.study.manifest import SealedManifest
 
     opened = SiteHome.open(home)
@@ -283,9 +286,13 @@ def metrics(
     if not isinstance(sealed, SealedManifest):
         raise InputError("an exploration trains no model, so it has no metrics", code="no-metrics")
     if release is not None:
+        if alone:
+            raise UsageError(
+                "--alone and --release are two steps", remedy="look at what --alone shows, then release it"
+            )
         release_metrics(opened, sealed, release, as_json=as_json)
     else:
-        show_metrics(opened, sealed, as_json=as_json)
+        show_metrics(opened, sealed, train=alone, as_json=as_json)
 
 
 @app.command()

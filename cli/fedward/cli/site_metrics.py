@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedward.cli.output import print_json, say, table
+from fedward.cli.output import note, print_json, say, table
 from fedward.client.home import SiteHome
 from fedward.client.own_metrics import OwnMetrics
 from fedward.client.policy import load_policy
@@ -14,12 +14,13 @@ from fedward.privacy.canonical import canonical_json
 from fedward.study.files import write_new
 from fedward.study.manifest import SealedManifest
 from fedward.study.metrics import SMALL
+from fedward.study.shared_metrics import sign_figures
 from fedward.study.site_metrics import METRICS, Values, named
 
 NO_PROMISE = f"Counts under {SMALL} are suppressed, and what would give them away. These numbers carry no noise: no ε covers them."
 
 
-def _data(home: SiteHome, sealed: SealedManifest, values: Values, round_: int) -> dict[str, Any]:
+def _data(home: SiteHome, sealed: SealedManifest, values: Values, round_: int, alone: int | None) -> dict[str, Any]:
     return {
         "site": home.site,
         "study": sealed.manifest.study.id,
@@ -27,14 +28,23 @@ def _data(home: SiteHome, sealed: SealedManifest, values: Values, round_: int) -
         "round": round_,
         "share_metrics": load_policy(home.policy_file).share_metrics,
         "slices": named(sealed.manifest, values),
+        "alone": None if alone is None else METRICS["auroc"].value(alone),
         "privacy": NO_PROMISE,
     }
 
 
-def show_metrics(home: SiteHome, sealed: SealedManifest, *, as_json: bool) -> None:
-    """Print what would leave. Raises: InputError, if the study was not evaluated here."""
-    round_, values = OwnMetrics(home).shown(sealed)
-    data = _data(home, sealed, values, round_)
+def show_metrics(home: SiteHome, sealed: SealedManifest, *, train: bool, as_json: bool) -> None:
+    """Print what would leave, beside this hospital's own model, which `train` trains first.
+
+    Raises:
+        InputError: the study was not evaluated here.
+    """
+    own = OwnMetrics(home)
+    if train:
+        note("training this hospital's own model, of its own patients; it stays here")
+        own.train_alone(sealed)
+    round_, values = own.shown(sealed)
+    data = _data(home, sealed, values, round_, own.alone(sealed))
     if as_json:
         print_json(data)
         return
@@ -43,17 +53,29 @@ def show_metrics(home: SiteHome, sealed: SealedManifest, *, as_json: bool) -> No
         for name, one in data["slices"].items()
     ]
     table(f"{sealed.manifest.study.title}: held-out patients of {home.site}, round {round_}", ("slice", *METRICS), rows)
+    _say_alone(data)
     say(NO_PROMISE)
     allowed = "allows" if data["share_metrics"] else "does not allow"
     say(f"The policy {allowed} that this be given away (share_metrics). Nothing of it is ever sent by the node.")
 
 
+def _say_alone(data: dict[str, Any]) -> None:
+    everybody = data["slices"]["everybody"]
+    if data["alone"] is None:
+        say("How this hospital's own model does beside it: fedward site metrics DIGEST --alone trains one, here.")
+    elif everybody is not None:
+        say(
+            f"AUROC of the model that this hospital trained alone: {data['alone']:g}; of the study's: {everybody['auroc']:g}"
+        )
+
+
 def release_metrics(home: SiteHome, sealed: SealedManifest, out: Path, *, as_json: bool) -> None:
     """Write what may leave to a new file. Raises: RefusalError, if the policy or an earlier release forbids it."""
     own = OwnMetrics(home)
-    values = own.release(sealed, load_policy(home.policy_file), home.ledger(), at=int(time.time()))
-    data = _data(home, sealed, values, own.shown(sealed)[0])
+    figures = own.release(sealed, load_policy(home.policy_file), home.ledger(), at=int(time.time()))
+    data = _data(home, sealed, figures.values, figures.round, figures.alone)
     del data["share_metrics"]
+    data |= {"figures": figures.canonical.decode(), "signature": sign_figures(figures, home.identity())}
     home.record("metrics-released", study=sealed.digest)
     write_new(out, canonical_json(data))
     if as_json:

@@ -150,6 +150,7 @@ _KINDS: Final = {
     "data-registered": "study_id! digest! previous",
     "exclusions-changed": "digest! count!",
     "metrics-released": "study!",
+    "metrics-shared": "study! site! digest! round!",
     "backup": "digest size root",
     "restored": "digest size root",
     "ledger-recovered": "entry! reason! by!",

@@ -34,6 +34,7 @@ Purpose = Literal[
     "backup",
     "certificate",
     "release",
+    "site-metrics",
 ]
 SIGNATURE_BYTES = 64
 KEY_BYTES = 32

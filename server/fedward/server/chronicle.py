@@ -220,6 +220,8 @@ def _released(entry: JournalEntry) -> Event:
         missed = [why for _, why in entry.data["missed"]]
         words = f"the last model missed its gates: {'; '.join(missed)}" if missed else "the last model held every gate"
         return Event(entry.at, "gates", words)
+    if entry.kind == "metrics-shared":
+        return Event(entry.at, "metrics-shared", f"{entry.data['site']} gave its own metrics")
     number, by = entry.data["number"], entry.data["by"]
     if entry.kind == "released":
         return Event(entry.at, "released", f"{by} released the model {entry.data['model'][:12]}, as release {number}")
@@ -234,6 +236,7 @@ _TOLD: Final = {
     JUDGED: _released,
     "released": _released,
     "rolled-back": _released,
+    "metrics-shared": _released,
 }
 
 

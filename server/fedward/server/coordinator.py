@@ -20,9 +20,10 @@ from fedward.server.home import CoordinatorHome
 from fedward.server.lifecycle import Event, Launch, Pause, Resume, Stop, after, is_busy
 from fedward.server.operators import LOCAL, Operators
 from fedward.server.readings import head, history, view
-from fedward.server.records import ANSWERED, AlarmRow, Membership, ReleaseRow, StudyRow
+from fedward.server.records import ANSWERED, AlarmRow, Membership, ReleaseRow, SharedMetrics, StudyRow
 from fedward.server.releases import Releases
 from fedward.server.seconding import Asker, Policy, Request
+from fedward.server.sharing import take_in
 from fedward.server.store import Store
 from fedward.server.transcripts import transcript_of
 from fedward.server.twopersons import TwoPersons
@@ -96,6 +97,9 @@ class Coordinator(Protocol):
 
     def change_policy(self, policy: Policy) -> None:
         """Ask two persons for other actions; takes two itself, while they are asked for any."""
+
+    def share(self, reference: str, file: bytes) -> SharedMetrics:
+        """Take in what a hospital gave of its own metrics."""
 
     def gates(self, reference: str) -> Judgement:
         """Whether a study's newest model holds the manifest's gates."""
@@ -348,6 +352,10 @@ class LocalCoordinator:
             RefusalError: `second-person-needed`, `second-too-new`.
         """
         self._persons.change(policy, self._asker, int(time.time()))
+
+    def share(self, reference: str, file: bytes) -> SharedMetrics:
+        """Errors as `sharing.take_in`."""
+        return take_in(self._home, self._store, reference, file, self._asker.name, int(time.time()))
 
     def gates(self, reference: str) -> Judgement:
         return self._releases.judgement(reference, int(time.time()))

@@ -134,7 +134,7 @@ def _distance(gap: _Measured) -> _Measured:
 
 def _site_drop(found: _Found) -> _Measured:
     """Every hospital that trained the model must have told how its own does: who keeps silent may lose most."""
-    told = {one.site: one for one in found.shared}
+    told = {one.site: one for one in found.shared if one.version == found.view.version}
     trained = [site for site, rounds in found.view.contributions().items() if rounds]
     silent = [site for site in trained if site not in told or told[site].drop is None]
     if silent:

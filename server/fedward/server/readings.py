@@ -101,7 +101,7 @@ def view(store: Store, study: StudyRow, recent: int | None = None) -> StudyView:
         contributed=() if recent is None else tuple(store.contributions(study.key, manifest.planned_rounds)),
     )
     sealed = None if study.sealed is None else parse_sealed(study.sealed)
-    return replace(made, not_releasable=withheld(manifest, made, sealed))
+    return replace(made, not_releasable=withheld(manifest, made, sealed, store.shared(study.key)))
 
 
 SUMS: Final = ("batch", "unmasking")
@@ -116,4 +116,5 @@ def history(store: Store, study: StudyRow, *, whole: bool = True) -> History:
         journal=tuple(store.journal(study.key, without=() if whole else SUMS)),
         alarms=tuple(store.alarms()),
         evidence=store.evidence(study.key) if whole else {},
+        shared=tuple(store.shared(study.key)),
     )

@@ -167,14 +167,21 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SharedMetrics:
-    """What a hospital gave of its own metrics, as far as gates need it.
-
-    `drop` is how far the study's model lies below the one that the hospital trained alone, in AUROC on its own held-out patients;
-    below 0 where the study's is better, None where it gave none.
-    """
+    """What a hospital gave of its own metrics: AUROC on its held-out patients, of a version of the study's model and of the model
+    that it trained alone; None where suppressed or not given. `figures` are the bytes that it signed."""
 
     site: str
-    drop: float | None
+    version: int
+    auroc: float | None
+    alone: float | None
+    figures: bytes = b""
+    signature: str = ""
+    at: int = 0
+
+    @property
+    def drop(self) -> float | None:
+        """How far the study's model lies below the hospital's own; below 0 where it is better."""
+        return None if self.auroc is None or self.alone is None else round(self.alone - self.auroc, 9)  # of two decimals
 
 
 @dataclass(frozen=True)

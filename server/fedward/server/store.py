@@ -36,6 +36,7 @@ from fedward.server.records import (
     Membership,
     MetricRow,
     ReleaseRow,
+    SharedMetrics,
     SiteRow,
     StandingRow,
     StatusRow,
@@ -54,6 +55,7 @@ from fedward.server.tables import (
     JOURNAL,
     METRICS,
     RELEASES,
+    SHARED,
     SITES,
     STANDINGS,
     STATUSES,
@@ -669,6 +671,20 @@ class Store:
         if study_id is not None:
             query = query.where(RELEASES.c.study_id == study_id).order_by(None).order_by(RELEASES.c.number)
         return [ReleaseRow(*row) for row in connection.execute(query)]
+
+    def share(self, study: int, made: SharedMetrics, digest: str) -> None:
+        """Keep what a hospital gave of its own metrics, in place of what it gave before."""
+        with self._write() as connection:
+            data = {"site": made.site, "version": made.version, "digest": digest}
+            self._append(connection, study, "metrics-shared", data, made.at)
+            of = sa.and_(SHARED.c.study == study, SHARED.c.site == made.site)
+            connection.execute(SHARED.delete().where(of))
+            connection.execute(SHARED.insert().values(study=study, **asdict(made)))
+
+    def shared(self, study: int) -> list[SharedMetrics]:
+        """What hospitals gave of their own metrics, by site."""
+        query = _select(SHARED, SharedMetrics).where(SHARED.c.study == study).order_by(SHARED.c.site)
+        return self._records(SharedMetrics, query)
 
     # journal
 

@@ -170,6 +170,18 @@ RELEASES = sa.Table(
     sa.Column("withdrawn_by", NAME, nullable=True),
     sa.Column("withdrawn_why", sa.Text, nullable=True),
 )
+SHARED = sa.Table(
+    "shared_metrics",
+    META,
+    sa.Column("study", NUMBER, sa.ForeignKey("studies.key"), primary_key=True),
+    sa.Column("site", NAME, primary_key=True),
+    sa.Column("version", NUMBER, nullable=False),
+    sa.Column("auroc", sa.Float, nullable=True),
+    sa.Column("alone", sa.Float, nullable=True),
+    sa.Column("figures", sa.LargeBinary, nullable=False),
+    sa.Column("signature", NAME, nullable=False),
+    sa.Column("at", NUMBER, nullable=False),
+)
 LEASES = sa.Table(
     "leases",
     META,

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.client.alone import local_only
 from fedward.privacy.errors import FedwardError, InputError, UnreachableError
 from fedward.simulations.adversaries import falsified
 from fedward.simulations.attack_success import AttackFigure, successes
-from fedward.simulations.baselines import Split, local_only, pooled, predict, rehearse, split
+from fedward.simulations.baselines import Split, pooled, predict, rehearse, split
 from fedward.simulations.draws import UnsafeKeyedDraws
 from fedward.simulations.engines import Engine, EngineFactory, EngineName, SharedSum, engine
 from fedward.simulations.expected import split_key

@@ -47,7 +47,7 @@ CALLS: dict[str, Any] = {
     "ChangePolicy": pb.TwoPersonPolicy(two_persons=["nothing"], hours=1),
     "Gates": pb.StudyRequest(reference="none"), "Override": pb.OverrideRequest(reference="none"),
     "Release": pb.ReleaseRequest(reference="none"), "Rollback": pb.RollbackRequest(study_id="none"),
-    "Releases": pb.ReleasesRequest(),
+    "Releases": pb.ReleasesRequest(), "Share": pb.ShareRequest(reference="none", file=b"x"),
     "ClearAlarm": pb.ClearAlarmRequest(site="nobody", reason="x"),
 }  # fmt: skip
 

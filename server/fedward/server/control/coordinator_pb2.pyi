@@ -419,18 +419,20 @@ class Evidence(_message.Message):
     def __init__(self, site: _Optional[str] = ..., message: _Optional[bytes] = ...) -> None: ...
 
 class History(_message.Message):
-    __slots__ = ("study", "view", "journal", "alarms", "evidence")
+    __slots__ = ("study", "view", "journal", "alarms", "evidence", "shared")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     JOURNAL_FIELD_NUMBER: _ClassVar[int]
     ALARMS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     study: StudyRow
     view: Study
     journal: _containers.RepeatedCompositeFieldContainer[JournalEntry]
     alarms: _containers.RepeatedCompositeFieldContainer[Alarm]
     evidence: _containers.RepeatedCompositeFieldContainer[Evidence]
-    def __init__(self, study: _Optional[_Union[StudyRow, _Mapping]] = ..., view: _Optional[_Union[Study, _Mapping]] = ..., journal: _Optional[_Iterable[_Union[JournalEntry, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ...) -> None: ...
+    shared: _containers.RepeatedCompositeFieldContainer[SharedMetrics]
+    def __init__(self, study: _Optional[_Union[StudyRow, _Mapping]] = ..., view: _Optional[_Union[Study, _Mapping]] = ..., journal: _Optional[_Iterable[_Union[JournalEntry, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ..., shared: _Optional[_Iterable[_Union[SharedMetrics, _Mapping]]] = ...) -> None: ...
 
 class Alarm(_message.Message):
     __slots__ = ("site", "what", "at")
@@ -501,6 +503,32 @@ class Judgement(_message.Message):
     verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
     waiting: Waits
     def __init__(self, study_id: _Optional[str] = ..., ended: _Optional[bool] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., waiting: _Optional[_Union[Waits, _Mapping]] = ...) -> None: ...
+
+class ShareRequest(_message.Message):
+    __slots__ = ("reference", "file")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    file: bytes
+    def __init__(self, reference: _Optional[str] = ..., file: _Optional[bytes] = ...) -> None: ...
+
+class SharedMetrics(_message.Message):
+    __slots__ = ("site", "version", "auroc", "alone", "figures", "signature", "at")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    AUROC_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    version: int
+    auroc: float
+    alone: float
+    figures: bytes
+    signature: str
+    at: int
+    def __init__(self, site: _Optional[str] = ..., version: _Optional[int] = ..., auroc: _Optional[float] = ..., alone: _Optional[float] = ..., figures: _Optional[bytes] = ..., signature: _Optional[str] = ..., at: _Optional[int] = ...) -> None: ...
 
 class OverrideRequest(_message.Message):
     __slots__ = ("reference", "reason")

@@ -134,6 +134,11 @@ class CoordinatorStub:
                 request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.TwoPersonPolicy.SerializeToString,
                 response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Done.FromString,
                 _registered_method=True)
+        self.Share = channel.unary_unary(
+                '/fedward.v1.Coordinator/Share',
+                request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.ShareRequest.SerializeToString,
+                response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.SharedMetrics.FromString,
+                _registered_method=True)
         self.Gates = channel.unary_unary(
                 '/fedward.v1.Coordinator/Gates',
                 request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.SerializeToString,
@@ -310,9 +315,16 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Gates(self, request, context):
+    def Share(self, request, context):
         """Whether a model holds its study's gates; releasing it, and taking a release back. A statement that is signed is JSON.
+        what a hospital gave of its own metrics
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Gates(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -457,6 +469,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.ChangePolicy,
                     request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.TwoPersonPolicy.FromString,
                     response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Done.SerializeToString,
+            ),
+            'Share': grpc.unary_unary_rpc_method_handler(
+                    servicer.Share,
+                    request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.ShareRequest.FromString,
+                    response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.SharedMetrics.SerializeToString,
             ),
             'Gates': grpc.unary_unary_rpc_method_handler(
                     servicer.Gates,
@@ -1034,6 +1051,33 @@ class Coordinator:
             '/fedward.v1.Coordinator/ChangePolicy',
             fedward_dot_server_dot_control_dot_coordinator__pb2.TwoPersonPolicy.SerializeToString,
             fedward_dot_server_dot_control_dot_coordinator__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Share(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.v1.Coordinator/Share',
+            fedward_dot_server_dot_control_dot_coordinator__pb2.ShareRequest.SerializeToString,
+            fedward_dot_server_dot_control_dot_coordinator__pb2.SharedMetrics.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,7 +26,7 @@ from fedward.server.control.wire import (
 from fedward.server.histories import History
 from fedward.server.home import CoordinatorHome
 from fedward.server.operators import Operators
-from fedward.server.records import AlarmRow, Membership, ReleaseRow
+from fedward.server.records import AlarmRow, Membership, ReleaseRow, SharedMetrics
 from fedward.server.seconding import Policy, Request
 from fedward.server.verdicts import Judgement
 from fedward.server.views import StudyHead, StudyView
@@ -150,6 +150,10 @@ class RemoteCoordinator:
     def change_policy(self, policy: Policy) -> None:
         asked = pb.TwoPersonPolicy(two_persons=policy.two_persons, hours=policy.hours)
         self._ask(self._stub.ChangePolicy, asked)
+
+    def share(self, reference: str, file: bytes) -> SharedMetrics:
+        made: SharedMetrics = from_message(self._ask(self._stub.Share, pb.ShareRequest(reference=reference, file=file)))
+        return made
 
     def gates(self, reference: str) -> Judgement:
         return judgement_of(self._ask(self._stub.Gates, pb.StudyRequest(reference=reference)))

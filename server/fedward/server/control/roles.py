@@ -26,6 +26,7 @@ _COORDINATOR: Final = _AUDITOR | {
     "Withdraw",
     "ChangePolicy",
     "Override",
+    "Share",
     "Release",
     "Rollback",
 }

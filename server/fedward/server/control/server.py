@@ -344,6 +344,9 @@ class _Servicer(stubs.CoordinatorServicer):
         self._coordinator.change_policy(policy_of(request))
         return pb.Done()
 
+    def Share(self, request: pb.ShareRequest, context: object) -> pb.SharedMetrics:
+        return to_message(pb.SharedMetrics, self._coordinator.share(request.reference, request.file))
+
     def Gates(self, request: pb.StudyRequest, context: object) -> pb.Judgement:
         return judgement_message(self._coordinator.gates(request.reference))
 

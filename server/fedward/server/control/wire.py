@@ -34,6 +34,7 @@ from fedward.server.records import (
     MetricRow,
     Question,
     ReleaseRow,
+    SharedMetrics,
     StandingRow,
     StatusRow,
     StudyRow,
@@ -62,7 +63,7 @@ _ROWS: Final[Mapping[str, type[Any]]] = MappingProxyType(
         "Membership": Membership, "Standing": StandingRow, "Attempt": AttemptRow, "SiteStatus": StatusRow,
         "Metric": MetricRow, "Alarm": AlarmRow, "Question": Question, "Study": StudyView,
         "StudyHead": StudyHead, "StudyRow": StudyRow, "Contribution": Contribution, "Verdict": Verdict,
-        "ReleaseRow": ReleaseRow,
+        "ReleaseRow": ReleaseRow, "SharedMetrics": SharedMetrics,
     }
 )  # fmt: skip
 _ERRORS: Final = {
@@ -144,6 +145,7 @@ def history_message(history: History) -> pb.History:
         ],
         alarms=[to_message(pb.Alarm, one) for one in history.alarms],
         evidence=[pb.Evidence(site=site, message=message) for site, message in history.evidence.items()],
+        shared=[to_message(pb.SharedMetrics, one) for one in history.shared],
     )
 
 
@@ -155,6 +157,7 @@ def history_of(message: pb.History) -> History:
         journal=tuple(JournalEntry(one.sequence, one.at, one.kind, json.loads(one.data)) for one in message.journal),
         alarms=tuple(from_message(one) for one in message.alarms),
         evidence={one.site: one.message for one in message.evidence},
+        shared=tuple(from_message(one) for one in message.shared),
     )
 
 

@@ -1,4 +1,4 @@
-"""Releases: models that held their gates, or that two persons released all the same."""
+"""Releases: models that held their gates, or that two persons released all the same; and metrics that hospitals gave."""
 
 from __future__ import annotations
 
@@ -27,4 +27,16 @@ def upgrade() -> None:
         sa.Column("withdrawn_by", name, nullable=True),
         sa.Column("withdrawn_why", sa.Text, nullable=True),
         sa.PrimaryKeyConstraint("study_id", "number"),
+    )
+    op.create_table(
+        "shared_metrics",
+        sa.Column("study", number, sa.ForeignKey("studies.key"), nullable=False),
+        sa.Column("site", name, nullable=False),
+        sa.Column("version", number, nullable=False),
+        sa.Column("auroc", sa.Float, nullable=True),
+        sa.Column("alone", sa.Float, nullable=True),
+        sa.Column("figures", sa.LargeBinary, nullable=False),
+        sa.Column("signature", name, nullable=False),
+        sa.Column("at", number, nullable=False),
+        sa.PrimaryKeyConstraint("study", "site"),
     )
