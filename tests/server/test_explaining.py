@@ -54,9 +54,12 @@ def test_equal_rounds_of_a_study_without_trouble_are_one_line(federation: Federa
     found = explain(told(federation))
     assert (found.state, found.failure, found.committed) == ("completed", None, ROUNDS)
     assert found.runbook == ("state completed",)
-    assert [one.partition(" (")[0] for one in words(found)][-3:] == [
+    lines = words(found)
+    assert [one.partition(" (")[0] for one in (*lines[-4:-2], lines[-1])] == [
         "rounds 1–3: committed by all 4", "test of the last model: committed by all 4", "completed: 3 rounds committed",
     ]  # fmt: skip
+    assert lines[-2] == f"the last model missed its gates: {'; '.join(found.not_releasable)}"
+    assert found.steps[0].run[-1] == "fedward coordinator gates heart-4-hospitals"
     assert all(
         (story.contributed, story.committed, story.longest, story.now) == (3, 3, None, None) for story in found.sites
     )

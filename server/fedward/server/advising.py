@@ -160,9 +160,11 @@ def _completed(history: History) -> Step:
     study = history.view.study_id
     run = [f"fedward coordinator {'answers' if history.view.kind == 'explore' else 'status'} {study}"]
     run.append(f"fedward coordinator export {study} --out {study}.zip")
-    return Step(
-        NOBODY, "the study is done. To see what came out, and to put the record into an archive", run=tuple(run)
-    )
+    words = "the study is done. To see what came out, and to put the record into an archive"
+    if history.view.kind == "train":
+        words += "; and to see how the model stands with its gates, before anybody uses it"
+        run.append(f"fedward coordinator gates {study}")
+    return Step(NOBODY, words, run=tuple(run))
 
 
 def _again(study: str, why: str = "it was never sealed. Propose it again", verb: str = "clone") -> Step:
