@@ -58,15 +58,16 @@ def _watch_parts(deaths: Deaths) -> None:
             finally:
                 deaths.enter(following)
 
-        setattr(owner, name, step)
+        setattr(owner, name, step)  # getattr above fails where the product has no such part
 
-    def attempt(_run: Any, _study: Any, sealed: Any, checkpoint: Any, *_: Any) -> str:
-        return "round" if checkpoint.version < sealed.manifest.training.rounds else "last"
+    def attempt(_run: Any, _study: Any, sealed: Any, good: Any, *_: Any) -> str:
+        return "round" if good.checkpoint.version < sealed.manifest.training.rounds else "last"
 
     within(StudyRun, "_begin", lambda *_: "first", "begin")
     within(StudyRun, "_attempt", attempt, "between")
     within(Batches, "_set_up", lambda *_: "setup", "round")
-    within(StudyRun, "_record_end", lambda *_: "end", "end")
+    within(StudyRun, "_judge", lambda *_: "end", "end")
+    within(StudyRun, "_end", lambda *_: "end", "end")
 
 
 def _install() -> None:
