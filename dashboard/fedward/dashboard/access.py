@@ -1,6 +1,6 @@
 """Who may see what of the monitor, from the claims of a sign-in and the rules of an access file. Pure: no clock, file or page.
 
-- Nobody is known but by the provider's signed claims: `iss` must be the provider, `aud` this client, `sub` a name that is not empty.
+- Nobody is known but by claims that the provider signed: `iss` is the provider, `aud` this client, and `sub` is not empty.
 - A session ends with the sign-in's own `exp`, and `session_minutes` after its `iat`, whichever is first.
 - The first rule that fits decides. A rule by address fits only if `email_verified` is true; a rule by group, if the claim is a list
   that has it. What is missing, of another type or not a number fits nothing, and raises nothing.
