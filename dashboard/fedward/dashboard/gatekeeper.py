@@ -136,9 +136,10 @@ def _refuse(denied: Denied) -> NoReturn:
 
 
 def _page(denied: Denied) -> None:
-    _, middle, _ = st.columns([1, 2, 1])
-    with middle, st.container(border=True, gap="medium"):
-        st.markdown(":material/shield_lock: Fedward monitor")
+    st.space("large")
+    _, middle, _ = st.columns([3, 4, 3])
+    with middle, st.container(border=True, gap="small"):
+        st.markdown(":material/shield_lock: **Fedward monitor**")
         if denied.code in _TITLES:
             _sign_in(denied)
         else:
@@ -146,29 +147,28 @@ def _page(denied: Denied) -> None:
 
 
 def _sign_in(denied: Denied) -> None:
-    st.header(_TITLES[denied.code], anchor=False)
-    st.markdown(
-        "Sign in again to go on."
-        if denied.code == "expired"
-        else "It is open to people whom the study's coordinator has let in."
-    )
+    st.subheader(_TITLES[denied.code], anchor=False)
+    if denied.code == "expired":
+        st.markdown("Sign in again to go on.")
+    else:
+        st.markdown("It is open to people whom the study's coordinator has let in.")
     if st.button("Sign in", type="primary", icon=":material/login:", width="stretch"):
         st.login()
     st.caption("You are taken to your organisation's own sign-in page and back. The monitor never sees your password.")
 
 
 def _no_entry(denied: Denied) -> None:
-    st.header("You cannot look at this monitor", anchor=False)
+    st.subheader("You cannot look at this monitor", anchor=False)
     st.error(words.plain(denied.why, 300), icon=":material/block:")
     if _Post.file is None:
         return
     access = _list(_Post.file)
     ask = words.plain(access.contact, 300) if access is not None and access.contact else "the study's coordinator"
     st.markdown(f"If you should be able to, ask {ask}.")
-    if denied.who:
-        st.caption(f"Signed in as {words.plain(denied.who)}")
     if denied.code == "unknown":
-        st.caption("They need this name of your account:")
+        st.markdown("They need the name by which your account is known:")
         st.code(words.one_line(st.user.to_dict().get("sub", ""), 300), language=None, wrap_lines=True)
     if st.button("Sign out", icon=":material/logout:", width="stretch"):
         st.logout()
+    if denied.who:
+        st.caption(f"Signed in as {words.plain(denied.who)}")

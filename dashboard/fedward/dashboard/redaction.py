@@ -88,6 +88,7 @@ def redacted_run(record: Record, shown: View, granted: Granted) -> tuple[Record,
         models=hidden.frame(shown.models),
         hospitals=hidden.frame(shown.hospitals),
         gains=hidden.frame(shown.gains),
+        hidden=len(shown.gains) - len(hidden.frame(shown.gains)),
         extras={name: hidden.frame(frame) for name, frame in shown.extras.items()},
     )
     options = {
