@@ -6,6 +6,7 @@ A visitor speaks what a browser speaks (HTTP with cookies, Streamlit's websocket
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -21,15 +22,15 @@ import httpx
 import tomli_w
 from loopback import free_ports, wait_for
 from oidc_provider_mock import User, run_server_in_thread
+from runs import written as run_folder
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
-from runs import written as run_folder
 from websockets.sync.client import ClientConnection, connect
 
 from fedward.study.files import write_secret
 
 COOKIE_SECRET = "0123456789abcdef" * 4
-CLIENT_SECRET = "what-only-the-provider-and-the-monitor-know"
+CLIENT_SECRET = "what-only-the-provider-and-the-monitor-know"  # noqa: S105
 CLIENT = "fedward-monitor"
 JOINER = "\\342\\201\\240"
 """What keeps text plain, as a protobuf writes it."""
@@ -76,15 +77,17 @@ def written(folder: Path, said: Mapping[str, Any]) -> Path:
 
 
 @contextmanager
-def monitor(run: Path, file: Path, port: int, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """`fedward monitor RUN --access FILE` as a process of its own."""
+def monitor(
+    run: Path, file: Path, port: int, certificate: Path | None = None, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`fedward monitor RUN --access FILE` as a process of its own. `certificate`: of the authority, where it speaks TLS."""
     process = subprocess.Popen(
         [sys.executable, "-m", "fedward.cli.main", "monitor", str(run), "--access", str(file)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=file.parent,
         env={name: value for name, value in os.environ.items() if name != INSECURE} | environment,
     )  # fmt: skip
     try:
-        wait_for("the monitor serves", lambda: _healthy(port) or process.poll() is not None, 90)
+        wait_for("the monitor serves", lambda: _healthy(port, certificate) or process.poll() is not None, 90)
         assert process.poll() is None, process.communicate()
         yield process
     finally:
@@ -92,9 +95,16 @@ def monitor(run: Path, file: Path, port: int, **environment: str) -> Iterator[su
         process.wait(20)
 
 
-def _healthy(port: int) -> bool:
+def trusting(certificate: Path) -> ssl.SSLContext:
+    """TLS that trusts this authority alone."""
+    return ssl.create_default_context(cafile=str(certificate))
+
+
+def _healthy(port: int, certificate: Path | None) -> bool:
+    scheme = "http" if certificate is None else "https"
+    verify = True if certificate is None else trusting(certificate)
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/_stcore/health", timeout=5).status_code == 200
+        return httpx.get(f"{scheme}://127.0.0.1:{port}/_stcore/health", timeout=5, verify=verify).status_code == 200
     except httpx.HTTPError:
         return False
 

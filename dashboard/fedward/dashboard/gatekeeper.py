@@ -152,7 +152,7 @@ def _sign_in(denied: Denied) -> None:
         st.markdown("Sign in again to go on.")
     else:
         st.markdown("It is open to people whom the study's coordinator has let in.")
-    if st.button("Sign in", type="primary", icon=":material/login:", width="stretch"):
+    if st.button("Sign in", icon=":material/login:", width="stretch"):
         st.login()
     st.caption("You are taken to your organisation's own sign-in page and back. The monitor never sees your password.")
 
