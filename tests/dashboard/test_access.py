@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,10 @@ def test_a_person_on_the_list_is_let_in_until_the_sign_in_or_the_session_ends() 
     assert decide(CAROL, NOW, RULES) == Granted("coordinator", None, NOW + 300, "carol")
     assert decide(CAROL | {"exp": NOW + 10**6}, NOW, RULES) == Granted("coordinator", None, NOW - 60 + 3600, "carol")
     assert code(iat=NOW - 3600 + 1, exp=NOW + 10**6) == "coordinator"
-    assert code(iat=NOW - 3600, exp=NOW + 10**6) == "expired"
-    assert code(exp=NOW) == "expired"
+    assert code(iat=NOW - 3600, exp=NOW + 10**6) == "session-ended"
+    assert code(exp=NOW) == "session-ended"
     assert code(iat=NOW + SKEW_S) == "coordinator"
-    assert code(iat=NOW + SKEW_S + 1) == "not-yet"
+    assert code(iat=NOW + SKEW_S + 1) == "sign-in-of-the-future"
 
 
 @pytest.mark.parametrize(
@@ -80,16 +81,16 @@ def test_a_person_on_the_list_is_let_in_until_the_sign_in_or_the_session_ends() 
         ({"iat": 10**400}, "no-times"),
         ({"exp": ...}, "no-times"),
         ({"iat": ...}, "no-times"),
-        ({"sub": "mallory"}, "unknown"),
-        ({"sub": "Carol"}, "unknown"),
-        ({"sub": "mallory", "groups": "cleveland-data"}, "unknown"),
-        ({"sub": "mallory", "groups": {"cleveland-data": 1}}, "unknown"),
-        ({"sub": "mallory", "roles": ["cleveland-data"]}, "unknown"),
-        ({"sub": "mallory", "groups": [["cleveland-data"]]}, "unknown"),
-        ({"sub": "mallory", "email": "audit@example.org"}, "unknown"),
-        ({"sub": "mallory", "email": "audit@example.org", "email_verified": "true"}, "unknown"),
-        ({"sub": "mallory", "email": "audit@example.org", "email_verified": 1}, "unknown"),
-        ({"sub": "mallory", "email": "Audit@example.org", "email_verified": True}, "unknown"),
+        ({"sub": "mallory"}, "not-on-the-list"),
+        ({"sub": "Carol"}, "not-on-the-list"),
+        ({"sub": "mallory", "groups": "cleveland-data"}, "not-on-the-list"),
+        ({"sub": "mallory", "groups": {"cleveland-data": 1}}, "not-on-the-list"),
+        ({"sub": "mallory", "roles": ["cleveland-data"]}, "not-on-the-list"),
+        ({"sub": "mallory", "groups": [["cleveland-data"]]}, "not-on-the-list"),
+        ({"sub": "mallory", "email": "audit@example.org"}, "not-on-the-list"),
+        ({"sub": "mallory", "email": "audit@example.org", "email_verified": "true"}, "not-on-the-list"),
+        ({"sub": "mallory", "email": "audit@example.org", "email_verified": 1}, "not-on-the-list"),
+        ({"sub": "mallory", "email": "Audit@example.org", "email_verified": True}, "not-on-the-list"),
         ({"sub": "mallory", "email": "audit@example.org", "email_verified": True}, "auditor"),
         ({"sub": "mallory", "groups": ["x", 7, None, "cleveland-data"]}, "hospital"),
         ({"aud": ["fedward-monitor"]}, "coordinator"),
@@ -237,7 +238,7 @@ def test_a_secret_in_the_file_is_refused_and_not_repeated(tmp_path: Path, name: 
     ],
 )
 def test_a_rule_says_one_person_or_group_and_one_role(tmp_path: Path, rule: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="allow.0"):
+    with pytest.raises(InputError, match=r"allow\.0"):
         load(written(tmp_path, file(tmp_path, allow=[rule])))
 
 
@@ -281,7 +282,5 @@ def test_a_damaged_file_is_an_error_of_ours(tmp_path_factory: pytest.TempPathFac
     said = tomli_w.dumps(file(found)).encode()
     found.write_bytes(said[: len(damage) * 3] + damage)
     found.chmod(0o600)
-    try:
+    with contextlib.suppress(FedwardError):
         assert isinstance(load(found), Access)
-    except FedwardError:
-        pass

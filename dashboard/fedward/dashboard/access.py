@@ -100,7 +100,7 @@ def decide(claims: Claims, now: float, rules: Rules) -> Decision:
     for rule in rules.allow:
         if _fits(rule, claims, subject, rules.groups_claim):
             return Granted(rule.role, rule.site, until, who)
-    return Denied("This account is not on the monitor's list.", "unknown", who)
+    return Denied("This account is not on the monitor's list.", "not-on-the-list", who)
 
 
 def _subject(claims: Claims, rules: Rules) -> str | Denied:
@@ -123,9 +123,11 @@ def _until(claims: Claims, now: float, minutes: int, who: str) -> float | Denied
     if began is None or ends is None:
         return Denied("The sign-in does not say from when until when it holds.", "no-times", who)
     if not began <= now + SKEW_S:
-        return Denied("The sign-in is of the future: the clocks of provider and monitor differ.", "not-yet", who)
+        return Denied(
+            "The sign-in is of the future: the clocks of provider and monitor differ.", "sign-in-of-the-future", who
+        )
     until = min(ends, began + minutes * 60)
-    return until if now < until else Denied("The session has ended.", "expired", who)
+    return until if now < until else Denied("The session has ended.", "session-ended", who)
 
 
 def visible(granted: Granted, page: str) -> bool:

@@ -40,7 +40,7 @@ _OPEN: Final = Denied(
     "This monitor can be reached from other machines, and has no list of who may look. Start it with `fedward monitor`.",
     "no-access-file",
 )
-_TITLES: Final = {"not-signed-in": "Sign in to the monitor", "expired": "Your session has ended"}
+_TITLES: Final = {"not-signed-in": "Sign in to the monitor", "session-ended": "Your session has ended"}
 
 
 class _Post:
@@ -148,7 +148,7 @@ def _page(denied: Denied) -> None:
 
 def _sign_in(denied: Denied) -> None:
     st.subheader(_TITLES[denied.code], anchor=False)
-    if denied.code == "expired":
+    if denied.code == "session-ended":
         st.markdown("Sign in again to go on.")
     else:
         st.markdown("It is open to people whom the study's coordinator has let in.")
@@ -165,10 +165,9 @@ def _no_entry(denied: Denied) -> None:
     access = _list(_Post.file)
     ask = words.plain(access.contact, 300) if access is not None and access.contact else "the study's coordinator"
     st.markdown(f"If you should be able to, ask {ask}.")
-    if denied.code == "unknown":
+    if denied.code == "not-on-the-list":
         st.markdown("They need the name by which your account is known:")
         st.code(words.one_line(st.user.to_dict().get("sub", ""), 300), language=None, wrap_lines=True)
     if st.button("Sign out", icon=":material/logout:", width="stretch"):
         st.logout()
-    if denied.who:
-        st.caption(f"Signed in as {words.plain(denied.who)}")
+    st.caption(f"{f'Signed in as {words.plain(denied.who)}. ' if denied.who else ''}Code: {denied.code}")
