@@ -152,9 +152,7 @@ def serve(folder: Path, at: Listener, browser: bool) -> None:
 
     from fedward.dashboard import gatekeeper  # noqa: PLC0415
 
-    net_util._external_ip = (
-        HOST  # else a page of any origin makes Streamlit ask a host on the internet for it, and wait
-    )
+    net_util._external_ip = HOST  # else Streamlit asks the internet for it at any page's foreign origin
     gatekeeper.guard(at.file)
     script = str(Path(__file__).with_name("app.py"))
     with _secrets(at) as secrets:
