@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 from command import fedward
 from federation import Federation
+from loopback import free_ports
 from runs import written
+from visitors import access, provider
+from visitors import written as access_file
 
 from fedward.dashboard import serve
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int, bool]]:
-    """What would have been served."""
+    """What would have been served, at which port."""
     calls: list[tuple[Path, int, bool]] = []
-    monkeypatch.setattr(serve, "serve", lambda *given: calls.append(given))
+    monkeypatch.setattr(serve, "serve", lambda run, at, browser: calls.append((run, at.port, browser)))
     return calls
 
 
@@ -67,4 +70,39 @@ def test_what_is_no_run_is_refused(tmp_path: Path, fed: Federation, served: list
     broken = written(tmp_path / "run", [])
     (broken / "study.json").write_text("{")
     assert fedward("monitor", broken, "--json").json["error"] == "unreadable"
+    assert not served
+
+
+def test_an_access_file_is_checked_with_its_provider(tmp_path: Path, served: list[tuple[Path, int, bool]]) -> None:
+    run, port = written(tmp_path / "run", []), free_ports(1)[0]
+    rule = {"group": "cleveland-data", "role": "hospital", "site": "cleveland"}
+    with provider() as issuer:
+        file = access_file(tmp_path / "access", access(issuer, port, [rule]))
+        found = fedward("monitor", run, "--access", file, "--check", "--json").json
+        told = fedward("monitor", run, "--access", file, "--check").out
+        wrong = access(issuer, port, [rule])
+        wrong["provider"] |= {"issuer": "https://id.example.org"}
+        renamed = fedward("monitor", run, "--access", access_file(tmp_path / "other", wrong), "--check")
+    assert found == {
+        "url": f"http://localhost:{port}", "address": "127.0.0.1", "port": port, "issuer": issuer,
+        "redirect_uri": f"http://localhost:{port}/oauth2callback", "session_minutes": 60,
+        "allow": ["group cleveland-data: hospital cleveland"],
+    }  # fmt: skip
+    assert f"http://localhost:{port}/oauth2callback must be registered for fedward-monitor" in told
+    assert renamed.code == 3
+    assert f"got: {issuer}" in renamed.err
+    gone = fedward("monitor", run, "--access", file, "--check", "--json")
+    assert (gone.code, gone.json["error"]) == (6, "no-provider")
+    assert not served
+    assert fedward("monitor", run, "--access", file).code == 0
+    assert served == [(run, port, True)]
+
+
+def test_options_that_contradict_an_access_file(tmp_path: Path, served: list[tuple[Path, int, bool]]) -> None:
+    run = written(tmp_path / "run", [])
+    file = access_file(tmp_path / "access", access("http://localhost:9", 8501, [{"subject": "a", "role": "viewer"}]))
+    for options in (["--check"], ["--access", file, "--port", "8502"], ["--access", file, "--address", "127.0.0.1"]):
+        assert fedward("monitor", run, *options).code == 2
+    (tmp_path / "access" / "cookie-secret").chmod(0o644)
+    assert fedward("monitor", run, "--access", file, "--json").json["error"] == "integrity"
     assert not served

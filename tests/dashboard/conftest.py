@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from runs import simulated
+from streamlit import config
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,12 @@ def main_module() -> Iterator[None]:
     before = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = before
+
+
+@pytest.fixture(autouse=True)
+def loopback_server() -> Iterator[None]:
+    """Pages are laid out as on a server of this machine alone: without an access file any other lets nobody in."""
+    before = config.get_option("server.address")
+    config.set_option("server.address", "127.0.0.1")
+    yield
+    config.set_option("server.address", before)

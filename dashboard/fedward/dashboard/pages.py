@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from fedward.dashboard import charts, views, words
+from fedward.dashboard import charts, gatekeeper, views, words
 from fedward.dashboard.record import Record, Stamp, read, stamp
+from fedward.dashboard.redaction import redacted_run
 from fedward.dashboard.views import ALONE, FEDERATED, POOLED, UNATTACKED, UNTUNED, View
 from fedward.privacy.errors import FedwardError
 
@@ -51,9 +52,9 @@ def _page(folder: Path, sentence: Sentence, lay_out: LayOut, fewest: int = 1) ->
 
     `fewest`: the seeds without which there is nothing to lay out.
     """
-    at = stamp(folder)
+    granted, at = gatekeeper.admitted(), stamp(folder)
     try:
-        record, shown = _seen(str(folder), at)
+        record, shown = redacted_run(*_seen(str(folder), at), granted)
     except FedwardError as error:
         _tell(error)
         _watch(folder, at, None)
@@ -82,7 +83,7 @@ def _tell(error: FedwardError) -> None:
         st.code(words.one_line(error.remedy, 500), language=None, wrap_lines=True)
 
 
-@st.fragment(run_every=EVERY_S)
+@gatekeeper.fragment(run_every=EVERY_S)
 def _watch(folder: Path, at: Stamp, done: int | None) -> None:
     """Draws the page anew when the folder has changed, and says of an unfinished run since when nothing has come.
 

@@ -1,13 +1,24 @@
-"""Runs the monitor: Streamlit on loopback, without telemetry, until somebody ends it."""
+"""Runs the monitor: Streamlit, without telemetry, until somebody ends it.
+
+On loopback without an access file. Beyond it only with one: a provider that vouches for people, TLS, and a list of who may look.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from fedward.privacy.errors import InputError, UnreachableError
+import tomli_w
+
+from fedward.dashboard.accessfile import CALLBACK, Access, client_secret, cookie_secret, load, loopback, tls_files
+from fedward.privacy.errors import InputError, RefusalError, UnreachableError
 
 HOST = "127.0.0.1"
 PORT = 8501
@@ -16,9 +27,17 @@ PORT = 8501
 _HOSTS = (HOST, "localhost")
 """Names that a browser may have come by: a page of somebody else whose name resolves to here reads nothing."""
 _OPTIONS = {
-    "server.address": HOST,
+    "global.developmentMode": "false",
     "server.fileWatcherType": "none",
     "server.showEmailPrompt": "false",
+    "server.enableCORS": "true",
+    "server.enableXsrfProtection": "true",
+    "server.trustedUserHeaders": "{}",
+    "server.enableAgentApi": "false",
+    "server.enableStaticServing": "false",
+    "server.scriptHealthCheckEnabled": "false",
+    "server.baseUrlPath": "",
+    "server.maxUploadSize": "1",
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",
     "client.showErrorLinks": "false",
@@ -26,6 +45,57 @@ _OPTIONS = {
     "logger.hideWelcomeMessage": "true",
     "logger.level": "error",
 }
+"""Whatever the environment or a `config.toml` says: nobody is known by a header, and no other door than the pages is open."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where to listen, and for whom: an access file's, or this machine's own."""
+
+    address: str
+    port: int
+    url: str
+    file: Path | None = None
+    access: Access | None = None
+
+    @property
+    def callback(self) -> str:
+        """Where the provider sends people back to."""
+        return self.url + CALLBACK
+
+
+def here(port: int, address: str = HOST) -> Listener:
+    """A port of this machine, for whoever can reach it."""
+    return Listener(address, port, f"http://{f'[{address}]' if ':' in address else address}:{port}")
+
+
+def of_file(file: Path) -> Listener:
+    """Where an access file has the monitor listen, after a look at everything that it names.
+
+    Raises:
+        InputError: the file, or one that it names, is missing or not what it must be.
+        IntegrityError: others may change the file, or read a secret.
+    """
+    access, folder = load(file), file.absolute().parent
+    client_secret(access, folder)
+    cookie_secret(access, folder)
+    tls_files(access, folder)
+    return Listener(access.listen.address, access.listen.port, access.listen.url, file.absolute(), access)
+
+
+def closed(address: str) -> None:
+    """
+    Raises:
+        RefusalError: others than this machine could reach the address, and nothing says who may look.
+    """
+    if not loopback(address):
+        raise RefusalError(
+            f"the monitor is not opened at {address} to whoever can reach it",
+            expected="an access file with an OpenID Connect provider, TLS (or behind_proxy = true) and at least one [[allow]]",
+            got="no --access",
+            remedy="write one as docs/monitor-access.md says, then fedward monitor RUN --access FILE; or leave out --address",
+            code="monitor-open",
+        )
 
 
 def installed() -> None:
@@ -37,40 +107,101 @@ def installed() -> None:
         raise InputError("the monitor needs Streamlit", remedy='pip install "fedward[monitor]"', code="no-streamlit")
 
 
-def free_port(wanted: int | None) -> int:
+def free_port(wanted: int | None, address: str = HOST) -> int:
     """The port asked for; else the usual one, or any that is free.
 
     Raises:
         UnreachableError: the port asked for is taken or may not be used.
     """
     if wanted is not None:
-        if _bound(wanted) is None:
+        if _bound(wanted, address) is None:
             raise UnreachableError(
-                f"port {wanted} of {HOST} is taken or may not be used",
-                remedy="choose another --port, or leave it out",
+                f"port {wanted} of {address} is taken or may not be used",
+                remedy="choose another --port, or leave it out"
+                if address == HOST
+                else "choose another port in the access file, or end what uses it",
                 code="port-taken",
             )
         return wanted
-    return _bound(PORT) or _bound(0) or PORT
+    return _bound(PORT, address) or _bound(0, address) or PORT
 
 
-def _bound(port: int) -> int | None:
+def _bound(port: int, address: str) -> int | None:
     """The port that could be bound, 0 standing for any; None where it could not."""
-    with contextlib.closing(socket.socket()) as opened:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with contextlib.closing(socket.socket(family)) as opened:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            opened.bind((HOST, port))
+            opened.bind((address, port))
         except OSError:
             return None
         return int(opened.getsockname()[1])
 
 
-def serve(folder: Path, port: int, browser: bool) -> None:
-    """Serve a folder's monitor until SIGINT or SIGTERM. `browser`: open it there."""
-    from streamlit.web.cli import main  # noqa: PLC0415 - slow, and a node may lack it
+def serve(folder: Path, at: Listener, browser: bool) -> None:
+    """Serve a folder's monitor until SIGINT or SIGTERM. `browser`: open it there.
 
-    options = _OPTIONS | {"server.port": str(port), "server.headless": "false" if browser else "true"}
+    Raises:
+        RefusalError: the address is not loopback, and there is no access file.
+        InputError, IntegrityError: as `of_file`.
+    """
+    if at.access is None:
+        closed(at.address)
+    from streamlit import net_util  # noqa: PLC0415 - slow, and a node may lack it
+    from streamlit.web.cli import main  # noqa: PLC0415
+
+    from fedward.dashboard import gatekeeper  # noqa: PLC0415
+
+    net_util._external_ip = HOST  # else Streamlit asks the internet for it at any page's foreign origin
+    gatekeeper.guard(at.file)
     script = str(Path(__file__).with_name("app.py"))
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    flags += [f"--server.allowedHosts={host}" for host in _HOSTS]
-    main.main(["run", script, *flags, "--", str(folder.absolute())], prog_name="streamlit", standalone_mode=False)
+    with _secrets(at) as secrets:
+        flags = [f"--{name}={value}" for name, value in _options(at, browser).items()]
+        flags += [f"--server.allowedHosts={host}" for host in _hosts(at)]
+        flags += [f"--secrets.files={secrets}"]
+        main.main(["run", script, *flags, "--", str(folder.absolute())], prog_name="streamlit", standalone_mode=False)
+
+
+def _options(at: Listener, browser: bool) -> dict[str, str]:
+    made = _OPTIONS | {
+        "server.address": at.address,
+        "server.port": str(at.port),
+        "server.headless": "false" if browser and at.access is None else "true",
+    }
+    if at.access is None or at.file is None:
+        return made
+    made |= {"browser.serverAddress": at.access.listen.host, "server.corsAllowedOrigins": at.url}
+    tls = tls_files(at.access, at.file.parent)
+    return made if tls is None else made | {"server.sslCertFile": str(tls[0]), "server.sslKeyFile": str(tls[1])}
+
+
+def _hosts(at: Listener) -> tuple[str, ...]:
+    return (*_HOSTS, at.address) if at.access is None else (at.access.listen.host,)
+
+
+@contextlib.contextmanager
+def _secrets(at: Listener) -> Iterator[Path]:
+    """What Streamlit reads its sign-in from: a file that only its owner reads, in a folder that goes when the monitor ends."""
+    base = os.environ.get("XDG_RUNTIME_DIR")  # in memory, where there is one
+    with tempfile.TemporaryDirectory(
+        prefix="fedward-monitor-", dir=base if base and Path(base).is_dir() else None
+    ) as made:
+        file = Path(made) / "secrets.toml"
+        file.touch(0o600)
+        if at.access is not None and at.file is not None:
+            file.write_bytes(tomli_w.dumps(_sign_in(at, at.access, at.file.parent)).encode())
+        yield file
+
+
+def _sign_in(at: Listener, access: Access, folder: Path) -> Mapping[str, Any]:
+    """Streamlit's `[auth]`."""
+    return {
+        "auth": {
+            "redirect_uri": at.callback,
+            "cookie_secret": cookie_secret(access, folder),
+            "client_id": access.provider.client_id,
+            "client_secret": client_secret(access, folder),
+            "server_metadata_url": access.provider.server_metadata_url,
+            "client_kwargs": {"scope": access.provider.scope, "code_challenge_method": "S256"},
+        }
+    }

@@ -44,6 +44,7 @@ class View:
         gaps: attribute, group, patients, and the figures: a group's AUROC less everybody's, federated, paired; the least first.
         spreads: gap, model, patients, and the figures: how far an attribute's groups lie apart; of a finished run.
         extras: the summary's other tables, by name.
+        hidden: hospitals whose rows were taken out, as whoever looks does not see them; see `redaction`.
     """
 
     models: pd.DataFrame
@@ -55,6 +56,7 @@ class View:
     gaps: pd.DataFrame
     spreads: pd.DataFrame
     extras: Mapping[str, pd.DataFrame]
+    hidden: int = 0
 
 
 def view(record: Record) -> View:
@@ -273,6 +275,8 @@ def _diverged(record: Record) -> str:
 
 def gain_sentence(shown: View) -> str:
     """How many hospitals the study is worth joining for, on their own patients."""
+    if shown.hidden:
+        return f"{words.counted(shown.hidden, 'other hospital is', 'other hospitals are')} not shown to you."
     known = shown.gains.dropna(subset=["mean"])
     if known.empty:
         return ""

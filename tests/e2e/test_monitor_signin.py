@@ -1,0 +1,128 @@
+"""The monitor behind sign-in as people meet it: a real provider on loopback, the real server, a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import chromium
+import pytest
+from oidc_provider_mock import User
+from visitors import Watched, run_of_three, watched
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Debian's chromium"),
+]
+
+ADA = User(
+    sub="ada", claims={"email": "ada@example.org", "email_verified": True, "groups": ["staff", "cleveland-data"]}
+)
+BOB = User(sub="bob", claims={"groups": ["staff"]})
+HOSPITAL = {"group": "cleveland-data", "role": "hospital", "site": "cleveland"}
+CHARTS = "document.querySelectorAll('[data-testid=stVegaLiteChart] svg').length >= 3"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_of_three(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture
+def site(run: Path, tmp_path: Path) -> Iterator[Watched]:
+    with watched(run, tmp_path / "access", [ADA, BOB], [HOSPITAL, {"subject": "eve", "role": "coordinator"}]) as found:
+        yield found
+
+
+def press(page: chromium.Page, label: str) -> None:
+    said = "one.innerText.replaceAll('\\u2060', '').split('\\n')"
+    found = f"[...document.querySelectorAll('button')].find(one => {said}.some(part => part.trim() == {label!r}))"
+    page.wait(found)
+    page.value(f"{found}.click()")
+
+
+def sign_in(page: chromium.Page, address: str, subject: str) -> None:
+    page.open(address)
+    press(page, "Sign in")
+    page.wait("location.pathname == '/oauth2/authorize' && document.querySelector('form')")
+    press(page, subject)
+    page.wait(f"location.origin == {address!r} && document.body.innerText.length > 50")
+
+
+def says(page: chromium.Page, text: str, seconds: float = 40.0) -> None:
+    page.wait(f"document.body.innerText.replaceAll('\\u2060', '').includes({text!r})", seconds)
+
+
+def test_a_hospital_signs_in_sees_its_own_is_taken_off_the_list_and_sees_nothing(site: Watched, tmp_path: Path) -> None:
+    with chromium.page(tmp_path) as page:
+        page.open(site.address)
+        says(page, "Sign in to the monitor")
+        assert "AUROC" not in page.text()
+        page.picture(tmp_path / "sign-in.png")
+
+        sign_in(page, site.address, "ada")
+        page.wait(CHARTS)
+        says(page, "ada@example.org")
+        whole = page.value("document.documentElement.outerHTML")
+        assert "cleveland" in whole
+        assert "hungarian" not in whole
+        assert "switzerland" not in whole
+        assert ".810" in page.text()  # the federated model, on everybody
+        page.picture(tmp_path / "signed-in.png")
+        page.open(f"{site.address}/run")
+        page.wait("document.body.innerText.includes('Page not found') || document.body.innerText.includes('AUROC')")
+        assert "machine fix every number" not in page.text()
+
+        page.open(f"{site.address}/fairness")
+        says(page, "ada@example.org")
+        site.allow({"subject": "eve", "role": "coordinator"}, contact="the data office, 555 0100")
+        says(page, "You cannot look at this monitor", 20)  # by itself
+        assert "the data office, 555 0100" in page.text()
+        assert "ada" in page.text()
+        page.wait("!document.body.innerText.includes('AUROC')", 5)
+        page.wait("document.querySelector('[data-testid=stCode]')?.innerText.trim() == 'ada'")
+        page.picture(tmp_path / "denied.png")
+
+        site.allow(HOSPITAL)
+        page.open(site.address)
+        page.wait(CHARTS)
+        press(page, "ada@example.org")
+        says(page, "Role: hospital cleveland. The session ends at")
+        page.picture(tmp_path / "account.png")
+        press(page, "Sign out")
+        page.wait("location.pathname.includes('end_session')")
+        page.open(site.address)
+        says(page, "Sign in to the monitor")
+
+
+def test_whoever_is_not_on_the_list_is_told_what_to_ask_for(site: Watched, tmp_path: Path) -> None:
+    with chromium.page(tmp_path) as page:
+        sign_in(page, site.address, "bob")
+        says(page, "You cannot look at this monitor")
+        assert "not on the monitor's list" in page.text()
+        page.wait("document.querySelector('[data-testid=stCode]')?.innerText.trim() == 'bob'")
+        assert "Traceback" not in page.text()
+        page.picture(tmp_path / "unknown.png")
+
+
+def test_a_session_ends_by_itself_while_its_page_is_open(run: Path, tmp_path: Path) -> None:
+    with (
+        watched(run, tmp_path / "access", [ADA], [HOSPITAL], lasting=timedelta(seconds=25)) as site,
+        chromium.page(tmp_path) as page,
+    ):
+        sign_in(page, site.address, "ada")
+        page.wait(CHARTS)
+        says(page, "Your session has ended", 60)
+        page.wait("!document.body.innerText.includes('AUROC')", 5)
+        page.picture(tmp_path / "ended.png")
+
+
+def test_sign_in_pages_fit_both_widths_in_light_and_dark(site: Watched, tmp_path: Path) -> None:
+    with chromium.page(tmp_path) as page:
+        for width in (1440, 1024):
+            for dark in (False, True):
+                page.open(site.address, width, 900, dark)
+                says(page, "Sign in to the monitor")
+                assert page.value("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
+                page.picture(tmp_path / f"{width}-{dark}.png")
