@@ -1,4 +1,4 @@
-"""What a study has cost by the coordinator's record: every attempt that asked a hospital, failed ones too, as if it was charged. Pure.
+"""What a study has cost by the coordinator's record: every attempt that asked a hospital, failed ones too, as if charged. Pure.
 
 The hospitals' ledgers have the exact sum, and it is never higher: a hospital that refused before it read a row charged nothing.
 """
