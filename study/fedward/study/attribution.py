@@ -51,7 +51,9 @@ def integrated_gradients(model: nn.Module, inputs: Matrix, baseline: NDArray[np.
     exact = copy.deepcopy(model).double().eval()
     points = torch.from_numpy(np.asarray(inputs, dtype=np.float64))
     start = torch.from_numpy(np.asarray(baseline, dtype=np.float64))[None, :]
-    found = IntegratedGradients(exact).attribute(points, start, n_steps=STEPS, internal_batch_size=_BATCH)
+    found = IntegratedGradients(exact).attribute(
+        points, start, n_steps=STEPS, internal_batch_size=max(_BATCH, len(points))
+    )
     values = np.asarray(found.detach().numpy(), dtype=np.float64)
     with torch.no_grad():
         difference = (exact(points) - exact(start)).numpy()

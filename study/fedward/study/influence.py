@@ -1,7 +1,7 @@
 """Which features a model's output follows, over public or made-up patients, and a logistic regression's odds ratios.
 
 A feature's influence is the mean absolute attribution of its inputs together, as a share of all features'. The baseline is the
-sample's average patient, so that in a linear model an input's attribution is w (x − mean x). No hospital's patient is in it.
+average patient, so that in a linear model an input's attribution is w (x − mean x). No hospital's patient is in it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 
 from fedward.privacy.errors import InputError
 from fedward.study.attribution import integrated_gradients
-from fedward.study.encoding import Matrix, encode
+from fedward.study.encoding import Matrix, encode, input_names
 from fedward.study.manifest import CategoricalFeature, Feature, ImageFeature, Manifest, NumericFeature
 from fedward.study.metrics import Z95
 from fedward.study.models import to_vector
@@ -34,9 +34,10 @@ _CLEAR: Final = 0.5
 
 @dataclass(frozen=True)
 class Patients:
-    """Whom a model is asked about: encoded, (n, width), and who they are in words."""
+    """Whom a model is asked about, encoded, (n, width); the average of them all, (width,); and who they are, in words."""
 
     inputs: Matrix
+    average: NDArray[np.float64]
     words: str
 
 
@@ -45,7 +46,8 @@ class FeatureInfluence:
     """A feature's part.
 
     Attributes:
-        share: of the mean absolute attributions of all features, with a 95% interval of a bootstrap over the patients.
+        share: of the mean absolute attributions of all features, with a 95% interval of a bootstrap over the patients; the average
+            patient is held fixed.
         log_odds: its mean absolute attribution.
         direction: which values raise the predicted probability, in words.
     """
@@ -104,7 +106,12 @@ def synthetic(manifest: Manifest, rows: int = ROWS, seed: int = 0) -> Patients:
         f"The patients are synthetic: {rows} drawn with seed {seed}, every feature for itself, uniform within the manifest's "
         "bounds and levels. Real patients are not like that, and shares over them differ."
     )
-    return Patients(_encoded(pd.DataFrame(columns), manifest), words)
+    # Known, and so not drawn anew by a bootstrap: the middle of every number, and equal shares of levels.
+    average = np.zeros(len(input_names(manifest)))
+    for feature, span in _spans(manifest):
+        if isinstance(feature, CategoricalFeature):
+            average[span.start : span.start + len(feature.levels)] = 1 / len(feature.levels)
+    return Patients(_encoded(pd.DataFrame(columns), manifest), average, words)
 
 
 def public(path: Path, manifest: Manifest) -> Patients:
@@ -125,7 +132,8 @@ def public(path: Path, manifest: Manifest) -> Patients:
         raise InputError(f"{path.name} lacks columns of the study", expected=", ".join(absent[:10]))
     columns = {feature.column: _checked(frame[feature.column], feature, path.name) for feature in manifest.features}
     words = f"The patients are the {len(frame)} of {path.name}, which whoever made this says are public."
-    return Patients(_encoded(pd.DataFrame(columns), manifest), words)
+    inputs = _encoded(pd.DataFrame(columns), manifest)
+    return Patients(inputs, inputs.mean(0, dtype=np.float64), words)
 
 
 def influence(
@@ -145,7 +153,7 @@ def influence(
         InputError: as `integrated_gradients`; or the output is the same for every patient.
     """
     inputs = patients.inputs
-    found = integrated_gradients(model, inputs, inputs.mean(0, dtype=np.float64))
+    found = integrated_gradients(model, inputs, patients.average)
     spans = list(_spans(manifest))
     by_feature = np.stack([found.values[:, span].sum(1) for _, span in spans], axis=1)
     means = np.abs(by_feature).mean(0)
@@ -162,8 +170,7 @@ def influence(
     ]  # fmt: skip
     linear = manifest.model.name == "logistic-regression"
     return Influence(
-        about="Integrated gradients of the log-odds, from the average patient of a sample to each of its patients. "
-        + patients.words,
+        about="Integrated gradients of the log-odds, from the average patient to each of a sample. " + patients.words,
         rows=len(inputs),
         features=tuple(sorted(made, key=lambda one: (-one.share, one.feature))),
         odds=tuple(odds_ratios(manifest, to_vector(model), deviation)) if linear else (),

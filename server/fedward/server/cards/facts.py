@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fedward.privacy.canonical import digest
 from fedward.privacy.errors import InputError
@@ -23,6 +23,10 @@ from fedward.study.manifest import SealedManifest
 if TYPE_CHECKING:
     from fedward.study.influence import Influence
     from fedward.study.metrics import CalibrationGroup
+
+
+_ED25519: Final = bytes.fromhex("302a300506032b6570032100")
+"""What stands before a public key of this kind in DER (RFC 8410, section 4)."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Card:
     Attributes:
         version: the committed rounds behind the model; `model` the digest of its parameters.
         began, ended: when its first and last attempt were opened, unix time; None before any.
+        coordinator_pem: its public key as PEM has it, between the lines that begin and end it.
         calibration: groups of scores over everybody, of the newest evaluation; nothing where that was of another version.
         verdicts: of the gates; None where they were not evaluated.
         influence: what the model's output follows; None unless it was asked for.
@@ -92,6 +97,7 @@ class Card:
     manifest_digest: str
     coordinator_key: str
     coordinator_fingerprint: str
+    coordinator_pem: str
     signature: str
     release: Released | None
     influence: Influence | None = None
@@ -165,6 +171,7 @@ def card(
         manifest_digest=digest(manifest.canonical),
         coordinator_key=sealed.coordinator_key,
         coordinator_fingerprint=fingerprint(sealed.coordinator_key),
+        coordinator_pem=to_text(_ED25519 + bytes.fromhex(sealed.coordinator_key)),
         signature=to_text(signature),
         release=None if release is None else _released(release),
         influence=influence,

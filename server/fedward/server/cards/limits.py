@@ -29,7 +29,7 @@ def limits(manifest: Manifest, found: Performance | None, promise: Privacy, vers
         "It was not validated outside the hospitals that trained it: its held-out patients are from the same hospitals.",
         *_measured(manifest, found, promise, version),
         *_groups(manifest, found),
-        "Hospitals' own results are not known to the coordinator: it saw sums, so how much they differ is not on this card.",
+        "Of the hospitals' own results only sums are kept: how much they differ is not on this card.",
         *_private(promise),
         "How far the hospitals' patients stand for others, when and how their findings were recorded, and what treatment "
         "they had, is not in the record.",
@@ -72,7 +72,7 @@ def _groups(manifest: Manifest, found: Performance | None) -> Iterator[str]:
         yield "No fairness groups were named: for whom it works less well was not looked at."
         return
     named = ", ".join(group.column for group in manifest.fairness.groups)
-    yield f"Groups were compared by {named} alone. Others, and patients in several groups at once, were not looked at."
+    yield f"Groups were compared by these alone: {named}. Others, and patients in several groups at once, were not looked at."
     hidden = [one for one in found.groups if one.shown != "shown"] if found is not None else []
     if hidden:
         yield f"{counted(len(hidden), 'group')} of patients {'is' if len(hidden) == 1 else 'are'} not shown, for too few held-out patients: how it works for them is not known."

@@ -70,12 +70,14 @@ def _points(groups: Sequence[CalibrationGroup]) -> Iterator[str]:
 
 def _bars(groups: Sequence[CalibrationGroup]) -> Iterator[str]:
     base, most = _TOP + _SIDE + _GAP + _STRIP, max((one.patients for one in groups), default=1)
+    free = 0.0
     for one in groups:
         tall, wide = (_STRIP - 16) * one.patients / most, max((one.high - one.low) * _SIDE - 1, 1)
         yield f'<rect class="bar" x="{_x(one.low)}" y="{base - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"/>'
-        if wide >= 24:
-            centre = _x((one.low + one.high) / 2)
-            yield f'<text x="{centre}" y="{base - tall - 4:.1f}" text-anchor="middle">{one.patients}</text>'
+        centre, half = _LEFT + (one.low + one.high) / 2 * _SIDE, 4.0 * len(str(one.patients))
+        if centre - half >= free:  # a number that would lie on another is left to the table
+            free = centre + half + 4
+            yield f'<text x="{centre:.1f}" y="{base - tall - 4:.1f}" text-anchor="middle">{one.patients}</text>'
     yield f'<line class="axis" x1="{_x(0)}" x2="{_x(1)}" y1="{base}" y2="{base}"/>'
     centre = _LEFT + _SIDE / 2
     yield f'<text class="name" x="{centre}" y="{base + 18}" text-anchor="middle">patients in each range of predictions</text>'

@@ -119,7 +119,7 @@ def _analysis(manifest: Manifest) -> list[Row]:
         ("12b", "handling of predictors", "covered", "Intended use: how the model reads them"),
         ("12c", "type of model, building, tuning, internal validation", "partly",
          "Training configuration; not why, nor how settings were found"),
-        ("12d", "heterogeneity between clusters", "not covered", "Limits: only sums over hospitals are known"),
+        ("12d", "heterogeneity between clusters", "not covered", "Limits: only sums over hospitals are kept"),
         ("12e", "measures and plots of performance, and why these", "partly",
          "Performance, Calibration, Fairness; no reasons, and none of clinical use"),
         ("12f", "model updating after evaluation", "covered", "Training configuration: none was done"),
@@ -152,7 +152,7 @@ def _results(manifest: Manifest, *, measured: bool) -> list[Row]:
         ("20a", "flow of participants, with and without the outcome", some,
          "Data and hospitals: held-out patients alone" if measured else none),
         ("20b", "characteristics of participants", some if subgroups else "not covered",
-         "Fairness: sizes of groups" if measured and subgroups else "only sums over hospitals are known"),
+         "Fairness: sizes of groups" if measured and subgroups else "only sums over hospitals are kept"),
         ("20c", "development and evaluation data compared", "not covered", "they are drawn from the same patients"),
         ("21", "participants and outcome events in each analysis", "partly",
          "Data and hospitals: declared for training" + (", counted for evaluation" if measured else "")),
@@ -160,7 +160,7 @@ def _results(manifest: Manifest, *, measured: bool) -> list[Row]:
         ("23a", "performance with intervals, also in subgroups",
          "not covered" if not measured else ("covered" if subgroups else "partly"),
          "Performance, Fairness" if measured else none),
-        ("23b", "heterogeneity of performance between clusters", "not covered", "only sums over hospitals are known"),
+        ("23b", "heterogeneity of performance between clusters", "not covered", "only sums over hospitals are kept"),
         ("24", "results of model updating", "covered", "Training configuration: none was done"),
     ]  # fmt: skip
 
