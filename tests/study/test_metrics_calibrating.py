@@ -20,7 +20,7 @@ counts_of = cells.map(lambda rows: np.array(rows, dtype=np.int64))
 def test_no_group_is_small_and_no_bin_is_lost(counts: NDArray[np.int64]) -> None:
     groups = calibration_groups(counts, 0.0, EDGES, CENTRES)
     for one in groups:
-        inside = (one.low < CENTRES) & (CENTRES < one.high)
+        inside = [one.low < centre < one.high for centre in CENTRES]
         negatives, positives = counts[inside].sum(0)
         assert min(negatives, positives) >= SMALL
         assert one.patients == negatives + positives

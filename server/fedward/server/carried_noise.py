@@ -78,10 +78,10 @@ def _of_round(sealed: SealedManifest, sites: tuple[str, ...]) -> float:
 
 
 def _contributors(history: History) -> dict[int, tuple[str, ...]]:
-    """Who was in each committed round."""
+    """Who was in each committed round of training."""
     found = {}
     for row in history.view.attempts:
-        if row.outcome == Outcome.COMMITTED:
+        if row.outcome == Outcome.COMMITTED and row.round <= history.view.rounds:
             sites = tuple(one.site for one in history.by_attempt[row.attempt] if one.status == "contributed")
             if sites:
                 found[row.round] = sites
