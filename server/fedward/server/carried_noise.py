@@ -1,10 +1,10 @@
 """How much noise of differential privacy is in each parameter of a model, where the record tells. Pure.
 
 FedSGD adds to round t's mean update the sites' noise, Σᵢ N(0, (σᵢ C)²) / (Σᵢ N₀ᵢ)², and the server's momentum β carries it on: at
-round T it stands in the model times η (1 − β^(T−t+1)) / (1 − β). Later gradients pull some of it back. Where the loss curves up
-with h ≥ 0 and the steps are stable, what is left of a unit of it after k rounds is at most η Σⱼ βʲ, j ≤ k: the heavy ball's answer is
-η Σⱼ λ₁ʲ λ₂^(k−j) with λ₁ λ₂ = β and λ₁ + λ₂ = 1 + β − ηh (Polyak 1964), largest at h = 0. So the sum without any pull back is a
-bound, as far as the clipped gradients behave like a quadratic loss's.
+round T it stands in the model times η (1 − β^(T−t+1)) / (1 − β). Later gradients pull some of it back.
+Where the loss curves up with h ≥ 0 and the steps are stable, what is left of a unit of it after k rounds is at most η Σⱼ βʲ, j ≤ k:
+the heavy ball answers it with η Σⱼ λ₁ʲ λ₂^(k−j), where λ₁ λ₂ = β and λ₁ + λ₂ = 1 + β − ηh (Polyak 1964), largest at h = 0. So the
+sum without any pull back is a bound, as far as clipped gradients behave like a quadratic loss's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _DERIVED: Final = (
     "change."
 )
 _UNKNOWN: Final = (
-    "The noise of differential privacy adds to every coefficient. How much of it is left cannot be derived from the record, "
-    "because {}: so there is no interval, and a ratio near 1 may be noise alone."
+    "The noise of differential privacy adds to every coefficient. How much of it is left cannot be derived from the "
+    "record, because {}: so there is no interval, and a ratio near 1 may be noise alone."
 )
 _NONE: Final = "No noise was added. There is no interval: the coordinator has no patients from whom to estimate one."
 

@@ -75,7 +75,8 @@ def _groups(manifest: Manifest, found: Performance | None) -> Iterator[str]:
     yield f"Groups were compared by these alone: {named}. Others, and patients in several groups at once, were not looked at."
     hidden = [one for one in found.groups if one.shown != "shown"] if found is not None else []
     if hidden:
-        yield f"{counted(len(hidden), 'group')} of patients {'is' if len(hidden) == 1 else 'are'} not shown, for too few held-out patients: how it works for them is not known."
+        are = "is" if len(hidden) == 1 else "are"
+        yield f"{counted(len(hidden), 'group')} of patients {are} not shown: how it works for them is not known."
 
 
 def _private(promise: Privacy) -> Iterator[str]:
