@@ -144,7 +144,7 @@ def test_calibration_is_of_the_stored_counts(which: str, request: pytest.Fixture
     assert made.calibration == expected != ()
     assert made.performance is not None
     assert made.performance.positives is not None
-    assert sum(one.patients for one in made.calibration) == counts.sum()
+    assert sum(one.patients for one in made.calibration) == counts.sum()  # no range is left out
 
 
 @pytest.mark.parametrize("kind", ["html", "markdown"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -16,9 +16,10 @@ cells = st.lists(st.tuples(st.integers(-8, 60), st.integers(-8, 60)), min_size=B
 counts_of = cells.map(lambda rows: np.array(rows, dtype=np.int64))
 
 
-@given(counts_of)
-def test_no_group_is_small_and_no_bin_is_lost(counts: NDArray[np.int64]) -> None:
-    groups = calibration_groups(counts, 0.0, EDGES, CENTRES)
+@settings(deadline=None)
+@given(counts_of, st.sampled_from([0.0, 4.0]))
+def test_no_group_is_small_and_no_bin_is_lost(counts: NDArray[np.int64], deviation: float) -> None:
+    groups = calibration_groups(counts, deviation, EDGES, CENTRES)
     for one in groups:
         inside = [one.low < centre < one.high for centre in CENTRES]
         negatives, positives = counts[inside].sum(0)

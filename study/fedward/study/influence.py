@@ -101,7 +101,8 @@ def synthetic(manifest: Manifest, rows: int = ROWS, seed: int = 0) -> Patients:
                 rng.integers(len(feature.levels), size=rows)
             ]
         else:
-            columns[feature.column] = rng.uniform(*feature.bounds, size=rows)
+            low, high = feature.bounds
+            columns[feature.column] = rng.uniform(low, high, rows)
     words = (
         f"The patients are synthetic: {rows} drawn with seed {seed}, every feature for itself, uniform within the manifest's "
         "bounds and levels. Real patients are not like that, and shares over them differ."

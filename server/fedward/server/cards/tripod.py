@@ -48,7 +48,7 @@ Row = tuple[str, str, Coverage, str]
 def items(manifest: Manifest, found: Performance | None) -> tuple[Item, ...]:
     """All 27 items with their parts, in order."""
     measured = found is not None and found.shown
-    parts = {
+    parts: dict[str, list[Row]] = {
         "Title and abstract": _head(),
         "Introduction": _introduction(manifest),
         "Methods": [*_data(), *_analysis(manifest)],

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.study.metrics.counting import SMALL, Counts
-from fedward.study.metrics.intervals import CurvePoint, calibration_curve
+from fedward.study.metrics.intervals import SURE, CurvePoint, calibration_curve
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def calibration_groups(
 ) -> tuple[CalibrationGroup, ...]:
     """The groups of one slice, lowest scores first; none where even all bins together are too small.
 
-    Bins are put together from the lowest on until a group has `SMALL` patients with the outcome and as many without; what is
-    left over at the end joins the last group. So no count below `SMALL` is shown, nor follows from what is.
+    Bins are put together from the lowest on until a group has `SMALL` patients with the outcome and as many without, and is above
+    its noise beyond doubt; what is left over at the end joins the last group. So no count below `SMALL` is shown, nor follows from what is.
 
     Args:
         counts: (bins, 2), as summed.
@@ -46,22 +46,27 @@ def calibration_groups(
         edges: (bins + 1,), see `bin_edges`.
         centres: (bins,), see `bin_centres`.
     """
-    made = (_group(counts, start, end, deviation, edges, centres) for start, end in _spans(counts))
+    made = (_group(counts, start, end, deviation, edges, centres) for start, end in _spans(counts, deviation))
     return tuple(group for group in made if group is not None)
 
 
-def _spans(counts: Counts) -> list[tuple[int, int]]:
+def _spans(counts: Counts, deviation: float) -> list[tuple[int, int]]:
     """[start, end) of each group's bins."""
+
+    def suffices(start: int, end: int) -> bool:
+        part = counts[start:end]
+        return bool(part.sum(0).min() >= SMALL and part.sum() >= SURE * deviation * part.size**0.5)
+
     spans: list[tuple[int, int]] = []
     start = 0
     for end in range(1, len(counts) + 1):
-        if counts[start:end].sum(0).min() >= SMALL:
+        if suffices(start, end):
             spans.append((start, end))
             start = end
     if spans and start < len(counts):
         spans[-1] = (spans[-1][0], len(counts))
     # Noise can make what is left negative, and the last group small again.
-    while spans and counts[slice(*spans[-1])].sum(0).min() < SMALL:
+    while spans and not suffices(*spans[-1]):
         last = spans.pop()
         if spans:
             spans[-1] = (spans[-1][0], last[1])
