@@ -14,11 +14,13 @@ import typer
 
 from fedward.cli import (
     coordinator_backup,
+    coordinator_card,
     coordinator_clone,
     coordinator_compare,
     coordinator_explain,
     coordinator_export,
     coordinator_extend,
+    coordinator_influence,
     coordinator_life,
     coordinator_operators,
     coordinator_persons,
@@ -318,6 +320,8 @@ app.command()(coordinator_compare.compare)
 app.command()(coordinator_clone.clone)
 app.command()(coordinator_extend.extend)
 app.command()(coordinator_export.export)
+app.command()(coordinator_card.card)
+app.command()(coordinator_influence.influence)
 
 
 @app.command("clear-alarm")

@@ -6,20 +6,9 @@ from collections.abc import Sequence
 
 from fedward.cli.output import table
 from fedward.server.records import MetricRow
+from fedward.study.metrics.naming import NAMES
 
-NAMES = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "brier": "Brier score",
-    "calibration_gap": "mean score less outcome rate",
-    "calibration_error": "calibration error",
-    "sensitivity": "sensitivity at 0.5",
-    "specificity": "specificity at 0.5",
-    "selection_rate": "called positive at 0.5",
-    "demographic_parity_gap": "gap in those called positive",
-    "equal_opportunity_gap": "gap in sensitivity",
-    "equalized_odds_gap": "equalised-odds gap",
-}
+__all__ = ["NAMES", "is_told", "print_measured"]
 
 
 def print_measured(metrics: Sequence[MetricRow]) -> None:

@@ -12,12 +12,14 @@ from fedward.server.views import StudyView
 
 if TYPE_CHECKING:
     from fedward.study.kinds import AnyManifest, AnySealed
+    from fedward.study.metrics import CalibrationGroup
 
 
 @dataclass(frozen=True)
 class History:
     """A study's rows. `alarms` are those that nobody has cleared, of the whole federation; `evidence` is each site's
-    signed word on the proposal."""
+    signed word on the proposal. `calibration` is that of the newest evaluation, over everybody, in groups that are large enough to
+    show: the counts themselves may be exact, and leave the coordinator in no other form."""
 
     study: StudyRow
     view: StudyView
@@ -26,6 +28,7 @@ class History:
     evidence: Mapping[str, bytes]
     shared: tuple[SharedMetrics, ...] = ()
     """What hospitals gave of their own metrics."""
+    calibration: tuple[CalibrationGroup, ...] = ()
 
     @cached_property
     def sealed(self) -> AnySealed | None:

@@ -16,6 +16,9 @@ from fedward.server.views import StudyHead, StudyView
 from fedward.study.answers import Answer, answers_of
 from fedward.study.exploration import Exploration, SealedExploration
 from fedward.study.kinds import AnyManifest, parse_sealed, parse_stored
+from fedward.study.manifest import SealedManifest
+from fedward.study.messages import counts_from_bytes
+from fedward.study.metrics import CalibrationGroup, bin_centres, bin_edges, calibration_groups, histogram_shape
 from fedward.study.schedule import study_costs
 from fedward.study.secure import secure_words
 from fedward.study.terms import privacy_words, shares_noise
@@ -110,11 +113,29 @@ SUMS: Final = ("batch", "unmasking")
 
 def history(store: Store, study: StudyRow, *, whole: bool = True) -> History:
     """A study's record, read from the store; what hospitals signed and the messages of secure sums, if it is to be whole."""
+    made = view(store, study)
     return History(
         study=study,
-        view=view(store, study),
+        view=made,
         journal=tuple(store.journal(study.key, without=() if whole else SUMS)),
         alarms=tuple(store.alarms()),
         evidence=store.evidence(study.key) if whole else {},
         shared=tuple(store.shared(study.key)),
+        calibration=_calibration(store, study, made),
+    )
+
+
+def _calibration(store: Store, study: StudyRow, made: StudyView) -> tuple[CalibrationGroup, ...]:
+    """Of the newest version that was evaluated; nothing before that, and for an exploration."""
+    measured, sealed = made.measured(), parse_sealed(study.sealed) if study.sealed is not None else None
+    found = store.evaluation(study.key, measured[0].version) if measured else None
+    if found is None or not isinstance(sealed, SealedManifest):
+        return ()
+    plan = sealed.manifest.counting
+    total = counts_from_bytes(
+        found.counts, histogram_shape(sealed.manifest), np.iinfo(np.int64).min
+    )  # noise may be negative
+    deviation = sealed.count_deviation * len(found.sites) ** 0.5
+    return calibration_groups(
+        total[0], deviation, bin_edges(plan.bins, plan.temper), bin_centres(plan.bins, plan.temper)
     )

@@ -1,35 +1,107 @@
-"""What a study has cost, as far as the coordinator's record tells. Pure; only a hospital's own ledger knows what it was charged."""
+"""What a study has cost by the coordinator's record: every attempt that asked a hospital, failed ones too, as if charged. Pure.
+
+The hospitals' ledgers have the exact sum, and it is never higher: a hospital that refused before it read a row charged nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 from fedward.privacy.accounting import epsilon
-from fedward.privacy.events import Event, merge
+from fedward.privacy.events import Event, View, merge
+from fedward.privacy.events import History as Events
+from fedward.server.histories import History
 from fedward.server.records import AttemptRow
-from fedward.study.manifest import SealedManifest
-from fedward.study.schedule import attempt_events
+from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.schedule import attempt_events, study_costs
 from fedward.study.terms import evaluates
+
+VIEWS: tuple[View, ...] = ("coordinator", "everyone")
+
+
+@dataclass(frozen=True)
+class Spending:
+    """A site's part.
+
+    Attributes:
+        site: whose patients.
+        trainings, evaluations: attempts that asked it to train, and to count.
+        spent: ε at the study's δ after all of them, by adversary; empty without differential privacy.
+        promised: ε if every planned attempt were used; empty likewise.
+    """
+
+    site: str
+    trainings: int
+    evaluations: int
+    spent: Mapping[View, float]
+    promised: Mapping[View, float]
+
+
+def spending(history: History) -> tuple[Spending, ...]:
+    """Every site of the roster, by name; nothing of a study that is not sealed, and of an exploration."""
+    sealed = history.sealed
+    if not isinstance(sealed, SealedManifest):
+        return ()
+    delta = sealed.manifest.privacy.delta
+
+    @cache
+    def cost(events: Events, view: View) -> float:
+        return 0.0 if delta is None else epsilon(events, delta, view)
+
+    made = []
+    promises: dict[float, Mapping[View, float]] = {}
+    for entry in sealed.roster:
+        trainings, evaluations = _asked(history, sealed.manifest, entry.site)
+        events = _events(sealed, entry.site, trainings, evaluations)
+        private = delta is not None and sealed.manifest.privacy.mechanism == "dp-sgd"
+        if entry.noise_multiplier not in promises:
+            promises[entry.noise_multiplier] = study_costs(sealed, entry.site)
+        spent = {view: cost(events, view) for view in VIEWS} if private else {}
+        made.append(Spending(entry.site, trainings, evaluations, spent, promises[entry.noise_multiplier]))
+    return tuple(made)
+
+
+def _asked(history: History, manifest: Manifest, site: str) -> tuple[int, int]:
+    """How often a site was asked to train and to count."""
+    return _counted(manifest, history.view.attempts, lambda attempt: site in history.asked.get(attempt, ()))
+
+
+def _counted(
+    manifest: Manifest, attempts: Sequence[AttemptRow], asked: Callable[[int], bool] = lambda _: True
+) -> tuple[int, int]:
+    """Trainings and evaluations of the attempts that count. A noised evaluation is not repeated with its round (`running`), and no
+    ledger lets more be charged than was planned."""
+    trainings = evaluations = 0
+    seen: set[int] = set()
+    for row in attempts:
+        again, trains = row.round in seen, row.round <= manifest.training.rounds
+        seen.add(row.round)
+        if not asked(row.attempt):
+            continue
+        trainings += trains
+        saved = again and trains and manifest.counting.noised
+        evaluations += evaluates(manifest, row.round) and not saved
+    return min(trainings, manifest.planned_attempts), min(evaluations, manifest.planned_evaluations)
+
+
+def _events(sealed: SealedManifest, site: str, trainings: int, evaluations: int) -> Events:
+    once = attempt_events(sealed, site, train=True, evaluate=True)
+    times = {"train": trainings, "evaluate": evaluations}
+    found: list[Event] = []
+    for purpose, event in once.items():
+        if event is not None and times.get(purpose, 0) > 0:
+            found.append(replace(event, steps=event.steps * times[purpose]))
+    return merge(found)
 
 
 def spent_at_most(sealed: SealedManifest, attempts: Sequence[AttemptRow]) -> float:
-    """ε at the study's δ of the hospital with the least noise, had every attempt that was opened charged it; 0 without DP.
+    """ε at the study's δ of the hospital with the least noise, had every attempt asked it; 0 without differential privacy.
 
-    A hospital is charged once an attempt, and only where it was asked: none has spent more.
+    What gates are held against: it needs no journal, and no hospital has spent more.
     """
     delta = sealed.manifest.privacy.delta
-    if delta is None:
-        return 0.0
-    rounds = [row.round for row in attempts]
     least = min(sealed.roster, key=lambda entry: entry.noise_multiplier)
-    events = merge(_events(sealed, least.site, rounds))
-    return epsilon(events, delta) if events else 0.0
-
-
-def _events(sealed: SealedManifest, site: str, rounds: Iterable[int]) -> list[Event]:
-    manifest = sealed.manifest
-    made: list[Event] = []
-    for round_ in rounds:
-        train, evaluate = round_ <= manifest.training.rounds, evaluates(manifest, round_)
-        made += [event for event in attempt_events(sealed, site, train=train, evaluate=evaluate).values() if event]
-    return made
+    events = _events(sealed, least.site, *_counted(sealed.manifest, attempts))
+    return 0.0 if delta is None or not events else epsilon(events, delta)

@@ -418,21 +418,41 @@ class Evidence(_message.Message):
     message: bytes
     def __init__(self, site: _Optional[str] = ..., message: _Optional[bytes] = ...) -> None: ...
 
+class CalibrationGroup(_message.Message):
+    __slots__ = ("low", "high", "score", "patients", "observed", "observed_low", "observed_high")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_LOW_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_HIGH_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    high: float
+    score: float
+    patients: int
+    observed: float
+    observed_low: float
+    observed_high: float
+    def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ..., score: _Optional[float] = ..., patients: _Optional[int] = ..., observed: _Optional[float] = ..., observed_low: _Optional[float] = ..., observed_high: _Optional[float] = ...) -> None: ...
+
 class History(_message.Message):
-    __slots__ = ("study", "view", "journal", "alarms", "evidence", "shared")
+    __slots__ = ("study", "view", "journal", "alarms", "evidence", "shared", "calibration")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     JOURNAL_FIELD_NUMBER: _ClassVar[int]
     ALARMS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     study: StudyRow
     view: Study
     journal: _containers.RepeatedCompositeFieldContainer[JournalEntry]
     alarms: _containers.RepeatedCompositeFieldContainer[Alarm]
     evidence: _containers.RepeatedCompositeFieldContainer[Evidence]
     shared: _containers.RepeatedCompositeFieldContainer[SharedMetrics]
-    def __init__(self, study: _Optional[_Union[StudyRow, _Mapping]] = ..., view: _Optional[_Union[Study, _Mapping]] = ..., journal: _Optional[_Iterable[_Union[JournalEntry, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ..., shared: _Optional[_Iterable[_Union[SharedMetrics, _Mapping]]] = ...) -> None: ...
+    calibration: _containers.RepeatedCompositeFieldContainer[CalibrationGroup]
+    def __init__(self, study: _Optional[_Union[StudyRow, _Mapping]] = ..., view: _Optional[_Union[Study, _Mapping]] = ..., journal: _Optional[_Iterable[_Union[JournalEntry, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ..., shared: _Optional[_Iterable[_Union[SharedMetrics, _Mapping]]] = ..., calibration: _Optional[_Iterable[_Union[CalibrationGroup, _Mapping]]] = ...) -> None: ...
 
 class Alarm(_message.Message):
     __slots__ = ("site", "what", "at")

@@ -103,7 +103,7 @@ def from_message(message: Message) -> Any:
 def _form(kind: str) -> tuple[type[Any], tuple[tuple[str, str], ...]]:
     """The row of a kind of message, and how each of its fields is told: there are thousands of rows in an answer."""
     named = getattr(pb, kind).DESCRIPTOR.fields_by_name
-    row = _ROWS.get(kind) or _of_answers(kind)
+    row = _ROWS.get(kind) or _of_study(kind)
 
     def form(name: str) -> str:
         if named[name].is_repeated:
@@ -113,7 +113,11 @@ def _form(kind: str) -> tuple[type[Any], tuple[tuple[str, str], ...]]:
     return row, tuple((field.name, form(field.name)) for field in fields(row))
 
 
-def _of_answers(name: str) -> type[Any]:
+def _of_study(name: str) -> type[Any]:
+    if name == "CalibrationGroup":
+        from fedward.study.metrics import CalibrationGroup  # noqa: PLC0415 - few calls have one
+
+        return CalibrationGroup
     from fedward.study.answers import Answer, Estimate  # noqa: PLC0415 - pandas takes its time, and few studies have answers
 
     return {"Answer": Answer, "Estimate": Estimate}[name]
@@ -146,6 +150,7 @@ def history_message(history: History) -> pb.History:
         alarms=[to_message(pb.Alarm, one) for one in history.alarms],
         evidence=[pb.Evidence(site=site, message=message) for site, message in history.evidence.items()],
         shared=[to_message(pb.SharedMetrics, one) for one in history.shared],
+        calibration=[to_message(pb.CalibrationGroup, one) for one in history.calibration],
     )
 
 
@@ -158,6 +163,7 @@ def history_of(message: pb.History) -> History:
         alarms=tuple(from_message(one) for one in message.alarms),
         evidence={one.site: one.message for one in message.evidence},
         shared=tuple(from_message(one) for one in message.shared),
+        calibration=tuple(from_message(one) for one in message.calibration),
     )
 
 

@@ -6,10 +6,12 @@ histogram, noised or not. Slice 0 is everybody; then one slice a fairness group.
     counting    scores to counts; bins; which slices there are; what is too small to show
     ranking     AUROC with DeLong's interval, on exact counts
     measures    every metric as a function of counts
+    calibrating calibration over groups of bins that are large enough to show
     binning     how far a metric of counts can be from the one of raw scores
     intervals   metrics with bootstrap intervals, noise included
 """
 
+from fedward.study.metrics.calibrating import CalibrationGroup, calibration_groups
 from fedward.study.metrics.counting import (
     SMALL,
     TEMPER,
@@ -29,6 +31,7 @@ __all__ = [
     "TEMPER",
     "Z95",
     "Auroc",
+    "CalibrationGroup",
     "Counts",
     "Estimate",
     "attribute_slices",
@@ -36,6 +39,7 @@ __all__ = [
     "bin_centres",
     "bin_edges",
     "calibration_curve",
+    "calibration_groups",
     "estimates",
     "exact_auroc",
     "histogram",
