@@ -133,6 +133,7 @@ def test_what_arrives_is_what_stands_in_the_record(control: Control) -> None:
     assert (recent.contributions(), recent.measured()) == (study.contributions(), study.measured())
     assert (recent.attempts, recent.not_releasable) == (study.attempts, study.not_releasable)
     assert remote.history(study.study_id) == local.history(study.study_id)
+    assert remote.history(study.study_id).calibration
     assert remote.record(study.study_id) == local.record(study.study_id)
     assert remote.record(study.study_id).evidence
     assert study.model is not None

@@ -38,7 +38,8 @@ def calibration_groups(
     """The groups of one slice, lowest scores first; none where even all bins together are too small.
 
     Bins are put together from the lowest on until a group has `SMALL` patients with the outcome and as many without, and is above
-    its noise beyond doubt; what is left over at the end joins the last group. So no count below `SMALL` is shown, nor follows from what is.
+    its noise beyond doubt; what is left over at the end joins the last group.
+    So no count below `SMALL` is shown, nor follows from what is.
 
     Args:
         counts: (bins, 2), as summed.
