@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fedward.cli.coordinator_home import DEFAULT_HOME, Home, Reference, open_coordinator
 from fedward.cli.output import JsonOption, print_json, say
-
-if TYPE_CHECKING:
-    from fedward.server.coordinator import Coordinator
-    from fedward.server.gates import Verdict
-    from fedward.server.histories import History
-    from fedward.server.records import ReleaseRow
 
 
 def card(
@@ -42,6 +35,7 @@ def card(
     from fedward.server.cards import pages
     from fedward.server.cards.facts import card as card_of
     from fedward.server.cards.facts import of_study
+    from fedward.server.gates import verdicts
     from fedward.study.files import write_atomic
 
     if out is not None and out.suffix.lower() not in pages.FORMATS:
@@ -50,11 +44,11 @@ def card(
         raise UsageError(f"{out} exists already", remedy="give another --out")
     coordinator = open_coordinator(home)
     history = coordinator.history(study)
-    release = of_study(_releases(coordinator, history.view.study_id), history.study.key)
-    made = card_of(history, _verdicts(history), release)
+    release, held = of_study(coordinator.releases(history.view.study_id), history.study.key), verdicts(history)
+    made = card_of(history, held, release)
     if influence:
         found = influence_of(coordinator, history, made.model, made.version)
-        made = card_of(history, _verdicts(history), release, found)
+        made = card_of(history, held, release, found)
     if out is not None:
         page = pages.html(made) if out.suffix.lower() == ".html" else pages.markdown(made)
         write_atomic(out, page.encode())
@@ -64,13 +58,3 @@ def card(
         say(pages.markdown(made).rstrip())
     else:
         say(f'{out}: the card of "{made.title}", model {made.model[:12]} of {made.version} rounds.')
-
-
-def _verdicts(history: History) -> Sequence[Verdict]:  # noqa: ARG001
-    """The gates' verdicts; none where they are not evaluated."""
-    return ()
-
-
-def _releases(coordinator: Coordinator, study_id: str) -> Sequence[ReleaseRow]:  # noqa: ARG001
-    """The releases of a study's id."""
-    return ()
