@@ -1,8 +1,9 @@
 """Noised counts of held-out patients: what one patient changes, how much noise the plan needs, and what that costs.
 
 A patient is in one bin and has one outcome, so changes one cell of everybody's histogram by 1, and one cell for each fairness
-attribute: levels are disjoint, so are bands, and so are the products of crossed ones. Add or remove one patient and the counts move by √(1 + attributes) at most
-(L2). Each cell carries independent discrete Gaussian noise, drawn at the site (Canonne, Kamath & Steinke 2020).
+attribute, single or crossed: levels are disjoint, so are bands, and so are their products. Add or remove one patient and the counts
+move by √(1 + attributes) at most (L2). Each cell carries independent discrete Gaussian noise, drawn at the site (Canonne, Kamath &
+Steinke 2020).
 
 Held-out patients lie at other hash positions than training patients, so a study costs each only one of the two; an event's
 share says which.

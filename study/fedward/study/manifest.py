@@ -415,8 +415,8 @@ class BaseManifest(Part):
         for name in (name for attribute in found if attribute.crosses is None for name in attribute.groups):
             if CROSS in name:
                 raise ValueError(
-                    f'fairness group "{name}" holds "{CROSS}", which joins the names of crossed groups: rename the level, or leave out '
-                    "intersections"
+                    f'fairness group "{name}" holds "{CROSS}", which joins the names of crossed groups: rename the level, or leave '
+                    "out intersections"
                 )
         return self
 

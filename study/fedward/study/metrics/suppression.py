@@ -1,7 +1,7 @@
 """Which slices of a table may be shown, so that no small count is shown or follows from what is. Pure.
 
-The table is (slice × outcome): everybody, then the groups of each attribute (`fedward.study.attributes`). A slice is shown whole or not
-at all. `SMALL` = 11.
+The table is (slice × outcome): everybody, then the groups of each attribute (`fedward.study.attributes`). A slice is shown whole or
+not at all. `SMALL` = 11.
 
 A single attribute, by itself:
 1. a group with fewer than 11 patients of either outcome is suppressed;
@@ -13,15 +13,18 @@ A single attribute, by itself:
 A crossed attribute is a table whose margins are the two single attributes that it crosses; patients without one are a row, or a
 column, of their own, that is never shown:
 5. its suppressed cells are a whole block, every one of some rows in every one of some columns. The block holds each cell of fewer than
-   11 of either outcome, and the cells of a suppressed single group all, lest they add up to it. Rows and columns are added, the
+   11 of either outcome, and every cell of a suppressed single group, lest they add up to it. Rows and columns are added, the
    smallest first, until each row and each column of the block has at least 22 patients of each outcome in it, and there are two of
    each; suppressed single groups of one attribute count as one, for they are known in sum. At worst the block is the whole table.
 
-Why that is enough: given everything shown, what is known of a block is the sum of each of its rows and columns, or of the suppressed
-single ones together. A table of whole numbers of at least 0 exists for any such sums, and a cell with row p and column q of a block of
-n takes every value from max(0, p + q − n) to min(p, q) (Fréchet 1951; Dobra & Fienberg 2000): a range of min(p, q, n − p, n − q), at
-least 22, or 11 where the block is the whole table. The parts of suppressed single groups in every other crossed table are suppressed, so that tables that share an attribute say no more
-together than each alone.
+6. crossed attributes that make a ring (sex & age, age & site, site & sex) are suppressed whole, all of them, if any has a suppressed cell:
+   for a ring there is no such argument as this.
+
+Why that is enough: given everything shown, what is known of a block is the sum of each of its rows and columns, or of the
+suppressed single ones together. A table of whole numbers of at least 0 exists for any such sums, and a cell with row p and column q
+of a block of n takes every value from max(0, p + q − n) to min(p, q) (Dobra & Fienberg 2000): a range of min(p, q, n − p, n − q), at
+least 22, or 11 where the block is the whole table. All parts of a suppressed single group are suppressed in every table, so it may be
+of any size that the sum allows, and tables without a ring that agree in their margins are always those of some patients.
 """
 
 from __future__ import annotations
@@ -63,7 +66,23 @@ def suppressed_slices(attributes: Sequence[Attribute], table: Table, *, exact: b
         else:
             places = _hidden_cells(groups, *(margins[place] for place in attribute.crosses), exact=exact)
         hidden |= {attribute.first + place for place in places}
+    rings = _rings(attributes)
+    if any(place in hidden for ring in rings for place in ring.slices):
+        hidden |= {place for ring in rings for place in ring.slices}
     return frozenset(hidden)
+
+
+def _rings(attributes: Sequence[Attribute]) -> list[Attribute]:
+    """The crossed attributes that are part of a ring: their two are crossed by way of others, too."""
+    edges = {place: set(one.crosses) for place, one in enumerate(attributes) if one.crosses is not None}
+    found = []
+    for place, ends in edges.items():
+        others, reached = [edge for other, edge in edges.items() if other != place], {min(ends)}
+        for _ in others:  # as often as the longest way has steps
+            reached = reached.union(*(edge for edge in others if edge & reached))
+        if ends <= reached:
+            found.append(attributes[place])
+    return found
 
 
 @dataclass(frozen=True)
@@ -104,7 +123,7 @@ def _hidden_cells(cells: Table, rows: _Margin, columns: _Margin, *, exact: bool)
 
 
 def _with_missing(cells: Table, rows: _Margin, columns: _Margin) -> Table:
-    """The table with a column of patients who lack the second attribute and a row of those who lack the first, where there are any."""
+    """The table with a column of patients who lack the second attribute, and a row of those who lack the first, if any do."""
     if columns.nowhere.any():
         cells = np.concatenate([cells, (rows.groups - cells.sum(axis=1))[:, None]], axis=1)
     if rows.nowhere.any():
