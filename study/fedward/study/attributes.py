@@ -1,7 +1,7 @@
 """The attributes by which a study compares patients, single and crossed: the one list that all others follow.
 
-A single attribute is a column; its groups are the column's levels or bands. A crossed attribute is a pair of single ones; its groups
-are the products of theirs, the first's outermost: `sex=female & age in [50, 65)`. A patient is in at most one group of each
+A single attribute is a column; its groups are the column's levels or bands. A crossed attribute is a pair of single ones; its
+groups are the products of theirs, the first's outermost: `sex=female & age in [50, 65)`. A patient is in at most one group of each
 attribute, and in one of a crossed attribute only if in one of both that it crosses.
 """
 

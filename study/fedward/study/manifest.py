@@ -136,13 +136,19 @@ class Fairness(Part):
 
     @model_validator(mode="after")
     def _pairs_of_groups(self) -> Fairness:
-        columns, seen = {group.column for group in self.groups}, set[frozenset[str]]()
+        columns, seen = {group.column: group.cut for group in self.groups}, set[frozenset[str]]()
         for pair in self.intersections:
             stray = [column for column in pair if column not in columns]
             if stray:
                 raise ValueError(
                     f'intersections cross "{stray[0]}", which is none of the fairness groups: add it to groups'
                 )
+            for column in pair:
+                cut = columns[column]
+                if cut is not None and len(cut) == 2:
+                    raise ValueError(
+                        f'intersections cross "{column}", which has one band: give it two at least, or cross it not'
+                    )
             if pair[0] == pair[1]:
                 raise ValueError(f'intersections cross "{pair[0]}" with itself: name two columns')
             if frozenset(pair) in seen:

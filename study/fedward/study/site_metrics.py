@@ -4,9 +4,9 @@ The table is (slice × outcome) of the site's held-out patients: slice 0 is ever
 slice leaves whole or not at all: two counts, and what is derived from its scores. Every number is a whole number of steps of its
 metric (`METRICS`), within the metric's range; a suppressed one is None, never zero.
 
-`fedward.study.metrics.suppression` says which slices are suppressed, and why. The suppressed counts stay open even to one who knows the
-rules: 22 leaves eleven values for the small one of two. The rounding hides one patient's change of an AUROC at best, and proves
-nothing: these numbers carry no noise, no ε covers them.
+`fedward.study.metrics.suppression` says which slices are suppressed, and why. The suppressed counts stay open even to one who
+knows the rules: 22 leaves eleven values for the small one of two. The rounding hides one patient's change of an AUROC at best, and
+proves nothing: these numbers carry no noise, no ε covers them.
 """
 
 from __future__ import annotations

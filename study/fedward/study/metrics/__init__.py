@@ -1,8 +1,8 @@
 """Accuracy and fairness from counts alone: histograms of (group × score bin × outcome).
 
 Sites send counts, and sums of counts are all that anyone needs: every metric and its interval follow from the summed
-histogram, noised or not. Slice 0 is everybody; then one slice a fairness group, crossed ones last. Counts under `SMALL` are suppressed
-when shown.
+histogram, noised or not. Slice 0 is everybody; then one slice a fairness group, crossed ones last. Counts under `SMALL` are
+suppressed when shown.
 
     counting    scores to counts; bins; which slices there are
     suppression which slices are too small to show, and which would give them away

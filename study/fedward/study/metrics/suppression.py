@@ -12,19 +12,18 @@ A single attribute, by itself:
 
 A crossed attribute is a table whose margins are the two single attributes that it crosses; patients without one are a row, or a
 column, of their own, that is never shown:
-5. its suppressed cells are a whole block, every one of some rows in every one of some columns. The block holds each cell of fewer than
-   11 of either outcome, and every cell of a suppressed single group, lest they add up to it. Rows and columns are added, the
-   smallest first, until each row and each column of the block has at least 22 patients of each outcome in it, and there are two of
-   each; suppressed single groups of one attribute count as one, for they are known in sum. At worst the block is the whole table.
-
-6. crossed attributes that make a ring (sex & age, age & site, site & sex) are suppressed whole, all of them, if any has a suppressed cell:
-   for a ring there is no such argument as this.
+5. its suppressed cells are a whole block, every one of some rows in every one of some columns. The block holds each cell of
+   fewer than 11 of either outcome, and every cell of a suppressed single group, lest they add up to it. Rows and columns are added,
+   the smallest first, until each row and each column of the block has at least 22 patients of each outcome in it, and there are two
+   of each; suppressed single groups of one attribute count as one, for they are known in sum. At worst the block is all the table.
+6. crossed attributes that make a ring (sex & age, age & site, site & sex) are suppressed whole, all of them, if any has a
+   suppressed cell: for a ring there is no such argument as this.
 
 Why that is enough: given everything shown, what is known of a block is the sum of each of its rows and columns, or of the
 suppressed single ones together. A table of whole numbers of at least 0 exists for any such sums, and a cell with row p and column q
-of a block of n takes every value from max(0, p + q − n) to min(p, q) (Dobra & Fienberg 2000): a range of min(p, q, n − p, n − q), at
-least 22, or 11 where the block is the whole table. All parts of a suppressed single group are suppressed in every table, so it may be
-of any size that the sum allows, and tables without a ring that agree in their margins are always those of some patients.
+of a block of n takes every value from max(0, p + q − n) to min(p, q) (Dobra & Fienberg 2000): a range of min(p, q, n − p, n − q),
+at least 22, or 11 where the block is all the table. All parts of a suppressed single group are suppressed in every table, so it may
+be of any size that the sum allows, and tables without a ring that agree in their margins are always those of some patients.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ def _hidden_cells(cells: Table, rows: _Margin, columns: _Margin, *, exact: bool)
     full = cells.reshape(down, across, 2)
     if exact:
         full = _with_missing(full, rows, columns)
-    small = (full < SMALL).any(axis=2)
+    small: NDArray[np.bool_] = np.asarray((full < SMALL).any(axis=2))
     small[down:] &= full[down:].any(axis=2)  # that nobody is without a group may be known, as for a single attribute
     small[:, across:] &= full[:, across:].any(axis=2)
     chosen = _block(full, small, rows.hidden, columns.hidden)
