@@ -119,5 +119,5 @@ def test_a_level_that_reads_like_a_crossed_group_is_refused_only_where_groups_ar
 def test_crossed_groups_can_be_asked_of_a_release_and_are_counted_among_its_groups() -> None:
     crossed = {"intersections": [["sex", "age"]]}
     assert heart_manifest(fairness=crossed, release={"min_groups": 11})
-    with pytest.raises(InputError, match="fairness.groups has 11 groups"):
+    with pytest.raises(InputError, match=r"fairness\.groups has 11 groups"):
         heart_manifest(fairness=crossed, release={"min_groups": 12})
