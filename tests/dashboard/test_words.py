@@ -34,7 +34,12 @@ def test_groups_as_people_say_them() -> None:
     assert words.group("age in [50, 65)") == "age 50 to under 65"
     assert words.group("sex=female") == "sex: female"
     assert words.group("a=b=c") == "a: b=c"
+    assert words.group("sex=female & age in [50, 65)") == "sex: female, age 50 to under 65"
+    assert words.group("age in [50, 65) & cp=non-anginal") == "age 50 to under 65, cp: non-anginal"
+    assert words.group("diet=fish & chips") == "diet: fish & chips"
     assert [words.attribute(name) for name in ("age in [50, 65)", "sex=female")] == ["age", "sex"]
+    assert words.attribute("sex=female & age in [50, 65)") == "sex & age"
+    assert words.attribute("diet=fish & chips") == "diet"
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,22 @@ def test_every_attribute_is_judged_by_equalised_odds() -> None:
     assert not one({"max_equalized_odds_gap": 0.2}, *gaps[:-1]).holds
 
 
+def test_crossed_groups_are_judged_as_the_others_are() -> None:
+    crossed = {"intersections": [["sex", "age"]]}
+    names = slice_names(heart_manifest(fairness=crossed))[1:]
+
+    def judged_one(gate: str, *figures: MetricRow) -> Verdict:
+        asked = heart_manifest(training={"rounds": ROUNDS}, gates={gate: 0.5}, fairness=crossed)
+        return next(found for found in judged(asked, study(*figures), None) if found.gate == gate)
+
+    figures = [row(name, "auroc", 0.9 - 0.05 * place, 0.0, 1.0) for place, name in enumerate(names)]
+    worst = judged_one("min_group_auroc", *figures)
+    assert (worst.holds, worst.of) == (False, "sex=male & age in [65, 120)")
+    gaps = [row(name, "equalized_odds_gap", 0.1, 0.0, 0.2) for name in ("sex", "age")]
+    assert judged_one("max_equalized_odds_gap", *gaps).of == "sex & age"
+    assert judged_one("max_equalized_odds_gap", *gaps, row("sex & age", "equalized_odds_gap", 0.4, 0.0, 0.5)).holds
+
+
 def gave(site: str, drop: float | None, version: int = ROUNDS) -> SharedMetrics:
     return SharedMetrics(site, version, 0.5, None if drop is None else 0.5 + drop)
 

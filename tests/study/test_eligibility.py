@@ -68,6 +68,14 @@ def test_the_tally_is_that_of_sets_of_patients(rows: list[tuple[int, float, tupl
         assert size == len({patient for patient, _, groups in rows if groups[place]})
 
 
+def test_crossed_groups_are_none_of_the_tally() -> None:
+    crossed = heart_manifest(fairness={"intersections": [["sex", "age"]]})
+    frame = table([(1, 0, (True, False, True, False, False)), (2, 1, (False, True, False, False, True))])
+    both = (frame.membership[:, :2, None] & frame.membership[:, None, 2:]).reshape(2, 6)
+    data = Encoded(frame.patients, frame.inputs, frame.outcomes, np.hstack([frame.membership, both]))
+    assert tally(data, crossed) == tally(frame, heart_manifest())
+
+
 def test_a_patient_of_many_encounters_counts_once_and_one_ill_encounter_makes_them_positive() -> None:
     young, old = (True, False, True, False, False), (True, False, False, True, False)
     found = tally(table([(1, 0, young), (1, 1, old), (1, 0, old), (2, 0, young), (2, 0, young)]), MANIFEST)

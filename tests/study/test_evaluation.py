@@ -45,18 +45,24 @@ def seal(manifest: Manifest, **changes: object) -> SealedManifest:
 
 # --- what one patient changes ---------------------------------------------------------------------------------------------
 
-ATTRIBUTES = {0: [], 1: [{"column": "sex"}], 2: [{"column": "sex"}, {"column": "age", "cut": [0, 50, 65, 120]}]}
+SEX, AGE = {"column": "sex"}, {"column": "age", "cut": [0, 50, 65, 120]}
+ATTRIBUTES = {
+    0: {"groups": []},
+    1: {"groups": [SEX]},
+    2: {"groups": [SEX, AGE]},
+    3: {"groups": [SEX, AGE], "intersections": [["sex", "age"]]},
+}
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), attributes=st.sampled_from([0, 1, 2]), n=st.integers(1, 8))
+@given(data=st.data(), attributes=st.sampled_from([0, 1, 2, 3]), n=st.integers(1, 8))
 def test_one_patient_moves_one_count_of_everybody_s_and_one_of_each_attribute_s(
     data: st.DataObject, attributes: int, n: int
 ) -> None:
     """Every data set and every patient taken out of it: the difference's L2 norm is at most what is charged."""
     import pandas as pd
 
-    manifest = heart_manifest(noised=True, fairness={"groups": ATTRIBUTES[attributes]})
+    manifest = heart_manifest(noised=True, fairness=ATTRIBUTES[attributes])
     rows = data.draw(
         st.lists(st.tuples(st.sampled_from(["female", "male", None]), st.sampled_from([18, 49, 50, 64, 65, 100])),
                  min_size=n, max_size=n)
@@ -117,6 +123,7 @@ def test_more_releases_and_more_attributes_need_more_noise() -> None:
     assert count_deviation(heart_manifest(noised=True, evaluation={"every": 1})) > base
     assert count_deviation(heart_manifest(noised=True, evaluation={"spare_attempts": 5})) > base
     assert count_deviation(heart_manifest(noised=True, fairness={"groups": []})) < base
+    assert count_deviation(heart_manifest(noised=True, fairness={"intersections": [["sex", "age"]]})) > base
     assert count_deviation(heart_manifest()) == 0.0
     assert counts_keep_promise(seal(heart_manifest()))
 

@@ -137,6 +137,23 @@ def test_a_group_without_patients_leaves_its_gap_undefined() -> None:
     assert None not in {one.value for one in by_name(found, "age").values()}
 
 
+def test_a_crossed_attribute_has_gaps_of_its_own() -> None:
+    """Sensitivity by sex alone and by age alone is the same, and yet two crossed groups lie far apart."""
+    study = heart_manifest(evaluation={"bins": BINS}, fairness={"intersections": [["sex", "age"]]})
+    names = slice_names(study)
+    rates = {"sex=female & age in [0, 50)": 0.9, "sex=male & age in [0, 50)": 0.7,
+             "sex=female & age in [50, 65)": 0.7, "sex=male & age in [50, 65)": 0.9}  # fmt: skip
+    counts = np.zeros((len(names), BINS, 2), dtype=np.int64)
+    for place, name in enumerate(names):
+        called = round(10000 * rates.get(name, 0.8))
+        counts[place, 8], counts[place, 2] = (2000, called), (8000, 10000 - called)
+    found = estimates(study, counts, 0.0, names)
+    gaps = {one: by_name(found, one)["equal_opportunity_gap"].value for one in ("sex", "age", "sex & age")}
+    assert gaps["sex & age"] == pytest.approx(0.2, abs=0.01)
+    assert gaps["sex"] == pytest.approx(0.0, abs=0.02)
+    assert gaps["age"] == pytest.approx(0.0, abs=0.02)
+
+
 def test_attributes_know_their_slices() -> None:
     study = manifest(groups=True)
     named = {

@@ -109,7 +109,7 @@ def _groups(manifest: Manifest, values: np.ndarray[Any, np.dtype[np.float64]], d
         inside = data.membership[:, index]
         positives = int(data.outcomes[inside].sum())
         counts[name] = (positives, int(inside.sum()) - positives)
-    hidden = suppress_small(manifest, counts)
+    hidden = suppress_small(manifest, counts, (int(data.outcomes.sum()), int((data.outcomes == 0).sum())))
     for index, name in enumerate(names):
         if name in hidden:
             rows.append(

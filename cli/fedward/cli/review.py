@@ -16,6 +16,7 @@ from fedward.client.home import SiteHome
 from fedward.client.policy import Objection, load_policy
 from fedward.client.standing import Standing
 from fedward.privacy.errors import InputError
+from fedward.study.attributes import attributes
 from fedward.study.changes import changes
 from fedward.study.exploration import SealedExploration
 from fedward.study.kinds import AnySealed
@@ -120,7 +121,7 @@ def _print_training(home: SiteHome, sealed: SealedManifest) -> None:
     manifest, training = sealed.manifest, sealed.manifest.training
     say(f"  predicts     {manifest.outcome.column} {manifest.outcome.description}")
     say(f"  from         {', '.join(_feature(feature) for feature in manifest.features)}")
-    say(f"  compares     {', '.join(group.column for group in manifest.fairness.groups) or 'no groups'}")
+    say(f"  compares     {', '.join(attribute.name for attribute in attributes(manifest)) or 'no groups'}")
     say(f"  trains       {manifest.model.name} by {training.algorithm}, {training.rounds} rounds, "
         f"on {1 - training.holdout:.0%} of the patients; the rest only test it")  # fmt: skip
     if manifest.model.start is not None:

@@ -60,7 +60,11 @@ def listed(names: Sequence[str], most: int = 12) -> str:
 
 
 def group(name: str) -> str:
-    """A fairness group as people say it: `age in [50, 65)` is "age 50 to under 65", `sex=female` is "sex: female"."""
+    """A fairness group as people say it: `age in [50, 65)` is "age 50 to under 65", `sex=female` is "sex: female".
+    A crossed one is both, with a comma."""
+    crossed = _crossed(name)
+    if crossed:
+        return ", ".join(map(group, crossed))
     band = re.fullmatch(r"(.+) in \[(.+), (.+)\)", name)
     if band:
         return f"{band[1]} {band[2]} to under {band[3]}"
@@ -68,8 +72,17 @@ def group(name: str) -> str:
 
 
 def attribute(name: str) -> str:
-    """The column that a fairness group is a level or band of."""
+    """The column that a fairness group is a level or band of; `sex & age` of a crossed one."""
+    crossed = _crossed(name)
+    if crossed:
+        return " & ".join(map(attribute, crossed))
     return re.split(r"=| in \[", name, maxsplit=1)[0]
+
+
+def _crossed(name: str) -> tuple[str, str] | None:
+    """The two names that a crossed group's is made of. A level may hold " & ": a column and its level or band must follow."""
+    found = re.fullmatch(r"(.+?) & ([A-Za-z][A-Za-z0-9_.-]*(?:=| in \[).+)", name)
+    return (found[1], found[2]) if found else None
 
 
 def ago(seconds: float) -> str:

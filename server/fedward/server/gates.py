@@ -19,6 +19,7 @@ from fedward.server.lifecycle import ENDED
 from fedward.server.releasing import shortfalls
 from fedward.server.spending import spent_at_most
 from fedward.server.verdicts import PARTICIPATION, SIDES, WORDS, Side, Verdict, failing
+from fedward.study.attributes import attributes
 from fedward.study.manifest import BaseManifest, BaseSealed, Gates, Manifest, SealedManifest
 from fedward.study.metrics import slice_names
 
@@ -116,7 +117,7 @@ def _group_auroc(found: _Found) -> _Measured:
 
 
 def _odds(found: _Found) -> _Measured:
-    gaps = [found.one(attribute.column, "equalized_odds_gap") for attribute in found.manifest.fairness.groups]
+    gaps = [found.one(attribute.name, "equalized_odds_gap") for attribute in attributes(found.manifest)]
     return _worst(gaps, float, _NO_GROUPS)
 
 

@@ -41,6 +41,7 @@ _WORDS: Final = MappingProxyType(
         "study.title": "title",
         "study.description": "description",
         "fairness.groups": "groups that it compares",
+        "fairness.intersections": "groups that it crosses",
         "eligibility": "what it demands of a hospital's patients",
         "eligibility.min_patients": "patients that it demands of a hospital",
         "eligibility.min_positive": "patients with the outcome that it demands of a hospital",
@@ -134,7 +135,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list):
-        return ", ".join(_shown(one) for one in value) or "none"
+        parts = (" & ".join(map(_shown, one)) if isinstance(one, list) else _shown(one) for one in value)
+        return ", ".join(parts) or "none"
     if isinstance(value, dict):
         return " ".join(f"{name} {_shown(one)}" for name, one in value.items() if one is not None)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
+from fedward.study.attributes import single_attributes
 from fedward.study.demand import Eligibility, GroupFloor
-from fedward.study.encoding import Encoded, group_names, group_size
+from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest
 
 
@@ -27,7 +28,7 @@ class Tally:
         patients: how many there are.
         positive: of these, with the outcome.
         negative: without it. An outcome that is neither 0 nor 1 counts as neither.
-        groups: of each fairness attribute, by column, its groups' sizes by name; a patient may be in several, or in none.
+        groups: of each single fairness attribute, by column, its groups' sizes by name; a patient may be in several, or in none.
     """
 
     patients: int
@@ -54,11 +55,7 @@ def tally(data: Encoded, manifest: Manifest) -> Tally:
     patients = len(data)
     ill, well = _having(data, data.outcomes == 1), _having(data, data.outcomes == 0)
     sizes = [int(_having(data, data.membership[:, column]).sum()) for column in range(data.membership.shape[1])]
-    named, groups, at = group_names(manifest), {}, 0
-    for group in manifest.fairness.groups:
-        end = at + group_size(manifest, group)
-        groups[group.column] = dict(zip(named[at:end], sizes[at:end], strict=True))
-        at = end
+    groups = {one.name: dict(zip(one.groups, sizes[one.columns], strict=True)) for one in single_attributes(manifest)}
     return Tally(patients, int(ill.sum()), int((well & ~ill).sum()), groups)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
-from fedward.study.manifest import CategoricalFeature, Group, ImageFeature, Manifest, NumericFeature
+from fedward.study.attributes import attributes
+from fedward.study.manifest import CategoricalFeature, ImageFeature, Manifest, NumericFeature
 
 if TYPE_CHECKING:
     import pandas as pd  # a table is given: what only reads a manifest need not wait for the import
@@ -75,26 +76,8 @@ def input_names(manifest: Manifest) -> tuple[str, ...]:
 
 
 def group_names(manifest: Manifest) -> tuple[str, ...]:
-    """The name of each fairness group, in order: `sex=female`, `age in [0, 50)`, …"""
-    levels = {f.column: f.levels for f in manifest.features if isinstance(f, CategoricalFeature)}
-    names: list[str] = []
-    for group in manifest.fairness.groups:
-        if group.cut is None:
-            names.extend(f"{group.column}={level}" for level in levels[group.column])
-        else:
-            # Every digit: two bands must never share a name.
-            edges = [repr(edge).removesuffix(".0") for edge in group.cut]
-            names.extend(f"{group.column} in [{a}, {b})" for a, b in pairwise(edges))
-    return tuple(names)
-
-
-def group_size(manifest: Manifest, group: Group) -> int:
-    """How many groups an attribute makes."""
-    if group.cut is not None:
-        return len(group.cut) - 1
-    return next(
-        len(f.levels) for f in manifest.features if isinstance(f, CategoricalFeature) and f.column == group.column
-    )
+    """The name of each fairness group, in order: `sex=female`, `age in [0, 50)`, …, `sex=female & age in [0, 50)`, …"""
+    return tuple(name for attribute in attributes(manifest) for name in attribute.groups)
 
 
 def encode(frame: pd.DataFrame, manifest: Manifest) -> Encoded:
@@ -162,4 +145,14 @@ def _membership(frame: pd.DataFrame, manifest: Manifest) -> NDArray[np.bool_]:
             columns.extend((numbers >= low) & (numbers < high) for low, high in edges)
     if not columns:
         return np.zeros((len(frame), 0), dtype=np.bool_)
-    return np.stack(columns, axis=1).astype(np.bool_)
+    return _with_crossed(np.stack(columns, axis=1).astype(np.bool_), manifest)
+
+
+def _with_crossed(singles: NDArray[np.bool_], manifest: Manifest) -> NDArray[np.bool_]:
+    """Membership in single groups, shape (n, single groups), and then in the crossed ones: who is in both."""
+    found, blocks = attributes(manifest), [singles]
+    for crossed in found:
+        if crossed.crosses is not None:
+            one, other = (singles[:, found[place].columns] for place in crossed.crosses)
+            blocks.append((one[:, :, None] & other[:, None, :]).reshape(len(singles), -1))
+    return np.concatenate(blocks, axis=1)

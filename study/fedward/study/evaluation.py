@@ -1,8 +1,9 @@
 """Noised counts of held-out patients: what one patient changes, how much noise the plan needs, and what that costs.
 
 A patient is in one bin and has one outcome, so changes one cell of everybody's histogram by 1, and one cell for each fairness
-attribute: levels are disjoint, and so are bands. Add or remove one patient and the counts move by √(1 + attributes) at most
-(L2). Each cell carries independent discrete Gaussian noise, drawn at the site (Canonne, Kamath & Steinke 2020).
+attribute, single or crossed: levels are disjoint, so are bands, and so are their products. Add or remove one patient and the counts
+move by √(1 + attributes) at most (L2). Each cell carries independent discrete Gaussian noise, drawn at the site (Canonne, Kamath &
+Steinke 2020).
 
 Held-out patients lie at other hash positions than training patients, so a study costs each only one of the two; an event's
 share says which.
@@ -17,6 +18,7 @@ from functools import lru_cache
 
 from fedward.privacy.accounting import calibrate, epsilon
 from fedward.privacy.events import CountEvent, History, Share
+from fedward.study.attributes import attributes
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.metrics import histogram_shape
 
@@ -40,8 +42,7 @@ def count_event(manifest: Manifest, deviation: float, times: int = 1) -> CountEv
     Raises:
         InputError: there is no noise, or no evaluation.
     """
-    attributes = len(manifest.fairness.groups)
-    return CountEvent(deviation, 1, 1 + attributes, times, share=held_out_share(manifest))
+    return CountEvent(deviation, 1, 1 + len(attributes(manifest)), times, share=held_out_share(manifest))
 
 
 def count_events(manifest: Manifest, deviation: float) -> History:

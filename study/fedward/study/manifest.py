@@ -31,6 +31,7 @@ from pydantic import (
 from fedward.privacy.canonical import canonical_json, digest
 from fedward.privacy.errors import InputError, IntegrityError
 from fedward.privacy.secagg.contexts import MAX_MEMBERS, MIN_MEMBERS, least_threshold
+from fedward.study.attributes import CROSS, attributes
 from fedward.study.demand import Eligibility
 from fedward.study.fields import COLUMN, NAME, Finite, Part, Positive
 from fedward.study.training import Training
@@ -122,8 +123,45 @@ class Group(Part):
     cut: Annotated[Ascending, Field(min_length=2, max_length=20)] | None = None
 
 
+MAX_CROSSED_SLICES = 400
+"""Slices of the histogram, everybody's included, of a study that crosses attributes."""
+
+Column = Annotated[str, Field(pattern=COLUMN)]
+
+
 class Fairness(Part):
     groups: Annotated[tuple[Group, ...], Field(max_length=8)] = ()
+    intersections: Annotated[tuple[tuple[Column, Column], ...], Field(max_length=4)] = ()
+    """Pairs of columns of `groups` that are also compared crossed: by every level or band of one with every one of the other."""
+
+    @model_validator(mode="after")
+    def _pairs_of_groups(self) -> Fairness:
+        columns, seen = {group.column: group.cut for group in self.groups}, set[frozenset[str]]()
+        for pair in self.intersections:
+            stray = [column for column in pair if column not in columns]
+            if stray:
+                raise ValueError(
+                    f'intersections cross "{stray[0]}", which is none of the fairness groups: add it to groups'
+                )
+            for column in pair:
+                cut = columns[column]
+                if cut is not None and len(cut) == 2:
+                    raise ValueError(
+                        f'intersections cross "{column}", which has one band: give it two at least, or cross it not'
+                    )
+            if pair[0] == pair[1]:
+                raise ValueError(f'intersections cross "{pair[0]}" with itself: name two columns')
+            if frozenset(pair) in seen:
+                raise ValueError(
+                    f'intersections name the pair "{pair[0]}" and "{pair[1]}" twice: in either order it is one'
+                )
+            seen.add(frozenset(pair))
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without intersections where there are none: a study keeps the digest under which it was approved."""
+        return {name: value for name, value in plain(self).items() if name != "intersections" or value}
 
 
 class Model(Part):
@@ -326,7 +364,7 @@ class Release(Part):
     min_rounds: Annotated[int, Field(ge=1, le=100_000)] = 1
     """Committed rounds of training that a site must be in to count."""
     min_groups: Annotated[int, Field(ge=1, le=200)] | None = None
-    """Groups of the fairness table with enough held-out patients; left out, groups are not counted."""
+    """Groups of the fairness table, crossed ones among them, with enough held-out patients; left out, groups are not counted."""
     min_group_patients: Annotated[int, Field(ge=10, le=1_000_000)] = 20
     """Held-out patients, of all sites together, that a group must have to count."""
 
@@ -367,6 +405,25 @@ class BaseManifest(Part):
                 raise ValueError(f'fairness group "{group.column}" has levels: leave out cut')
             if isinstance(feature, ImageFeature):
                 raise ValueError(f'fairness group "{group.column}" is an image')
+        return self
+
+    @model_validator(mode="after")
+    def _crossed_groups_told_apart(self) -> Self:
+        if not self.fairness.intersections:
+            return self
+        found = attributes(self)
+        slices = 1 + sum(len(attribute.groups) for attribute in found)
+        if slices > MAX_CROSSED_SLICES:
+            raise ValueError(
+                f"fairness makes {slices} slices with its intersections, and at most {MAX_CROSSED_SLICES} are counted: cross fewer "
+                "columns, or cut them into fewer bands"
+            )
+        for name in (name for attribute in found if attribute.crosses is None for name in attribute.groups):
+            if CROSS in name:
+                raise ValueError(
+                    f'fairness group "{name}" holds "{CROSS}", which joins the names of crossed groups: rename the level, or leave '
+                    "out intersections"
+                )
         return self
 
     @model_validator(mode="after")
@@ -426,9 +483,7 @@ class Manifest(BaseManifest):
             raise ValueError(
                 f"release.min_rounds = {self.release.min_rounds} is more than the {self.training.rounds} rounds of training"
             )
-        groups, levels = 0, {f.column: len(f.levels) for f in self.features if isinstance(f, CategoricalFeature)}
-        for group in self.fairness.groups:
-            groups += levels[group.column] if group.cut is None else len(group.cut) - 1
+        groups = sum(len(attribute.groups) for attribute in attributes(self))
         if self.release.min_groups is not None and self.release.min_groups > groups:
             raise ValueError(f"release.min_groups = {self.release.min_groups}, and fairness.groups has {groups} groups")
         return self

@@ -4,14 +4,9 @@ The table is (slice × outcome) of the site's held-out patients: slice 0 is ever
 slice leaves whole or not at all: two counts, and what is derived from its scores. Every number is a whole number of steps of its
 metric (`METRICS`), within the metric's range; a suppressed one is None, never zero.
 
-Which slices are suppressed (`suppressed`), for each attribute by itself, with `SMALL` = 11:
-1. a group with fewer than 11 patients of either outcome;
-2. patients of no group (the attribute is missing) count as one more group: though it is not shown, the others would give it away;
-3. complementary: what is suppressed of an attribute is known in sum, by subtraction from everybody. So it has at least 22 patients
-   of each outcome together, hence two groups or more; the smallest are added until it has, or none is left to show;
-4. if everybody is fewer than 11 of either outcome, nothing is shown.
-The suppressed counts then stay open even to one who knows these rules: 22 leaves eleven values for the small one of two. The
-rounding hides one patient's change of an AUROC at best, and proves nothing: these numbers carry no noise, no ε covers them.
+`fedward.study.metrics.suppression` says which slices are suppressed, and why. The suppressed counts stay open even to one who
+knows the rules: 22 leaves eleven values for the small one of two. The rounding hides one patient's change of an AUROC at best, and
+proves nothing: these numbers carry no noise, no ε covers them.
 """
 
 from __future__ import annotations
@@ -24,9 +19,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.study.encoding import group_size
+from fedward.study.attributes import attributes
 from fedward.study.manifest import MAX_DECLARED_PATIENTS, Manifest
-from fedward.study.metrics import SMALL, Counts, auroc, bin_centres, slice_names
+from fedward.study.metrics import SMALL, Counts, auroc, bin_centres, slice_names, suppressed_slices
 from fedward.study.metrics.measures import brier
 
 
@@ -67,27 +62,7 @@ Values = tuple[tuple[int | None, ...], ...]
 
 def suppressed(manifest: Manifest, table: NDArray[np.int64]) -> frozenset[int]:
     """The slices that may not be shown of a table (slices, 2) of counts by outcome."""
-    total = table[0]
-    if not (total >= SMALL).all():
-        return frozenset(range(len(table)))
-    hidden: set[int] = set()
-    first = 1
-    for attribute in manifest.fairness.groups:
-        size = group_size(manifest, attribute)
-        hidden |= {first + place for place in _hidden_groups(table[first : first + size], total)}
-        first += size
-    return frozenset(hidden)
-
-
-def _hidden_groups(groups: NDArray[np.int64], total: NDArray[np.int64]) -> set[int]:
-    """Rules 1 to 3 for one attribute; places in `groups`."""
-    nowhere = total - groups.sum(axis=0)
-    cells = np.vstack([groups, nowhere]) if nowhere.any() else groups
-    hidden = {place for place in range(len(cells)) if (cells[place] < SMALL).any()}
-    shown = sorted(set(range(len(cells))) - hidden, key=lambda place: (int(cells[place].sum()), place))
-    while hidden and shown and not (cells[sorted(hidden)].sum(axis=0) >= 2 * SMALL).all():
-        hidden.add(shown.pop(0))
-    return hidden - {len(groups)}
+    return suppressed_slices(attributes(manifest), table)
 
 
 def site_metrics(manifest: Manifest, counts: Counts) -> Values:

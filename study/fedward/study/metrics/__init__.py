@@ -1,9 +1,11 @@
 """Accuracy and fairness from counts alone: histograms of (group × score bin × outcome).
 
 Sites send counts, and sums of counts are all that anyone needs: every metric and its interval follow from the summed
-histogram, noised or not. Slice 0 is everybody; then one slice a fairness group. Counts under `SMALL` are suppressed when shown.
+histogram, noised or not. Slice 0 is everybody; then one slice a fairness group, crossed ones last. Counts under `SMALL` are
+suppressed when shown.
 
-    counting    scores to counts; bins; which slices there are; what is too small to show
+    counting    scores to counts; bins; which slices there are
+    suppression which slices are too small to show, and which would give them away
     ranking     AUROC with DeLong's interval, on exact counts
     measures    every metric as a function of counts
     calibrating calibration over groups of bins that are large enough to show
@@ -13,7 +15,6 @@ histogram, noised or not. Slice 0 is everybody; then one slice a fairness group.
 
 from fedward.study.metrics.calibrating import CalibrationGroup, calibration_groups
 from fedward.study.metrics.counting import (
-    SMALL,
     TEMPER,
     Counts,
     bin_centres,
@@ -25,6 +26,7 @@ from fedward.study.metrics.counting import (
 )
 from fedward.study.metrics.intervals import Estimate, attribute_slices, calibration_curve, estimates
 from fedward.study.metrics.ranking import Z95, Auroc, auroc, exact_auroc
+from fedward.study.metrics.suppression import SMALL, suppressed_slices
 
 __all__ = [
     "SMALL",
@@ -46,4 +48,5 @@ __all__ = [
     "histogram_shape",
     "slice_names",
     "suppress_small",
+    "suppressed_slices",
 ]

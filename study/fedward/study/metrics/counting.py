@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
-from fedward.study.encoding import group_names, group_size
+from fedward.study.attributes import attributes
+from fedward.study.encoding import group_names
 from fedward.study.manifest import Manifest
+from fedward.study.metrics.suppression import suppressed_slices
 
 Counts: TypeAlias = NDArray[np.int64]
 TEMPER = 4.0
 """Bins are equal in sigmoid(logit(score) / temper). Equal bins of the score itself (temper 1) would put most patients of a
 confident model into the two outermost ones: with 100 bins that cost .014 of AUROC on the heart hospitals, and this costs
 .001. Ten noised bins are best at temper 2, that cost .008: outer bins, nearly empty, add noise and tell little."""
-SMALL = 11
-"""Counts below this are not shown (CMS cell-size suppression policy: 1 to 10)."""
 
 
 def slice_names(manifest: Manifest) -> tuple[str, ...]:
@@ -73,15 +74,17 @@ def bin_centres(bins: int, temper: float = TEMPER) -> NDArray[np.float64]:
     return _tempered((np.arange(bins) + 0.5) / bins, 1 / temper)
 
 
-def suppress_small(manifest: Manifest, counts: dict[str, tuple[int, int]]) -> set[str]:
-    """The groups whose (positives, negatives) must not be shown: one of the two is under `SMALL`, or, when a single group
-    of an attribute is hidden so, the smallest other one, which would give it away by subtraction from everybody."""
-    hidden: set[str] = set()
-    names = iter(group_names(manifest))
-    for attribute in manifest.fairness.groups:
-        size = group_size(manifest, attribute)
-        members = [next(names) for _ in range(size)]
-        small = {name for name in members if min(counts[name]) < SMALL}
-        others = sorted((name for name in members if name not in small), key=lambda name: sum(counts[name]))
-        hidden |= small | (set(others[:1]) if len(small) == 1 else set())
-    return hidden
+def suppress_small(
+    manifest: Manifest, counts: Mapping[str, tuple[int, int]], everybody: tuple[int, int] | None = None
+) -> set[str]:
+    """The groups whose (positives, negatives) must not be shown, by the rules of `suppression`.
+
+    Args:
+        manifest: the study.
+        counts: of each group.
+        everybody: of all patients, if counts are exact; without it, as for noised counts, nobody is taken to be of no group.
+    """
+    names = group_names(manifest)
+    table = np.array([everybody or (0, 0), *(counts[name] for name in names)], dtype=np.int64)
+    hidden = suppressed_slices(attributes(manifest), table, exact=everybody is not None)
+    return {name for place, name in enumerate(names, 1) if place in hidden}

@@ -21,7 +21,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.study.encoding import group_size
+from fedward.study.attributes import attributes
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import measures
 from fedward.study.metrics.counting import Counts, bin_centres
@@ -85,14 +85,8 @@ def estimates(manifest: Manifest, counts: Counts, deviation: float, names: tuple
 
 
 def attribute_slices(manifest: Manifest) -> dict[str, list[int]]:
-    """For each fairness attribute, the places of its groups on the histogram's first axis."""
-    places: dict[str, list[int]] = {}
-    start = 1
-    for attribute in manifest.fairness.groups:
-        size = group_size(manifest, attribute)
-        places[attribute.column] = list(range(start, start + size))
-        start += size
-    return places
+    """For each fairness attribute, single and crossed, the places of its groups on the histogram's first axis."""
+    return {attribute.name: list(attribute.slices) for attribute in attributes(manifest)}
 
 
 def _kinds(bins: int, temper: float) -> dict[str, _Kind]:
