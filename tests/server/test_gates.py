@@ -102,13 +102,29 @@ def test_the_worst_group_decides_and_is_named() -> None:
     found = one({"min_group_auroc": 0.89}, *figures)
     assert (found.holds, found.of) == (False, names[-1])
     assert found.value == figures[-1].value
-    without = one({"min_group_auroc": 0.5}, *figures[1:])
+    unknown = replace(figures[0], value=None)
+    without = one({"min_group_auroc": 0.5}, unknown, *figures[1:])
     assert (without.holds, without.known, without.of) == (False, False, names[0])
+
+
+def test_a_group_too_small_to_be_shown_is_not_judged_by() -> None:
+    """Its figure would stand in the verdict, for everybody to read; and so would its part in a gap."""
+    names, attribute = slice_names(manifest())[1:], manifest().fairness.groups[0].column
+    figures = [row(name, "auroc", 0.9, 0.8, 0.95) for name in names]
+    assert one({"min_group_auroc": 0.8}, *figures).holds
+    small = [replace(figures[0], positives=10), *figures[1:]]
+    found = one({"min_group_auroc": 0.8}, *small)
+    assert (found.holds, found.known, found.value, found.of) == (False, False, None, names[0])
+    gaps = [row(group.column, "equalized_odds_gap", 0.1, 0.0, 0.2) for group in manifest().fairness.groups]
+    assert one({"max_equalized_odds_gap": 0.2}, *figures, *gaps).holds
+    hidden = one({"max_equalized_odds_gap": 0.2}, *small, *gaps)
+    assert (hidden.holds, hidden.value, hidden.of) == (False, None, attribute)
 
 
 def test_a_groups_calibration_is_judged_by_its_distance_from_zero() -> None:
     names = slice_names(manifest())[1:]
     gaps = [row(name, "calibration_gap", 0.0, -0.01, 0.02) for name in names[1:]]
+    gaps += [row(name, "auroc", 0.8) for name in names]
     found = one({"max_group_calibration_gap": 0.1}, row(names[0], "calibration_gap", -0.2, -0.3, -0.1), *gaps)
     assert (found.value, found.low, found.high, found.of, found.holds) == (0.2, 0.1, 0.3, names[0], False)
 
@@ -116,7 +132,8 @@ def test_a_groups_calibration_is_judged_by_its_distance_from_zero() -> None:
 def test_every_attribute_is_judged_by_equalised_odds() -> None:
     columns = [group.column for group in manifest().fairness.groups]
     assert len(columns) > 1
-    gaps = [row(column, "equalized_odds_gap", 0.1, 0.0, 0.2) for column in columns]
+    gaps = [row(name, "auroc", 0.8) for name in slice_names(manifest())[1:]]
+    gaps += [row(column, "equalized_odds_gap", 0.1, 0.0, 0.2) for column in columns]
     assert one({"max_equalized_odds_gap": 0.2}, *gaps).holds
     assert not one({"max_equalized_odds_gap": 0.2}, *gaps[:-1]).holds
 
@@ -133,8 +150,8 @@ def test_crossed_groups_are_judged_as_the_others_are() -> None:
     worst = judged_one("min_group_auroc", *figures)
     assert (worst.holds, worst.of) == (False, "sex=male & age in [65, 120)")
     gaps = [row(name, "equalized_odds_gap", 0.1, 0.0, 0.2) for name in ("sex", "age")]
-    assert judged_one("max_equalized_odds_gap", *gaps).of == "sex & age"
-    assert judged_one("max_equalized_odds_gap", *gaps, row("sex & age", "equalized_odds_gap", 0.4, 0.0, 0.5)).holds
+    assert judged_one("max_equalized_odds_gap", *figures, *gaps).of == "sex & age"
+    assert judged_one("max_equalized_odds_gap", *figures, *gaps, row("sex & age", "equalized_odds_gap", 0.4, 0.0, 0.5)).holds
 
 
 def gave(site: str, drop: float | None, version: int = ROUNDS) -> SharedMetrics:

@@ -20,8 +20,9 @@ from fedward.server.releasing import shortfalls
 from fedward.server.spending import spent_at_most
 from fedward.server.verdicts import PARTICIPATION, SIDES, WORDS, Side, Verdict, failing
 from fedward.study.attributes import attributes
+from fedward.study.encoding import group_names
 from fedward.study.manifest import BaseManifest, BaseSealed, Gates, Manifest, SealedManifest
-from fedward.study.metrics import slice_names
+from fedward.study.metrics import SMALL, suppress_small
 
 if TYPE_CHECKING:
     from fedward.server.histories import History
@@ -85,18 +86,33 @@ class _Found:
         measured = self.view.measured()
         return {(row.slice, row.name): row for row in measured if row.version == self.view.version > 0}
 
+    @cached_property
+    def hidden(self) -> frozenset[str]:
+        """Groups that are too small to be shown, and attributes with such a group: a verdict would show them."""
+        names = group_names(self.manifest)
+        counts = {
+            name: (row.positives, row.negatives) if (row := self.rows.get((name, "auroc"))) else (0, 0)
+            for name in names
+        }
+        small = suppress_small(self.manifest, counts) if self.rows else set()
+        return frozenset(small | {one.name for one in attributes(self.manifest) if small & set(one.groups)})
+
     def one(self, slice_: str, name: str) -> _Measured:
         """A metric that needs enough patients, and a sum that stands out of its noise."""
         whose = "" if slice_ == EVERYBODY else slice_
         if not self.rows:
             return _Measured(of=whose, why="the newest model has not been evaluated")
+        if slice_ in self.hidden:
+            return _Measured(
+                of=whose, why=f"fewer than {SMALL} held-out patients of an outcome, or they would follow from it"
+            )
         row = self.rows.get((slice_, name))
         if row is None or row.value is None or not math.isfinite(row.value):
             return _Measured(of=whose, why="too few held-out patients, or too much noise beside them")
         return _Measured(row.value, row.low, row.high, whose)
 
     def groups(self, name: str) -> list[_Measured]:
-        return [self.one(group, name) for group in slice_names(self.manifest)[1:]]
+        return [self.one(group, name) for group in group_names(self.manifest)]
 
 
 def _worst(found: Sequence[_Measured], worse: Callable[[float], float], nothing: str) -> _Measured:

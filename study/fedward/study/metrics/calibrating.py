@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.study.metrics.counting import SMALL, Counts
+from fedward.study.metrics.counting import Counts
 from fedward.study.metrics.intervals import SURE, CurvePoint, calibration_curve
+from fedward.study.metrics.suppression import SMALL
 
 
 @dataclass(frozen=True)
