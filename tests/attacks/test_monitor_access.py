@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,10 +223,8 @@ def test_header_smuggling_of_a_user(site: Watched, visitor: Visitor) -> None:
         "X-Auth-Request-User": "carl", "X-Streamlit-User": "eyJlbWFpbCI6ICJjYXJsQGV4YW1wbGUub3JnIn0=", "Remote-User": "carl",
     }  # fmt: skip
     assert shut(visitor.look(headers=smuggled))
-    visitor.sign_in("ada")
-    shown = visitor.look(headers=smuggled)
-    assert "Federated AUROC" in shown
-    assert "hungarian" not in shown
+    assert shut(visitor.sign_in("mallory"))
+    assert shut(visitor.look(headers=smuggled))
 
 
 def test_websocket_of_another_site(site: Watched, visitor: Visitor) -> None:
@@ -340,6 +339,7 @@ def test_the_script_run_by_hand_on_every_address(run: Path, monkeypatch: pytest.
     gatekeeper.guard(None)
     before = config.get_option("server.address")
     monkeypatch.setattr("sys.argv", ["app.py", str(run)])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit puts the script in its place
     try:
         for address, is_open in ((None, False), ("0.0.0.0", False), ("10.0.0.1", False), ("127.0.0.1", True)):  # noqa: S104
             config.set_option("server.address", address)
