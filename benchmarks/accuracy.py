@@ -54,8 +54,9 @@ import numpy as np
 import torch
 
 from benchmarks.figures import Figure, at_least, report
+from fedward.client.alone import local_only
 from fedward.privacy.accounting import epsilon
-from fedward.simulations.baselines import Split, UnsafeSeededDraws, auroc, local_only, pooled, rehearse, split
+from fedward.simulations.baselines import Split, UnsafeSeededDraws, auroc, pooled, rehearse, split
 from fedward.simulations.expected import split_key
 from fedward.simulations.folders import read_hospitals
 from fedward.simulations.rounds import federate

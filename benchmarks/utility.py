@@ -30,9 +30,10 @@ from benchmarks import evaluation
 from benchmarks.figures import Figure, at_least, at_most, report
 from benchmarks.heart_studies import DELTA, Heart, heart
 from benchmarks.utility_page import Row, page, plot
+from fedward.client.alone import PENALTY, local_only
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.events import DpEvent
-from fedward.simulations.baselines import PENALTY, local_only, pooled, rehearse
+from fedward.simulations.baselines import pooled, rehearse
 from fedward.simulations.expected import Trials
 from fedward.simulations.planner import (
     Schedule,

@@ -17,9 +17,9 @@ from fedward.dashboard.access import LOCAL, Granted
 from fedward.dashboard.record import read
 from fedward.dashboard.redaction import OTHER, WITHHELD, redacted, redacted_run, redacted_text, redacted_verdicts
 from fedward.dashboard.views import view
-from fedward.server.gates import Verdict
 from fedward.server.histories import History
 from fedward.server.records import AlarmRow, Question
+from fedward.server.verdicts import Verdict
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 STORIES = {

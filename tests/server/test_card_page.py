@@ -15,7 +15,7 @@ from federation import heart_manifest
 from fedward.server.cards import pages
 from fedward.server.cards.facts import Card, card
 from fedward.server.carried_noise import carried_noise
-from fedward.server.gates import Verdict
+from fedward.server.verdicts import Verdict
 from fedward.study.influence import influence, synthetic
 from fedward.study.models import build, load_vector
 

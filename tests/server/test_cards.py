@@ -22,8 +22,8 @@ from fedward.server.archives import documents
 from fedward.server.cards import pages, words
 from fedward.server.cards.facts import Card, card, of_study
 from fedward.server.cards.performance import Performance, performance
-from fedward.server.gates import Verdict
 from fedward.server.records import MetricRow, ReleaseRow
+from fedward.server.verdicts import Verdict
 from fedward.study.heart import SITES
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import counts_from_bytes

@@ -22,9 +22,9 @@ import pandas as pd
 from fedward.dashboard.access import Granted, site_details
 from fedward.dashboard.record import Record
 from fedward.dashboard.views import View
-from fedward.server.gates import Verdict
 from fedward.server.histories import History
 from fedward.server.records import ANSWERED, ASKED, Contribution, JournalEntry, StandingRow, StatusRow, StudyRow
+from fedward.server.verdicts import Verdict
 from fedward.server.views import StudyView
 
 OTHER: Final = "another hospital"

@@ -15,9 +15,9 @@ from fedward.server.cards.performance import Performance, performance
 from fedward.server.cards.promises import Privacy, privacy
 from fedward.server.cards.training import Setting, inputs, settings
 from fedward.server.cards.tripod import Item, items
-from fedward.server.gates import Verdict
 from fedward.server.histories import History
 from fedward.server.records import ReleaseRow
+from fedward.server.verdicts import Verdict
 from fedward.study.manifest import SealedManifest
 
 if TYPE_CHECKING:
