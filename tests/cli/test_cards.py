@@ -14,6 +14,7 @@ from serving import served
 
 from fedward.server.cards import pages
 from fedward.server.cards.facts import card
+from fedward.server.gates import verdicts
 from fedward.study import attribution
 
 STUDY = "heart-4-hospitals"
@@ -34,7 +35,8 @@ def home(federation: Federation) -> Path:
 def test_a_card_is_written_in_both_forms_from_the_record_alone(
     federation: Federation, home: Path, tmp_path: Path
 ) -> None:
-    made = card(histories.told(federation))
+    told = histories.told(federation)
+    made = card(told, verdicts(told))
     for name, page in (("card.html", pages.html(made)), ("card.md", pages.markdown(made))):
         ran = fedward("coordinator", "card", STUDY, "--out", tmp_path / name, "--home", home)
         assert ran.code == 0, ran
@@ -52,7 +54,8 @@ def test_a_card_from_elsewhere_is_the_same(federation: Federation, home: Path, t
     """A viewer may have it: nothing of it is more than a viewer sees."""
     copy = federation.copy(tmp_path / "copy")
     federation.store = federation.home.open_store()
-    made = pages.markdown(card(histories.told(copy)))
+    told = histories.told(copy)
+    made = pages.markdown(card(told, verdicts(told)))
     with served(copy.home, tmp_path) as service:
         ran = fedward("coordinator", "card", STUDY, "--home", service.give("viewer", "viewer"))
         assert (ran.code, ran.out) == (0, made)

@@ -337,7 +337,7 @@ def test_text_of_others_is_only_text_in_markdown(made: Card) -> None:
     rendered = MarkdownIt("commonmark").enable("table").render(text)
     page, plain = Reader(rendered), Reader(MarkdownIt("commonmark").enable("table").render(pages.markdown(made)))
     assert {"script", "img", "a", "em"}.isdisjoint(page.tags)
-    assert page.tags.count("code") == plain.tags.count("code")
+    assert page.tags.count("code") == plain.tags.count("code") + 1  # how a release is checked
     assert page.tags.count("h1") == 1
     assert page.tags.count("h2") == plain.tags.count("h2")
     assert all(len(one) <= 7 for one in page.rows)
