@@ -62,7 +62,7 @@ def suppressed_slices(attributes: Sequence[Attribute], table: Table, *, exact: b
         if attribute.crosses is None:
             nowhere = table[0] - groups.sum(axis=0) if exact else np.zeros(2, dtype=np.int64)
             margins.append(_Margin.of(groups, nowhere))
-            places = margins[-1].hidden - {len(groups)}
+            places = set(margins[-1].hidden - {len(groups)})
         else:
             places = _hidden_cells(groups, *(margins[place] for place in attribute.crosses), exact=exact)
         hidden |= {attribute.first + place for place in places}
