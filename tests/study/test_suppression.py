@@ -166,6 +166,15 @@ def test_tables_that_make_a_ring_are_suppressed_together_and_others_are_not() ->
     assert [sorted(places) for places in hidden.values()] == [[*range(7, 11)], [*range(7, 19)]]
 
 
+def test_every_cell_of_a_group_that_is_suppressed_as_a_complement_is_too() -> None:
+    """Three patients lack the first attribute: its smaller group is suppressed with them, and so are all its parts."""
+    cells = without_missing(np.full((2, 3, 2), 40))
+    cells[1] += cells[1] // 4
+    cells[2, 0] = 3
+    hidden = suppressed_slices(of_sizes(2, 3, cross=((0, 1),)), crossed(cells))
+    assert hidden == {1, 6, 7, 8}
+
+
 def test_noised_counts_that_do_not_add_up_are_no_patients_without_a_group() -> None:
     cells = np.stack([np.array([[30, 30], [30, 30]])] * 2, axis=-1)
     rows, found = crossed(without_missing(cells)), of_sizes(2, 2, cross=((0, 1),))
@@ -256,10 +265,15 @@ def test_every_hidden_slice_of_tables_that_share_attributes_is_left_open(data: s
     cross = data.draw(st.sampled_from([((0, 1), (1, 2)), ((0, 1), (0, 2), (1, 2))]))
     lacking = data.draw(st.tuples(st.booleans(), st.booleans(), st.booleans()))
     shape, seed = tuple(size + 1 for size in sizes), data.draw(st.integers(0, 2**20))
-    scale, few = data.draw(st.sampled_from([3.0, 10.0, 40.0])), data.draw(st.floats(0, 0.5))
+    scale, few = data.draw(st.sampled_from([3.0, 10.0, 40.0])), data.draw(st.integers(0, 3))
     generator = np.random.default_rng(seed)
-    cells = generator.poisson(scale * generator.exponential(1, (*shape, 2)))
-    cells[generator.random((*shape, 2)) < few] = 0
+    cells = generator.poisson(scale * generator.uniform(0.3, 2, (*shape, 2)))
+    for _ in range(few):  # a small crossed cell, of either or both outcomes
+        one, other = cross[generator.integers(len(cross))]
+        part = np.moveaxis(cells, (one, other), (0, 1))[
+            generator.integers(sizes[one]), generator.integers(sizes[other])
+        ]
+        part[:, int(generator.integers(2)) :] = generator.poisson(0.8)
     for axis, lacks in enumerate(lacking):
         last = np.moveaxis(cells, axis, 0)[-1]
         last[...] = generator.poisson(0.4, last.shape) if lacks else 0
@@ -271,7 +285,12 @@ def test_every_hidden_slice_of_tables_that_share_attributes_is_left_open(data: s
         return
     for outcome in (0, 1):
         widths = ranges(found, rows, hidden, shape, outcome)
-        assert all(width >= SMALL for width in widths.values()), (widths, rows.tolist())
+        for one in found:
+            places = [place for place in one.slices if place in hidden]
+            sides = [] if one.crosses is None else [place for side in one.crosses for place in found[side].slices]
+            all_large = all(rows[place, outcome] >= 2 * SMALL for place in sides if place not in hidden)
+            least = 2 * SMALL if all_large and len(places) < len(one.groups) else SMALL
+            assert all(widths[place] >= least for place in places), (one.name, widths, rows.tolist())
 
 
 def test_without_the_rule_for_blocks_the_oracle_finds_what_follows() -> None:

@@ -14,16 +14,17 @@ A crossed attribute is a table whose margins are the two single attributes that 
 column, of their own, that is never shown:
 5. its suppressed cells are a whole block, every one of some rows in every one of some columns. The block holds each cell of
    fewer than 11 of either outcome, and every cell of a suppressed single group, lest they add up to it. Rows and columns are added,
-   the smallest first, until each row and each column of the block has at least 22 patients of each outcome in it, and there are two
-   of each; suppressed single groups of one attribute count as one, for they are known in sum. At worst the block is all the table.
+   the smallest first, until each row and each column of the block has at least 22 patients of each outcome in it, hence two cells
+   or more, or none is left to add; suppressed single groups of one attribute count as one, for they are known in sum.
 6. crossed attributes that make a ring (sex & age, age & site, site & sex) are suppressed whole, all of them, if any has a
    suppressed cell: for a ring there is no such argument as this.
 
 Why that is enough: given everything shown, what is known of a block is the sum of each of its rows and columns, or of the
 suppressed single ones together. A table of whole numbers of at least 0 exists for any such sums, and a cell with row p and column q
 of a block of n takes every value from max(0, p + q − n) to min(p, q) (Dobra & Fienberg 2000): a range of min(p, q, n − p, n − q),
-at least 22, or 11 where the block is all the table. All parts of a suppressed single group are suppressed in every table, so it may
-be of any size that the sum allows, and tables without a ring that agree in their margins are always those of some patients.
+at least 22, or 11 where a row or column of fewer than 22 is all in the block. All parts of a suppressed single group are suppressed
+in every table, so it may be of any size that the sum allows, and tables without a ring that agree in their margins are always those
+of some patients.
 """
 
 from __future__ import annotations
@@ -146,17 +147,17 @@ def _block(
     more_rows, more_columns = _by_size(full.sum(axis=1), rows), _by_size(full.sum(axis=0), columns)
     while True:
         block = full[np.ix_(sorted(rows), sorted(columns))]
-        if more_columns and not _enough(block.sum(axis=1), sorted(rows), hidden_rows, len(columns)):
+        if more_columns and not _enough(block.sum(axis=1), sorted(rows), hidden_rows):
             columns.add(more_columns.pop(0))
-        elif more_rows and not _enough(block.sum(axis=0), sorted(columns), hidden_columns, len(rows)):
+        elif more_rows and not _enough(block.sum(axis=0), sorted(columns), hidden_columns):
             rows.add(more_rows.pop(0))
         else:
             return rows, columns
 
 
-def _enough(sums: Table, lines: Sequence[int], hidden: frozenset[int], across: int) -> bool:
-    """Whether each line of a block, of sums (lines, 2), has enough patients in it, and two cells."""
+def _enough(sums: Table, lines: Sequence[int], hidden: frozenset[int]) -> bool:
+    """Whether each line of a block, of sums (lines, 2), has enough patients in it: so many are never in one small cell."""
     alone = [place for place, line in enumerate(lines) if line not in hidden]
     together = [place for place, line in enumerate(lines) if line in hidden]
     parts = [*sums[alone], *([sums[together].sum(axis=0)] if together else [])]
-    return across >= 2 and all((part >= 2 * SMALL).all() for part in parts)
+    return all((part >= 2 * SMALL).all() for part in parts)
