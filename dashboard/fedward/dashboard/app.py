@@ -1,31 +1,42 @@
-"""The script that Streamlit runs: `app.py RUN`. `fedward.dashboard.serve` starts it."""
+"""The script that Streamlit runs: `app.py run DIR`, or `app.py store PLACE`. `fedward.dashboard.serve` starts it."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import streamlit as st
 
 from fedward.dashboard import pages
+from fedward.dashboard.federation.pages import FEDERATION
 
-PAGES = (
+T = TypeVar("T")
+RUN = (
     ("Accuracy", "accuracy", pages.accuracy),
     ("Fairness", "fairness", pages.fairness),
     ("Run", "run", pages.provenance),
 )
 
 
-def main(folder: Path) -> None:
-    """The monitor of one run's folder."""
+def main(kind: str, named: str) -> None:
+    """The monitor of one run's folder, or of a coordinator's record."""
     st.set_page_config(page_title="Fedward monitor", layout="wide")
-    made = [
-        st.Page(partial(page, folder), title=title, url_path=name, default=place == 0)
-        for place, (title, name, page) in enumerate(PAGES)
+    if kind == "run":
+        _navigate(RUN, Path(named))
+    else:
+        _navigate(FEDERATION, named)
+
+
+def _navigate(made: Sequence[tuple[str, str, Callable[[T], None]]], shown: T) -> None:
+    found = [
+        st.Page(partial(page, shown), title=title, url_path=name, default=number == 0)
+        for number, (title, name, page) in enumerate(made)
     ]
-    st.navigation(made, position="top").run()
+    st.navigation(found, position="top").run()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], sys.argv[2])

@@ -65,12 +65,22 @@ def _bound(port: int) -> int | None:
         return int(opened.getsockname()[1])
 
 
-def serve(folder: Path, port: int, browser: bool) -> None:
-    """Serve a folder's monitor until SIGINT or SIGTERM. `browser`: open it there."""
+def serve(kind: str, named: str, port: int, browser: bool) -> None:
+    """Serve a monitor until SIGINT or SIGTERM.
+
+    Args:
+        kind: "run" or "store", as `app` reads it.
+        named: the run's folder, or the store's place.
+        port: of 127.0.0.1.
+        browser: whether to open it there.
+    """
     from streamlit.web.cli import main  # noqa: PLC0415 - slow, and a node may lack it
 
+    # Imported before anybody waits for the first page.
+    from fedward.dashboard import charts  # noqa: F401, PLC0415
+    from fedward.dashboard.federation import reading  # noqa: F401, PLC0415
     options = _OPTIONS | {"server.port": str(port), "server.headless": "false" if browser else "true"}
     script = str(Path(__file__).with_name("app.py"))
     flags = [f"--{name}={value}" for name, value in options.items()]
     flags += [f"--server.allowedHosts={host}" for host in _HOSTS]
-    main.main(["run", script, *flags, "--", str(folder.absolute())], prog_name="streamlit", standalone_mode=False)
+    main.main(["run", script, *flags, "--", kind, named], prog_name="streamlit", standalone_mode=False)
