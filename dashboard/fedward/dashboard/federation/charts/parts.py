@@ -10,8 +10,8 @@ import pandas as pd
 from fedward.dashboard.federation.views.marks import Mark
 
 Chart = alt.LayerChart | alt.FacetChart | alt.Chart | alt.HConcatChart
-PLACES = 7
-"""Colours of the theme's palette of series."""
+PLACES = 8
+"""Colours of the theme's palette of series; the last is the ink of words."""
 LABEL_PIXELS = 190
 
 
@@ -34,13 +34,19 @@ def series(column: str, places: Mapping[str, int], title: str | None = None, leg
     return alt.Color(f"{column}:N", scale=alt.Scale(domain=domain), legend=shown if legend else None, title=title)
 
 
+def ink() -> alt.Color:
+    """The colour of words within a chart, for a layer with a colour scale of its own."""
+    domain = [f"·{place}" for place in range(PLACES - 1)]
+    return alt.Color("ink:N", scale=alt.Scale(domain=[*domain, "ink"]), legend=None)
+
+
 def rounds_axis(title: str = "round") -> alt.X:
     return alt.X("round:Q", title=title, axis=alt.Axis(format="d", tickMinStep=1, tickCount=10), scale=alt.Scale(nice=False, zero=False, padding=12))
 
 
 def rows(column: str, order: Sequence[str], limit: int = LABEL_PIXELS) -> alt.Y:
     """Names beside their rows, in a given order."""
-    axis = alt.Axis(labelLimit=limit, ticks=False, grid=False, domain=False, labelOverlap=False)
+    axis = alt.Axis(labelLimit=limit, ticks=False, grid=False, domain=False, labelOverlap=False, labelFlush=False)
     return alt.Y(f"{column}:N", sort=list(order), title=None, axis=axis, scale=alt.Scale(paddingInner=0.25, paddingOuter=0.1))
 
 

@@ -22,7 +22,7 @@ def timeline(frame: pd.DataFrame) -> Chart:
     tips = ["what", "attempt", "outcome", alt.Tooltip("answered", title="contributed"), alt.Tooltip("seconds", format=".1f"), "why"]
     stems = base.mark_rule(strokeWidth=1, opacity=0.35).encode(y=height, color=colour)
     points = base.mark_point(filled=True, size=95, opacity=1).encode(y=height, color=colour, shape=shape, tooltip=tips)
-    return alt.layer(stems, points).properties(height=230)
+    return alt.layer(stems, points).properties(height=260)
 
 
 def _answered(frame: pd.DataFrame) -> list[str]:
@@ -60,7 +60,7 @@ def convergence(curve: pd.DataFrame, title: str, gate: float | None = None) -> C
     if gate is not None:
         rule = alt.Chart(pd.DataFrame({"gate": [gate], "series": ["gate"]})).mark_rule(strokeDash=[6, 4], strokeWidth=1.5)
         layers.insert(0, rule.encode(y=alt.Y("gate:Q", title=title), color=colour, tooltip=[alt.Tooltip("gate", title="gate: at least")]))
-    return alt.layer(*layers).properties(height=300)
+    return alt.layer(*layers).properties(height=330)
 
 
 def convergence_words(curve: pd.DataFrame, title: str, gate: float | None = None) -> str:

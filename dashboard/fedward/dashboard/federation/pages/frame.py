@@ -63,7 +63,7 @@ def page(named: str, sentence: Sentence, lay_out: LayOut) -> None:
             _nothing(place)
             _watch(place, stamp, None)
             return
-        left, right = st.columns([5, 2], vertical_alignment="center")
+        left, right = st.columns([3, 2], vertical_alignment="center")
         with right:
             key = pick(studies)
         here = Here(place, reader, reader.look(key))
