@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fedward.server.consulting import question
 from fedward.server.histories import History
@@ -25,6 +25,7 @@ from fedward.server.records import (
     JournalEntry,
     MetricRow,
     Question,
+    ReleaseRow,
     StandingRow,
     StatusRow,
     StudyRow,
@@ -148,6 +149,21 @@ class Reader:
     def lease(self) -> Lease | None:
         """Which service serves the record, or did last."""
         return self._store.lease()
+
+    def identities(self) -> dict[str, str]:
+        """By site, the identity key of every hospital that is enrolled and not revoked."""
+        with self._lock:
+            return {row.site: row.identity_key for row in self._store.sites() if not row.revoked}
+
+    def coordinator_key(self) -> str | None:
+        """The coordinator's public key, as its newest sealed study names it."""
+        newest = next((row.sealed for row in self.studies() if row.sealed is not None), None)
+        return None if newest is None else parse_sealed(newest).coordinator_key
+
+    def releases(self, study_id: str | None = None) -> list[ReleaseRow]:
+        """The models that were released, oldest first."""
+        read: Any = getattr(self._store, "releases", None)
+        return [] if read is None else list(read(study_id))
 
     def studies(self) -> tuple[StudyRow, ...]:
         """Every study, newest first."""

@@ -11,7 +11,7 @@ from fedward.dashboard import words
 from fedward.dashboard.federation.charts.parts import Chart, ink, series
 from fedward.study.metrics.intervals import THRESHOLD
 
-SIDE = 330
+SIDE = 360
 _AXIS = alt.Axis(format=".1f", tickCount=6)
 _SHARE = alt.Scale(domain=[0, 1])
 POINT, CHANCE = f"threshold {THRESHOLD:g}", "no skill"
@@ -19,7 +19,7 @@ _PLACES = {"model": 0, POINT: 1, CHANCE: 6}
 
 
 def _line(frame: pd.DataFrame, x: alt.X, y: alt.Y, tips: list[alt.Tooltip]) -> alt.LayerChart:
-    base = alt.Chart(frame.assign(series="model")).encode(x=x, y=y, color=series("series", _PLACES))
+    base = alt.Chart(frame.assign(series="model")).encode(x=x, y=y, color=series("series", _PLACES, columns=2))
     line = base.mark_line(strokeWidth=2.5, interpolate="linear").encode(order="step:Q")
     return alt.layer(line, base.mark_point(size=35, filled=True, opacity=1).encode(tooltip=tips))
 
@@ -30,13 +30,13 @@ def _point(x: float, y: float, columns: tuple[str, str], titles: tuple[str, str]
     return (
         alt.Chart(frame)
         .mark_point(size=150, filled=True, shape="diamond", opacity=1)
-        .encode(x=f"{columns[0]}:Q", y=f"{columns[1]}:Q", color=series("series", _PLACES), tooltip=tips)
+        .encode(x=f"{columns[0]}:Q", y=f"{columns[1]}:Q", color=series("series", _PLACES, columns=2), tooltip=tips)
     )
 
 
 def _dashed(frame: pd.DataFrame, x: str, y: str) -> alt.Chart:
     base = alt.Chart(frame.assign(series=CHANCE)).mark_line(strokeDash=[4, 4], strokeWidth=1.5)
-    return base.encode(x=f"{x}:Q", y=f"{y}:Q", color=series("series", _PLACES))
+    return base.encode(x=f"{x}:Q", y=f"{y}:Q", color=series("series", _PLACES, columns=2))
 
 
 def roc(frame: pd.DataFrame, at: tuple[float, float, float]) -> Chart:
@@ -86,8 +86,8 @@ def precision_words(frame: pd.DataFrame, at: tuple[float, float, float], area: s
 
 def reliability(frame: pd.DataFrame) -> Chart:
     """The outcome's share by the predicted score, with intervals, and above the axis how many patients each point stands for."""
-    x = alt.X("score:Q", title="predicted score; above it, how many patients", scale=_SHARE, axis=_AXIS)
-    colour = series("series", {"model": 0, "perfect": 6})
+    x = alt.X("score:Q", title="predicted score (numbers: patients)", scale=_SHARE, axis=_AXIS)
+    colour = series("series", {"model": 0, "perfect": 6}, columns=2)
     ideal = alt.Chart(pd.DataFrame({"score": [0, 1], "observed": [0, 1], "series": ["perfect"] * 2}))
     dashed = ideal.mark_line(strokeDash=[4, 4], strokeWidth=1.5).encode(x=x, y="observed:Q", color=colour)
     base = alt.Chart(frame.assign(series="model", told=_told(frame))).encode(x=x, color=colour)

@@ -8,7 +8,7 @@ import pandas as pd
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts.parts import Chart, ink, rounds_axis, series
 
-_ROW, _FRAME = 34, 150
+_ROW, _FRAME = 34, 170
 _STEPS = 10
 """Colours of the theme's diverging scale."""
 _HATCH = "M-2.6,0.8L-1,-0.8M-1.8,0.8L-0.2,-0.8M-1,0.8L0.6,-0.8M-0.2,0.8L1.4,-0.8M0.6,0.8L2.2,-0.8M1.4,0.8L2.6,-0.4M-2.6,0L-1.8,-0.8"
@@ -27,7 +27,7 @@ def heat(frame: pd.DataFrame) -> Chart:
     lines = "split(datum.label, ' ')"
     x = alt.X(
         "metric:N", sort=metrics, title=None,
-        axis=alt.Axis(orient="top", labelAngle=0, labelExpr=lines, labelOverlap=False, labelFlush=False, ticks=False, domain=False),
+        axis=alt.Axis(orient="top", labelAngle=0, labelExpr=lines, labelBaseline="top", labelPadding=58, labelOverlap=False, labelFlush=False, ticks=False, domain=False),
     )  # fmt: skip
     tips = ["group", "metric", alt.Tooltip("told", title="value (95%)")]
     shown = frame[frame["shown"] != "suppressed"].assign(ink="ink", short=[words.figure(one) for one in frame.loc[frame["shown"] != "suppressed", "value"]])

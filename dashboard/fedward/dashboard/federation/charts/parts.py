@@ -27,10 +27,10 @@ def marked(column: str, marks: Mapping[str, Mark], title: str, size: float = 90)
     )
 
 
-def series(column: str, places: Mapping[str, int], title: str | None = None, legend: bool = True) -> alt.Color:
+def series(column: str, places: Mapping[str, int], title: str | None = None, legend: bool = True, columns: int = 4) -> alt.Color:
     """Colour of named series, each with its place in the palette."""
     domain = [next((name for name, at in places.items() if at == place), f"·{place}") for place in range(PLACES)]
-    shown = alt.Legend(orient="top", title=title, values=list(places), symbolOpacity=1, columns=4, labelLimit=320)
+    shown = alt.Legend(orient="top", title=title, values=list(places), symbolOpacity=1, columns=columns, labelLimit=320)
     return alt.Color(f"{column}:N", scale=alt.Scale(domain=domain), legend=shown if legend else None, title=title)
 
 

@@ -85,7 +85,7 @@ def pick(studies: tuple[StudyRow, ...]) -> int:
     names = list(keys)
     first = names.index(wanted) if wanted in keys else 0
     chosen = st.selectbox(
-        "Study", names, first, key=f"picker-{wanted}", format_func=lambda name: _named(keys[name]), label_visibility="collapsed"
+        "Study", names, first, key=f"picker-{wanted}", format_func=lambda name: named_study(keys[name]), label_visibility="collapsed"
     )
     st.session_state["picked"] = chosen
     if st.query_params.get(PICKED) != chosen:
@@ -93,7 +93,8 @@ def pick(studies: tuple[StudyRow, ...]) -> int:
     return int(chosen or names[0])
 
 
-def _named(row: StudyRow) -> str:
+def named_study(row: StudyRow) -> str:
+    """A study in a picker: its id, which version, its state."""
     mark = f" · {row.digest[:8]}" if row.digest else ""
     return f"{row.study_id}{mark} · {marks.state(row.state).word}"
 
