@@ -58,7 +58,9 @@ def _named(run: Path | None, store: str | None) -> tuple[str, str]:
     from fedward.privacy.errors import UsageError
 
     if run is not None and store is not None:
-        raise UsageError("the monitor shows one thing", expected="RUN or --store", got="both", remedy="leave one of them out")
+        raise UsageError(
+            "the monitor shows one thing", expected="RUN or --store", got="both", remedy="leave one of them out"
+        )
     if run is not None:
         from fedward.dashboard.record import read
 

@@ -79,6 +79,7 @@ def serve(kind: str, named: str, port: int, browser: bool) -> None:
     # Imported before anybody waits for the first page.
     from fedward.dashboard import charts  # noqa: F401, PLC0415
     from fedward.dashboard.federation import reading  # noqa: F401, PLC0415
+
     options = _OPTIONS | {"server.port": str(port), "server.headless": "false" if browser else "true"}
     script = str(Path(__file__).with_name("app.py"))
     flags = [f"--{name}={value}" for name, value in options.items()]

@@ -364,5 +364,3 @@ def _view(
         contributed=contributed,
     )
     return replace(made, not_releasable=shortfalls(manifest, made))
-
-

@@ -41,7 +41,9 @@ class Entries:
             IntegrityError: an entry is not what the log's tree says, or is missing.
         """
         if not self._tree.path.is_file():
-            raise InputError(f"there is no audit log in {self._folder}", remedy="give the coordinator's folder", code="no-audit-log")
+            raise InputError(
+                f"there is no audit log in {self._folder}", remedy="give the coordinator's folder", code="no-audit-log"
+            )
         with self._lock:
             known = self._tree.size()
             for segment in self._segments.all():
@@ -57,7 +59,9 @@ class Entries:
             data = file.read()
         if first is not None:
             if self._next is not None and first != self._next:
-                raise IntegrityError(f"the audit log is cut short: entry {self._next} is missing", code="audit-truncated")
+                raise IntegrityError(
+                    f"the audit log is cut short: entry {self._next} is missing", code="audit-truncated"
+                )
             self._next = first
         number = self._next or 0
         with self._tree.reading() as node:
@@ -91,4 +95,3 @@ def copied(home: Path) -> Iterator[AuditLog]:
         except OSError as error:
             raise InputError(f"the audit log in {folder} cannot be read", got=str(error), code="no-audit-log") from None
         yield AuditLog.open(copy)
-

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.charts.parts import Chart, ink, marked, rows, series
+from fedward.dashboard.federation.charts.parts import Chart, ink, marked, rows, series, stacked, tips
 from fedward.dashboard.federation.views.marks import STATUSES
 
 _FRAME = 110
@@ -25,11 +25,11 @@ def grid(frame: pd.DataFrame) -> Chart:
         "attempt:O", title="round of each attempt",
         axis=alt.Axis(values=labels, labelExpr=named, labelAngle=0, grid=False, ticks=False), scale=alt.Scale(paddingOuter=0.2),
     )  # fmt: skip
-    tips = ["hospital", "what", "attempt", "status", "why", alt.Tooltip("seconds", format=".1f")]
+    said = tips("hospital", "what", "attempt", "status", "why", alt.Tooltip("seconds", format=".1f"))
     height = 28 if len(order) <= 20 else 18
-    base = alt.Chart(frame).encode(x=x, y=rows("hospital", order), color=colour, shape=shape, tooltip=tips)
+    base = alt.Chart(frame).encode(x=x, y=rows("hospital", order), color=colour, shape=shape, tooltip=said)
     size = 130 if len(numbers) <= 60 and len(order) <= 20 else 55
-    return base.mark_point(filled=True, size=size, opacity=1).properties(height=_FRAME + height * len(order))
+    return stacked(base.mark_point(filled=True, size=size, opacity=1), height=_FRAME + height * len(order))
 
 
 def grid_words(frame: pd.DataFrame) -> str:
@@ -50,17 +50,20 @@ def answers(frame: pd.DataFrame) -> Chart:
     base = alt.Chart(known.assign(series="answers")).encode(y=rows("hospital", order), color=colour)
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6))
     lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
-    tips = ["hospital", *(alt.Tooltip(name, title=what, format=".2f") for name, what in (("value", "median"), ("low", "fastest"), ("high", "slowest")))]
-    points = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, tooltip=tips)
+    times = (("value", "median"), ("low", "fastest"), ("high", "slowest"))
+    said = tips("hospital", *(alt.Tooltip(name, title=what, format=".2f") for name, what in times))
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, tooltip=said)
     silent = alt.Chart(frame[frame["value"].isna()].assign(ink="ink")).mark_text(align="left", dx=6, fontStyle="italic")
     none = silent.encode(y=rows("hospital", order), x=alt.value(0), text="shown:N", color=ink())
     height = 26 if len(order) <= 20 else 18
-    return alt.layer(alt.layer(lines, points), none).resolve_scale(color="independent").properties(height=70 + height * len(order))
+    return stacked(lines, points, height=70 + height * len(order), words=none)
 
 
 def answers_words(frame: pd.DataFrame) -> str:
     told = [
-        f"{row['hospital']}: {row['value']:.1f} s ({row['low']:.1f} to {row['high']:.1f})" if not pd.isna(row["value"]) else f"{row['hospital']}: {row['shown']}"
+        f"{row['hospital']}: {row['value']:.1f} s ({row['low']:.1f} to {row['high']:.1f})"
+        if not pd.isna(row["value"])
+        else f"{row['hospital']}: {row['shown']}"
         for row in frame.to_dict("records")
     ]
     return f"Median time of answers by hospital, with the fastest and slowest. {words.listed(told, 50)}."

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.charts.parts import Chart, ink, series
+from fedward.dashboard.federation.charts.parts import Chart, ink, series, stacked
 from fedward.study.metrics.intervals import THRESHOLD
 
 SIDE = 360
@@ -18,38 +18,44 @@ POINT, CHANCE = f"threshold {THRESHOLD:g}", "no skill"
 _PLACES = {"model": 0, POINT: 1, CHANCE: 6}
 
 
-def _line(frame: pd.DataFrame, x: alt.X, y: alt.Y, tips: list[alt.Tooltip]) -> alt.LayerChart:
+def _line(frame: pd.DataFrame, x: alt.X, y: alt.Y, said: list[alt.Tooltip]) -> Chart:
     base = alt.Chart(frame.assign(series="model")).encode(x=x, y=y, color=series("series", _PLACES, columns=2))
     line = base.mark_line(strokeWidth=2.5, interpolate="linear").encode(order="step:Q")
-    return alt.layer(line, base.mark_point(size=35, filled=True, opacity=1).encode(tooltip=tips))
+    made: Chart = alt.layer(line, base.mark_point(size=35, filled=True, opacity=1).encode(tooltip=said))
+    return made
 
 
 def _point(x: float, y: float, columns: tuple[str, str], titles: tuple[str, str]) -> alt.Chart:
     frame = pd.DataFrame({columns[0]: [x], columns[1]: [y], "series": [POINT]})
-    tips = [alt.Tooltip(name, title=title, format=".3f") for name, title in zip(columns, titles, strict=True)]
-    return (
+    said = [alt.Tooltip(name, title=title, format=".3f") for name, title in zip(columns, titles, strict=True)]
+    made: alt.Chart = (
         alt.Chart(frame)
         .mark_point(size=150, filled=True, shape="diamond", opacity=1)
-        .encode(x=f"{columns[0]}:Q", y=f"{columns[1]}:Q", color=series("series", _PLACES, columns=2), tooltip=tips)
+        .encode(x=f"{columns[0]}:Q", y=f"{columns[1]}:Q", color=series("series", _PLACES, columns=2), tooltip=said)
     )
+    return made
 
 
 def _dashed(frame: pd.DataFrame, x: str, y: str) -> alt.Chart:
     base = alt.Chart(frame.assign(series=CHANCE)).mark_line(strokeDash=[4, 4], strokeWidth=1.5)
-    return base.encode(x=f"{x}:Q", y=f"{y}:Q", color=series("series", _PLACES, columns=2))
+    made: alt.Chart = base.encode(x=f"{x}:Q", y=f"{y}:Q", color=series("series", _PLACES, columns=2))
+    return made
 
 
 def roc(frame: pd.DataFrame, at: tuple[float, float, float]) -> Chart:
     """Sensitivity against 1 − specificity, with the operating point."""
     titles = ("1 − specificity", "sensitivity")
-    x, y = alt.X("false:Q", title=titles[0], scale=_SHARE, axis=_AXIS), alt.Y("true:Q", title=titles[1], scale=_SHARE, axis=_AXIS)
-    tips = [alt.Tooltip("false", title=titles[0], format=".3f"), alt.Tooltip("true", title=titles[1], format=".3f"),
+    x, y = (
+        alt.X("false:Q", title=titles[0], scale=_SHARE, axis=_AXIS),
+        alt.Y("true:Q", title=titles[1], scale=_SHARE, axis=_AXIS),
+    )
+    said = [alt.Tooltip("false", title=titles[0], format=".3f"), alt.Tooltip("true", title=titles[1], format=".3f"),
             alt.Tooltip("score", title="scores from", format=".2f")]  # fmt: skip
     none = _dashed(pd.DataFrame({"false": [0, 1], "true": [0, 1]}), "false", "true")
-    layers = [none, _line(frame.assign(step=range(len(frame))), x, y, tips)]
+    layers: list[Chart] = [none, _line(frame.assign(step=range(len(frame))), x, y, said)]
     if math.isfinite(at[0]) and math.isfinite(at[1]):
         layers.append(_point(at[0], at[1], ("false", "true"), titles))
-    return alt.layer(*layers).properties(height=SIDE)
+    return stacked(*layers, height=SIDE)
 
 
 def roc_words(frame: pd.DataFrame, at: tuple[float, float, float], area: str) -> str:
@@ -66,15 +72,15 @@ def precision(frame: pd.DataFrame, at: tuple[float, float, float], prevalence: f
     titles = ("recall (sensitivity)", "precision")
     x = alt.X("recall:Q", title=titles[0], scale=_SHARE, axis=_AXIS)
     y = alt.Y("precision:Q", title=titles[1], scale=_SHARE, axis=_AXIS)
-    tips = [alt.Tooltip("recall", title=titles[0], format=".3f"), alt.Tooltip("precision", format=".3f"),
+    said = [alt.Tooltip("recall", title=titles[0], format=".3f"), alt.Tooltip("precision", format=".3f"),
             alt.Tooltip("score", title="scores from", format=".2f")]  # fmt: skip
-    layers: list[alt.Chart | alt.LayerChart] = []
+    layers: list[Chart] = []
     if math.isfinite(prevalence):
         layers.append(_dashed(pd.DataFrame({"recall": [0, 1], "precision": [prevalence] * 2}), "recall", "precision"))
-    layers.append(_line(frame.assign(step=range(len(frame))), x, y, tips))
+    layers.append(_line(frame.assign(step=range(len(frame))), x, y, said))
     if math.isfinite(at[1]) and math.isfinite(at[2]):
         layers.append(_point(at[1], at[2], ("recall", "precision"), titles))
-    return alt.layer(*layers).properties(height=SIDE)
+    return stacked(*layers, height=SIDE)
 
 
 def precision_words(frame: pd.DataFrame, at: tuple[float, float, float], area: str) -> str:
@@ -93,12 +99,16 @@ def reliability(frame: pd.DataFrame) -> Chart:
     base = alt.Chart(frame.assign(series="model", told=_told(frame))).encode(x=x, color=colour)
     title = "share with the outcome"
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=title, scale=_SHARE, axis=_AXIS), y2="high:Q")
-    tips = [alt.Tooltip("score", title="mean score", format=".3f"), alt.Tooltip("told", title="share with the outcome (95%)"), "patients"]
-    points = base.mark_point(size=70, filled=True, opacity=1).encode(y=alt.Y("observed:Q", title=title), tooltip=tips)
+    said = [
+        alt.Tooltip("score", title="mean score", format=".3f"),
+        alt.Tooltip("told", title="share with the outcome (95%)"),
+        alt.Tooltip("patients"),
+    ]
+    points = base.mark_point(size=70, filled=True, opacity=1).encode(y=alt.Y("observed:Q", title=title), tooltip=said)
     line = base.mark_line(strokeWidth=1.5, opacity=0.6).encode(y=alt.Y("observed:Q", title=title))
     counts = alt.Chart(frame.assign(ink="ink")).mark_text(baseline="bottom", fontSize=11)
     numbers = counts.encode(x=x, y=alt.datum(0.01, scale=_SHARE), text="patients:Q", color=ink())
-    return alt.layer(alt.layer(dashed, bars, line, points), numbers).resolve_scale(color="independent").properties(height=SIDE)
+    return stacked(dashed, bars, line, points, height=SIDE, words=numbers)
 
 
 def reliability_words(frame: pd.DataFrame) -> str:

@@ -8,43 +8,50 @@ import altair as alt
 import pandas as pd
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.charts.parts import Chart, ink, rows, series
+from fedward.dashboard.federation.charts.parts import Chart, ink, level, rows, series, stacked, tips
 
 _ROW, _FRAME = 30, 70
 
 
-def values(frame: pd.DataFrame, kind: str, title: str, level: tuple[str, float] | None = None, absent: str = "shown") -> Chart:
+def values(
+    frame: pd.DataFrame, kind: str, title: str, line: tuple[str, float] | None = None, absent: str = "shown"
+) -> Chart:
     """A dot and its interval a row, in the frame's order; names without a value say why in the column `absent`.
 
     Args:
         frame: columns `kind`, value, low, high, and `absent`.
         kind: the column that names the rows.
         title: of the value's axis.
-        level: the name and value of a dashed line to compare with.
+        line: the name and value of a dashed line to compare with.
         absent: the column that tells why a value is missing.
     """
     order = list(frame[kind])
     known = frame.dropna(subset=["value"])
-    places = {title: 0} | ({level[0]: 6} if level is not None else {})
-    colour = series("series", places, legend=level is not None)
+    places = {title: 0} | ({line[0]: 6} if line is not None else {})
+    colour = series("series", places, legend=line is not None)
     told = [words.estimate(*one) for one in zip(known["value"], known["low"], known["high"], strict=True)]
     base = alt.Chart(known.assign(series=title, told=told)).encode(y=rows(kind, order), color=colour)
     axis = alt.Axis(format=".2f", tickCount=6)
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False), axis=axis)
-    layers: list[alt.Chart] = []
-    if level is not None and math.isfinite(level[1]):
-        line = alt.Chart(pd.DataFrame({"value": [level[1]], "series": [level[0]]})).mark_rule(strokeDash=[6, 4], strokeWidth=1.5)
-        layers.append(line.encode(x=x, color=colour, tooltip=["series", alt.Tooltip("value", format=".3f")]))
+    layers: list[Chart] = []
+    if line is not None and math.isfinite(line[1]):
+        said = alt.Tooltip("value", title=line[0], format=".3f")
+        layers.append(level({"value": line[1], "series": line[0]}, x, None, colour, said))
     layers.append(base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q"))
-    layers.append(base.mark_point(filled=True, size=80, opacity=1).encode(x=x, tooltip=[kind, alt.Tooltip("told", title=f"{title} (95%)")]))
-    layers.append(_missing(frame[frame["value"].isna()], kind, order, absent))
-    return alt.layer(alt.layer(*layers[:-1]), layers[-1]).resolve_scale(color="independent").properties(height=_FRAME + _ROW * max(len(order), 1))
+    layers.append(
+        base.mark_point(filled=True, size=80, opacity=1).encode(
+            x=x, tooltip=tips(kind, alt.Tooltip("told", title=f"{title} (95%)"))
+        )
+    )
+    missing = _missing(frame[frame["value"].isna()], kind, order, absent)
+    return stacked(*layers, height=_FRAME + _ROW * max(len(order), 1), words=missing)
 
 
 def _missing(frame: pd.DataFrame, kind: str, order: list[str], absent: str) -> alt.Chart:
     """The word for a value that is not there, at the left of its row."""
     base = alt.Chart(frame.assign(ink="ink")).mark_text(align="left", dx=6, fontStyle="italic", opacity=0.85)
-    return base.encode(y=rows(kind, order), x=alt.value(0), text=f"{absent}:N", color=ink())
+    made: alt.Chart = base.encode(y=rows(kind, order), x=alt.value(0), text=f"{absent}:N", color=ink())
+    return made
 
 
 def values_words(frame: pd.DataFrame, kind: str, title: str, absent: str = "shown") -> str:
@@ -67,10 +74,12 @@ def differences(frame: pd.DataFrame, kind: str, title: str) -> Chart:
     layers = [
         zero.encode(x=x, color=colour),
         base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q"),
-        base.mark_point(filled=True, size=80, opacity=1).encode(x=x, tooltip=[kind, alt.Tooltip("told", title=f"{title} (95%)")]),
-        _missing(frame[frame["value"].isna()], kind, order, "shown"),
+        base.mark_point(filled=True, size=80, opacity=1).encode(
+            x=x, tooltip=tips(kind, alt.Tooltip("told", title=f"{title} (95%)"))
+        ),
     ]
-    return alt.layer(alt.layer(*layers[:-1]), layers[-1]).resolve_scale(color="independent").properties(height=_FRAME + _ROW * max(len(order), 1))
+    missing = _missing(frame[frame["value"].isna()], kind, order, "shown")
+    return stacked(*layers, height=_FRAME + _ROW * max(len(order), 1), words=missing)
 
 
 def differences_words(frame: pd.DataFrame, kind: str, title: str) -> str:

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.charts.parts import Chart, ink, rounds_axis, series
+from fedward.dashboard.federation.charts.parts import Chart, ink, level, rounds_axis, series, stacked, tips
 
 _ROW, _FRAME = 34, 170
 _STEPS = 10
@@ -23,25 +23,42 @@ def heat(frame: pd.DataFrame) -> Chart:
     """Columns as `views.fairness.heat`."""
     groups, metrics = list(dict.fromkeys(frame["group"])), list(dict.fromkeys(frame["metric"]))
     most = max(float(frame["shade"].abs().max()), 0.05) if frame["shade"].notna().any() else 0.05
-    y = alt.Y("group:N", sort=groups, title=None, axis=alt.Axis(labelLimit=190, ticks=False, domain=False, grid=False, labelFlush=False))
+    y = alt.Y(
+        "group:N",
+        sort=groups,
+        title=None,
+        axis=alt.Axis(labelLimit=190, ticks=False, domain=False, grid=False, labelFlush=False),
+    )
     lines = "split(datum.label, ' ')"
     x = alt.X(
         "metric:N", sort=metrics, title=None,
         axis=alt.Axis(orient="top", labelAngle=0, labelExpr=lines, labelBaseline="top", labelPadding=58, labelOverlap=False, labelFlush=False, ticks=False, domain=False),
     )  # fmt: skip
-    tips = ["group", "metric", alt.Tooltip("told", title="value (95%)")]
-    shown = frame[frame["shown"] != "suppressed"].assign(ink="ink", short=[words.figure(one) for one in frame.loc[frame["shown"] != "suppressed", "value"]])
+    said = tips("group", "metric", alt.Tooltip("told", title="value (95%)"))
+    shown = frame[frame["shown"] != "suppressed"].assign(
+        ink="ink", short=[words.figure(one) for one in frame.loc[frame["shown"] != "suppressed", "value"]]
+    )
     base = alt.Chart(shown).encode(x=x, y=y)
-    legend = alt.Legend(title="worse ← than everybody → better", orient="bottom", direction="horizontal", gradientLength=240, format="+.2f", tickCount=4)
+    legend = alt.Legend(
+        title="worse ← than everybody → better",
+        orient="bottom",
+        direction="horizontal",
+        gradientLength=240,
+        format="+.2f",
+        tickCount=4,
+    )
     scale = alt.Scale(domain=[most * (2 * step / (_STEPS - 1) - 1) for step in range(_STEPS)], range="diverging")
     cells = base.mark_rect(cornerRadius=3).encode(
-        color=alt.condition("isValid(datum.shade)", alt.Color("shade:Q", scale=scale, legend=legend), alt.value("transparent")), tooltip=tips
+        color=alt.condition(
+            "isValid(datum.shade)", alt.Color("shade:Q", scale=scale, legend=legend), alt.value("transparent")
+        ),
+        tooltip=said,
     )
-    texts = base.mark_text(fontSize=13).encode(text="short:N", tooltip=tips, color=ink())
-    small = alt.Chart(frame[frame["shown"] == "suppressed"].assign(ink="ink")).encode(x=x, y=y, tooltip=tips)
+    texts = base.mark_text(fontSize=13).encode(text="short:N", tooltip=said, color=ink())
+    small = alt.Chart(frame[frame["shown"] == "suppressed"].assign(ink="ink")).encode(x=x, y=y, tooltip=said)
     hatched = small.mark_point(shape=_HATCH, size=900, strokeWidth=1, opacity=0.35, filled=False).encode(color=ink())
     labels = small.mark_text(fontSize=12, fontStyle="italic", fontWeight=600).encode(text="told:N", color=ink())
-    return alt.layer(cells, texts, hatched, labels).resolve_scale(color="independent").properties(height=_FRAME + _ROW * len(groups))
+    return stacked(cells, height=_FRAME + _ROW * len(groups), words=alt.layer(texts, hatched, labels))
 
 
 def heat_words(frame: pd.DataFrame) -> str:
@@ -60,15 +77,18 @@ def gaps(frame: pd.DataFrame, gap: str, gate: float | None) -> Chart:
     told = [words.estimate(*one) for one in zip(part["mean"], part["low"], part["high"], strict=True)]
     base = alt.Chart(part.assign(told=told)).encode(x=rounds_axis("rounds committed"), color=colour)
     y = alt.Y("mean:Q", title=f"{gap} gap", scale=alt.Scale(zero=True), axis=alt.Axis(format=".2f"))
-    layers = [
+    layers: list[Chart] = [
         base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=f"{gap} gap"), y2="high:Q"),
         base.mark_line(strokeWidth=2.5).encode(y=y),
-        base.mark_point(size=40, filled=True, opacity=1).encode(y=y, tooltip=["attribute", "round", alt.Tooltip("told", title="gap (95%)")]),
+        base.mark_point(size=40, filled=True, opacity=1).encode(
+            y=y, tooltip=tips("attribute", "round", alt.Tooltip("told", title="gap (95%)"))
+        ),
     ]
     if gate is not None:
-        line = alt.Chart(pd.DataFrame({"mean": [gate], "attribute": ["gate"]})).mark_rule(strokeDash=[6, 4], strokeWidth=1.5)
-        layers.append(line.encode(y=y, color=colour, tooltip=[alt.Tooltip("mean", title="gate: at most")]))
-    return alt.layer(*layers).properties(height=300)
+        layers.append(
+            level({"mean": gate, "attribute": "gate"}, None, y, colour, alt.Tooltip("mean", title="gate: at most"))
+        )
+    return stacked(*layers, height=300)
 
 
 def gaps_words(frame: pd.DataFrame, gap: str, gate: float | None) -> str:

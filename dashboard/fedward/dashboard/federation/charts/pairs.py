@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.charts.parts import Chart, rows, series
+from fedward.dashboard.federation.charts.parts import Chart, rows, series, stacked, tips
 
 
 def pairs(frame: pd.DataFrame, title: str) -> Chart:
@@ -16,13 +16,15 @@ def pairs(frame: pd.DataFrame, title: str) -> Chart:
     places = dict(zip(studies, (0, 1), strict=False))
     base = alt.Chart(known).encode(
         y=rows("group", order), yOffset=alt.YOffset("study:N", sort=studies), color=series("study", places),
-        tooltip=["group", "study", alt.Tooltip("told", title=f"{title} (95%)")],
+        tooltip=tips("group", "study", alt.Tooltip("told", title=f"{title} (95%)")),
     )  # fmt: skip
     lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     shapes = alt.Scale(domain=studies, range=["circle", "square"][: len(studies)])
     x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f", tickCount=6))
-    points = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, shape=alt.Shape("study:N", scale=shapes, legend=None))
-    return alt.layer(lines, points).properties(height=110 + 44 * max(len(order), 1))
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(
+        x=x, shape=alt.Shape("study:N", scale=shapes, legend=None)
+    )
+    return stacked(lines, points, height=110 + 44 * max(len(order), 1))
 
 
 def pairs_words(frame: pd.DataFrame, title: str) -> str:

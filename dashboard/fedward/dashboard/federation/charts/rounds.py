@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.charts.parts import Chart, marked, rounds_axis, series
+from fedward.dashboard.federation.charts.parts import Chart, level, marked, rounds_axis, series, stacked, tips
 from fedward.dashboard.federation.views.marks import OUTCOMES
 
 _SERIES = {"federated": 0, "gate": 1}
@@ -19,10 +19,17 @@ def timeline(frame: pd.DataFrame) -> Chart:
     told = frame.assign(took=frame["seconds"].fillna(0.0), answered=_answered(frame))
     base = alt.Chart(told).encode(x=rounds_axis())
     height = alt.Y("took:Q", title="seconds", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=4))
-    tips = ["what", "attempt", "outcome", alt.Tooltip("answered", title="contributed"), alt.Tooltip("seconds", format=".1f"), "why"]
+    said = tips(
+        "what",
+        "attempt",
+        "outcome",
+        alt.Tooltip("answered", title="contributed"),
+        alt.Tooltip("seconds", format=".1f"),
+        "why",
+    )
     stems = base.mark_rule(strokeWidth=1, opacity=0.35).encode(y=height, color=colour)
-    points = base.mark_point(filled=True, size=95, opacity=1).encode(y=height, color=colour, shape=shape, tooltip=tips)
-    return alt.layer(stems, points).properties(height=260)
+    points = base.mark_point(filled=True, size=95, opacity=1).encode(y=height, color=colour, shape=shape, tooltip=said)
+    return stacked(stems, points, height=260)
 
 
 def _answered(frame: pd.DataFrame) -> list[str]:
@@ -47,20 +54,22 @@ def convergence(curve: pd.DataFrame, title: str, gate: float | None = None) -> C
     places = _SERIES if gate is not None else {"federated": 0}
     colour = series("series", places, legend=gate is not None)
     told = [words.estimate(*one) for one in zip(curve["mean"], curve["low"], curve["high"], strict=True)]
-    base = alt.Chart(curve.assign(series="federated", told=told)).encode(x=rounds_axis("rounds committed"), color=colour)
+    base = alt.Chart(curve.assign(series="federated", told=told)).encode(
+        x=rounds_axis("rounds committed"), color=colour
+    )
     y = alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f", tickCount=6))
     band = base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", title=title, scale=alt.Scale(zero=False)), y2="high:Q")
     line = base.mark_line(strokeWidth=2.5).encode(y=y)
     size = 45 if len(curve) <= 60 else 12
     points = base.mark_point(size=size, filled=True, opacity=1).encode(
-        y=y, tooltip=["round", alt.Tooltip("told", title=f"{title} (95%)")]
+        y=y, tooltip=tips("round", alt.Tooltip("told", title=f"{title} (95%)"))
     )
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
-    layers = [bars, points] if len(curve) == 1 else [band, line, points]
+    layers: list[Chart] = [bars, points] if len(curve) == 1 else [band, line, points]
     if gate is not None:
-        rule = alt.Chart(pd.DataFrame({"gate": [gate], "series": ["gate"]})).mark_rule(strokeDash=[6, 4], strokeWidth=1.5)
-        layers.insert(0, rule.encode(y=alt.Y("gate:Q", title=title), color=colour, tooltip=[alt.Tooltip("gate", title="gate: at least")]))
-    return alt.layer(*layers).properties(height=330)
+        said = alt.Tooltip("gate", title="gate: at least")
+        layers.insert(0, level({"gate": gate, "series": "gate"}, None, alt.Y("gate:Q", title=title), colour, said))
+    return stacked(*layers, height=330)
 
 
 def convergence_words(curve: pd.DataFrame, title: str, gate: float | None = None) -> str:
@@ -68,7 +77,11 @@ def convergence_words(curve: pd.DataFrame, title: str, gate: float | None = None
         return f"{title}: no model has been evaluated yet."
     first, last = curve.iloc[0], curve.iloc[-1]
     ends = [words.estimate(float(row["mean"]), float(row["low"]), float(row["high"])) for row in (first, last)]
-    said = f"{title} after round {int(last['round'])}: {ends[1]}" if len(curve) == 1 else (
-        f"{title} from {ends[0]} after round {int(first['round'])} to {ends[1]} after round {int(last['round'])}"
+    said = (
+        f"{title} after round {int(last['round'])}: {ends[1]}"
+        if len(curve) == 1
+        else (f"{title} from {ends[0]} after round {int(first['round'])} to {ends[1]} after round {int(last['round'])}")
     )
-    return f"{said}. The band is the 95% interval." + ("" if gate is None else f" The gate asks for at least {words.figure(gate)}.")
+    return f"{said}. The band is the 95% interval." + (
+        "" if gate is None else f" The gate asks for at least {words.figure(gate)}."
+    )

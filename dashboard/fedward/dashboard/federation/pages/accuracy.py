@@ -11,6 +11,7 @@ from fedward.dashboard.federation.reading import EVERYBODY
 from fedward.dashboard.federation.views import accuracy as views
 from fedward.dashboard.federation.views import counts, given
 from fedward.dashboard.federation.views.overview import curve
+from fedward.server.records import MetricRow
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import SMALL
 
@@ -38,7 +39,9 @@ def _lay_out(here: Here) -> None:
         return
     metrics = here.reader.metrics(look, EVERYBODY)
     if made is None or not metrics:
-        empty("No model has been evaluated yet: the manifest says after which rounds one is. The page follows by itself.")
+        empty(
+            "No model has been evaluated yet: the manifest says after which rounds one is. The page follows by itself."
+        )
         return
     figures(views.figures(metrics))
     heading("How it converges")
@@ -53,13 +56,19 @@ def _lay_out(here: Here) -> None:
     _sites(here)
 
 
-def _curves(made: counts.Sums, newest: dict[str, views.MetricRow]) -> None:
+def _curves(made: counts.Sums, newest: dict[str, MetricRow]) -> None:
     at = counts.operating(made)
     left, middle, right = st.columns(3)
     with left:
         heading("ROC curve")
         frame = counts.roc(made)
-        chart(curves.roc(frame, at), curves.roc_words(frame, at, views.told(newest.get("auroc"))), "ROC curve", frame, "roc")
+        chart(
+            curves.roc(frame, at),
+            curves.roc_words(frame, at, views.told(newest.get("auroc"))),
+            "ROC curve",
+            frame,
+            "roc",
+        )
     with middle:
         heading("Precision and recall")
         frame = counts.precision(made)
@@ -72,7 +81,9 @@ def _curves(made: counts.Sums, newest: dict[str, views.MetricRow]) -> None:
         frame = counts.reliability(made)
         chart(curves.reliability(frame), curves.reliability_words(frame), "reliability", frame, "reliability")
     noise = f" Each count carries noise of deviation {made.deviation:.1f}." if made.deviation else ""
-    st.caption(f"Held-out patients of {words.counted(len(made.sites), 'hospital', 'hospitals')}, after round {made.version}. {JOINED}{noise}")
+    st.caption(
+        f"Held-out patients of {words.counted(len(made.sites), 'hospital', 'hospitals')}, after round {made.version}. {JOINED}{noise}"
+    )
 
 
 def _sites(here: Here) -> None:
@@ -85,7 +96,13 @@ def _sites(here: Here) -> None:
         )  # fmt: skip
     frame = given.by_site(here.look, found)
     if found:
-        chart(dots.values(frame, "hospital", "AUROC"), dots.values_words(frame, "hospital", "AUROC"), "hospitals", frame, "hospitals")
+        chart(
+            dots.values(frame, "hospital", "AUROC"),
+            dots.values_words(frame, "hospital", "AUROC"),
+            "hospitals",
+            frame,
+            "hospitals",
+        )
     else:
         st.info(
             f"Not shared: none of the {len(here.look.sites)} hospitals has given its own metrics away, and the coordinator sees sums alone.",

@@ -11,6 +11,7 @@ from fedward.dashboard.federation.pages.frame import Here, empty, heading, page,
 from fedward.dashboard.federation.record import Entries, copied
 from fedward.dashboard.federation.views import auditing as views
 from fedward.dashboard.federation.views import marks
+from fedward.privacy.auditentries import LogEntry
 from fedward.server.checkpoints import load_sightings
 from fedward.server.home import CoordinatorHome
 from fedward.study.audit import FOLDER
@@ -30,7 +31,7 @@ def _entries(home: str, mark: int) -> Entries:  # noqa: ARG001 - the cache's key
     return Entries(Path(home))
 
 
-def _all(home: CoordinatorHome) -> tuple[views.LogEntry, ...]:
+def _all(home: CoordinatorHome) -> tuple[LogEntry, ...]:
     tree = home.path / FOLDER / "tree"
     return _entries(str(home.path), tree.stat().st_ino if tree.exists() else 0).all()
 
@@ -61,7 +62,9 @@ def _lay_out(here: Here) -> None:
         return
     entries, signed = _all(home), _signed(here, home)
     heading("Verify it now")
-    st.caption("Every entry and every hash is computed again, on a copy; signatures are checked by the keys that hospitals enrolled with.")
+    st.caption(
+        "Every entry and every hash is computed again, on a copy; signatures are checked by the keys that hospitals enrolled with."
+    )
     if st.button("Verify the audit log", icon=":material/verified_user:", type="primary"):
         _verify(here, home, len(entries))
     _results(_checked(len(entries)))
@@ -69,9 +72,17 @@ def _lay_out(here: Here) -> None:
     sites = sorted(here.reader.identities())
     table("countersignatures", views.signatures(signed, sites, len(entries)), "countersignatures", open_=True)
     heading("Entries")
-    wanted = st.text_input("Search the entries", key="search", placeholder="a kind, a hospital, a study's digest, a day such as 2030-01-31", icon=":material/search:")
+    wanted = st.text_input(
+        "Search the entries",
+        key="search",
+        placeholder="a kind, a hospital, a study's digest, a day such as 2030-01-31",
+        icon=":material/search:",
+    )
     found = views.table(entries, wanted or "")
-    st.caption(f"{len(found)} of {words.counted(len(entries), 'entry', 'entries')}" + (f"; the newest {SHOWN} are shown" if len(found) > SHOWN else ""))
+    st.caption(
+        f"{len(found)} of {words.counted(len(entries), 'entry', 'entries')}"
+        + (f"; the newest {SHOWN} are shown" if len(found) > SHOWN else "")
+    )
     table("audit entries", found[:SHOWN], "audit", open_=True)
 
 
@@ -80,12 +91,18 @@ def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
     made: list[views.Check] = []
     with st.status("Verifying", expanded=True) as status, copied(home.path) as log:
         for check in views.checks(
-            log, home.settings.federation_id, here.reader.coordinator_key(), load_sightings(home), here.reader.identities()
+            log,
+            home.settings.federation_id,
+            here.reader.coordinator_key(),
+            load_sightings(home),
+            here.reader.identities(),
         ):
             made.append(check)
             st.write(words.plain(f"{check.name}: {check.found}", 400))
         failed = any(check.holds is False for check in made)
-        status.update(label="It does not hold" if failed else "Verified", state="error" if failed else "complete", expanded=False)
+        status.update(
+            label="It does not hold" if failed else "Verified", state="error" if failed else "complete", expanded=False
+        )
     st.session_state["verified"] = (size, made)
     st.rerun()
 

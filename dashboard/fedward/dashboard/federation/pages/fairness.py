@@ -39,7 +39,9 @@ def _lay_out(here: Here) -> None:
     if not isinstance(look.manifest, Manifest) or not views.groups(look):
         return
     if not measured:
-        empty("No model has been evaluated yet: the manifest says after which rounds one is. The page follows by itself.")
+        empty(
+            "No model has been evaluated yet: the manifest says after which rounds one is. The page follows by itself."
+        )
         return
     heading("Metrics by group, held-out patients of all hospitals")
     frame = views.heat(look, measured)
@@ -64,7 +66,13 @@ def _differences(here: Here) -> None:
     chosen = str(metric or "auroc")
     frame = views.contrast(here.look, here.reader.measured(here.look), _contrasts(here), chosen)
     title = f"{labels[chosen]}: the group less everybody"
-    chart(dots.differences(frame, "group", title), dots.differences_words(frame, "group", title), title, frame, f"differences-{chosen}")
+    chart(
+        dots.differences(frame, "group", title),
+        dots.differences_words(frame, "group", title),
+        title,
+        frame,
+        f"differences-{chosen}",
+    )
 
 
 def _over_rounds(here: Here, gate: float | None) -> None:
@@ -76,8 +84,13 @@ def _over_rounds(here: Here, gate: float | None) -> None:
         return
     names = list(dict.fromkeys(frame["gap"]))
     names.sort(key=[label for label, _ in views.GAPS.values()].index)
-    gap = st.segmented_control("Gap", names, default=names[0], key="gap", label_visibility="collapsed", required=True) or names[0]
+    gap = (
+        st.segmented_control("Gap", names, default=names[0], key="gap", label_visibility="collapsed", required=True)
+        or names[0]
+    )
     limit = gate if gap == views.GAPS["equalized_odds_gap"][0] else None
     chart(charts.gaps(frame, gap, limit), charts.gaps_words(frame, gap, limit), "gaps by round", frame, "gaps")
     meaning = next(text for label, text in views.GAPS.values() if label == gap)
-    st.caption(f"{words.plain(meaning, 300).capitalize()}. Of noise alone a gap would be above 0; what noise adds on average is taken off.")
+    st.caption(
+        f"{words.plain(meaning, 300).capitalize()}. Of noise alone a gap would be above 0; what noise adds on average is taken off."
+    )

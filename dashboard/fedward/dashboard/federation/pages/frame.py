@@ -85,7 +85,12 @@ def pick(studies: tuple[StudyRow, ...]) -> int:
     names = list(keys)
     first = names.index(wanted) if wanted in keys else 0
     chosen = st.selectbox(
-        "Study", names, first, key=f"picker-{wanted}", format_func=lambda name: named_study(keys[name]), label_visibility="collapsed"
+        "Study",
+        names,
+        first,
+        key=f"picker-{wanted}",
+        format_func=lambda name: named_study(keys[name]),
+        label_visibility="collapsed",
     )
     st.session_state["picked"] = chosen
     if st.query_params.get(PICKED) != chosen:
@@ -124,7 +129,10 @@ def _watch(place: Place, at: Stamp, look: Look | None) -> None:
         reader = reader_of(place)
         now, lease = reader.stamp(), reader.lease()
     except FedwardError as error:
-        st.warning(f"The record cannot be read now: {words.plain(error.what, 300)}. What is shown is older.", icon=":material/sync_problem:")
+        st.warning(
+            f"The record cannot be read now: {words.plain(error.what, 300)}. What is shown is older.",
+            icon=":material/sync_problem:",
+        )
         return
     if now != at:
         st.rerun()
@@ -143,7 +151,10 @@ def _say_fresh(look: Look, lease: Lease | None, now: int) -> None:
             icon=":material/sync_problem:",
         )
     elif silent >= STALE_S:
-        st.info(f"Nothing new since {words.ago(silent)}; a round may take long. The page follows by itself.", icon=":material/hourglass_top:")
+        st.info(
+            f"Nothing new since {words.ago(silent)}; a round may take long. The page follows by itself.",
+            icon=":material/hourglass_top:",
+        )
     else:
         st.caption(f"Running; the newest entry of the record came {words.ago(silent)}. The page follows by itself.")
 

@@ -49,13 +49,18 @@ def _releases(here: Here) -> None:
     if found:
         table("releases", views.table(found), "releases", open_=True)
     else:
-        st.info("No release yet: a model becomes one when its study's gates hold and a person releases it.", icon=":material/inventory_2:")
+        st.info(
+            "No release yet: a model becomes one when its study's gates hold and a person releases it.",
+            icon=":material/inventory_2:",
+        )
     table("the newest model", views.newest(here.look), "model", open_=True)
     if views.CARDS is None:
         st.caption("A model's card is not made by this version of Fedward.")
         return
     for name, data in views.CARDS(_history(here)).items():
-        st.download_button(f"Model card ({name})", data, name, key=f"card-{name}", on_click="ignore", icon=":material/description:")
+        st.download_button(
+            f"Model card ({name})", data, name, key=f"card-{name}", on_click="ignore", icon=":material/description:"
+        )
 
 
 def _compare(here: Here) -> None:
@@ -65,7 +70,12 @@ def _compare(here: Here) -> None:
         return
     keys = {row.key: row for row in others}
     chosen = st.selectbox(
-        "Compare with", list(keys), index=None, key="beside", format_func=lambda key: named_study(keys[key]), placeholder="Choose another study"
+        "Compare with",
+        list(keys),
+        index=None,
+        key="beside",
+        format_func=lambda key: named_study(keys[key]),
+        placeholder="Choose another study",
     )
     if chosen is None:
         return
@@ -73,12 +83,19 @@ def _compare(here: Here) -> None:
     made = compare(_history(here), here.reader.history(beside))
     table("the two studies", views.facts(made), "studies", open_=True)
     if made.differences:
-        st.markdown("The manifests differ:\n" + "\n".join(f"- {words.plain(text, 300)}" for text in made.differences[:40]))
+        st.markdown(
+            "The manifests differ:\n" + "\n".join(f"- {words.plain(text, 300)}" for text in made.differences[:40])
+        )
     frame = views.side_by_side(made, here.look, beside)
     if frame.empty:
         st.info("Neither study's model has been evaluated.", icon=":material/help:")
         return
     names = [label for label, _ in accuracy.NAMES.values() if label in set(frame["metric"])]
-    metric = st.segmented_control("Metric", names, default=names[0], key="paired", required=True, label_visibility="collapsed") or names[0]
+    metric = (
+        st.segmented_control(
+            "Metric", names, default=names[0], key="paired", required=True, label_visibility="collapsed"
+        )
+        or names[0]
+    )
     part = frame[frame["metric"] == metric]
     chart(charts.pairs(part, metric), charts.pairs_words(part, metric), f"{metric} of both", frame, "side-by-side")

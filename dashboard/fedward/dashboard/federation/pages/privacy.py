@@ -27,7 +27,12 @@ def _lay_out(here: Here) -> None:
     look, found = here.look, _costs(here)
     if found:
         most = [(label, max(getattr(one, name) for one in found)) for label, name in _FIGURES]
-        figures([(label, f"{value:.2f}", f"The hospital where it is most; δ = {look.manifest.privacy.delta:g}") for label, value in most])
+        figures(
+            [
+                (label, f"{value:.2f}", f"The hospital where it is most; δ = {look.manifest.privacy.delta:g}")
+                for label, value in most
+            ]
+        )
         heading("ε of this study at each hospital")
         frame = views.table(look, found)
         chart(charts.bars(frame), charts.bars_words(frame), "ε by hospital", frame, "epsilon")
@@ -35,7 +40,13 @@ def _lay_out(here: Here) -> None:
     elif look.manifest.privacy.epsilon is not None:
         empty("The study is not sealed yet: each hospital's noise, and so its ε, is fixed with the seal.")
     heading("What is promised to patients")
-    st.markdown("\n".join(f"- **{words.plain(what)}**: {words.plain(meaning, 400)}" for what, meaning in views.promise(look)))
+    st.markdown(
+        "\n".join(f"- **{words.plain(what)}**: {words.plain(meaning, 400)}" for what, meaning in views.promise(look))
+    )
 
 
-_FIGURES = (("ε spent, at most", "spent"), ("ε when all rounds are done", "forecast"), ("ε promised, at most", "promised"))
+_FIGURES = (
+    ("ε spent, at most", "spent"),
+    ("ε when all rounds are done", "forecast"),
+    ("ε promised, at most", "promised"),
+)

@@ -37,13 +37,22 @@ def _lay_out(here: Here) -> None:
             st.caption(f"The newest {NEWEST} of {len(look.attempts)} attempts.")
         chart(charts.timeline(made), charts.timeline_words(made), "rounds", made, "rounds")
     else:
-        empty("No round has begun.", "" if look.study.state == "running" else f"fedward coordinator launch {look.study.study_id}")
+        empty(
+            "No round has begun.",
+            "" if look.study.state == "running" else f"fedward coordinator launch {look.study.study_id}",
+        )
     if look.trains:
         heading("AUROC so far, held-out patients of all hospitals")
         curve = overview.curve(metrics)
         if curve.empty:
             empty("No model has been evaluated yet: the manifest says after which rounds one is.")
         else:
-            chart(charts.convergence(curve, "AUROC"), charts.convergence_words(curve, "AUROC"), "AUROC by round", curve, "auroc")
+            chart(
+                charts.convergence(curve, "AUROC"),
+                charts.convergence_words(curve, "AUROC"),
+                "AUROC by round",
+                curve,
+                "auroc",
+            )
     table("what happened", events.told(reader.history(look, NEWEST)), "events")
     table("what each hospital said of the proposal", overview.standings(look), "standings")

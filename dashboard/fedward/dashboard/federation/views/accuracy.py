@@ -19,8 +19,14 @@ NAMES: Final[Mapping[str, tuple[str, str]]] = {
     "auroc": ("AUROC", "of a patient with and one without the outcome, how often the first has the higher score"),
     "auprc": ("AUPRC", "mean precision over all recalls (average precision)"),
     "brier": ("Brier score", "mean squared distance of score and outcome; lower is better"),
-    "calibration_error": ("calibration error (ECE)", "mean distance of score and outcome's share over bins; lower is better"),
-    "calibration_gap": ("calibration in the large", "mean score less the outcome's share; 0 is best, above it promises too much"),
+    "calibration_error": (
+        "calibration error (ECE)",
+        "mean distance of score and outcome's share over bins; lower is better",
+    ),
+    "calibration_gap": (
+        "calibration in the large",
+        "mean score less the outcome's share; 0 is best, above it promises too much",
+    ),
     "sensitivity": (f"sensitivity at {THRESHOLD:g}", "of patients with the outcome, the share above the threshold"),
     "specificity": (f"specificity at {THRESHOLD:g}", "of patients without the outcome, the share below the threshold"),
     "selection_rate": (f"share above {THRESHOLD:g}", "of all patients, the share above the threshold"),
@@ -42,11 +48,15 @@ def sentence(look: Look, metrics: Sequence[MetricRow], sites: int) -> str:
     if found is None:
         return "No model has been evaluated yet."
     if found.value is None:
-        return f"The AUROC after round {found.version} is undefined: too few patients of one outcome, or too much noise."
+        return (
+            f"The AUROC after round {found.version} is undefined: too few patients of one outcome, or too much noise."
+        )
     gate = look.manifest.gates.min_auroc if isinstance(look.manifest, Manifest) else None
     held = ""
     if gate is not None:
-        held = f" The study asks for at least {words.figure(gate)}: it is {'above' if found.value >= gate else 'below'}."
+        held = (
+            f" The study asks for at least {words.figure(gate)}: it is {'above' if found.value >= gate else 'below'}."
+        )
     hospitals = words.counted(sites, "hospital", "hospitals")
     return f"AUROC {words.estimate(*estimate(found))} on patients held out at {hospitals}, after round {found.version}.{held}"
 

@@ -38,7 +38,9 @@ class Countersigned:
     at: int
 
 
-def checks(log: AuditLog, federation: str, key: str | None, sightings: Sightings, sites: Mapping[str, str]) -> Iterator[Check]:
+def checks(
+    log: AuditLog, federation: str, key: str | None, sightings: Sightings, sites: Mapping[str, str]
+) -> Iterator[Check]:
     """Every check of a coordinator's log, one after the other; what fails says so, and the next is made all the same.
 
     Args:
@@ -97,7 +99,9 @@ def _countersigned(log: AuditLog, sightings: Sightings, sites: Mapping[str, str]
     found = countersigned(sightings, sites)
     for one in found:
         if one.size > log.size:
-            raise IntegrityError(f"{one.site} countersigned {one.size} entries, and the log has {log.size}", code="audit-truncated")
+            raise IntegrityError(
+                f"{one.site} countersigned {one.size} entries, and the log has {log.size}", code="audit-truncated"
+            )
     return f"by {len(found)} of {words.counted(len(sites), 'hospital', 'hospitals')}" if found else None
 
 
@@ -162,7 +166,9 @@ def signatures(found: Sequence[Countersigned], sites: Sequence[str], size: int) 
     """hospital, entries, of all, signed (UTC): up to where each hospital vouches for the log."""
     known = {one.site: one for one in found}
     rows = [
-        (site, known[site].size, f"{known[site].size} of {size}", when(known[site].at)) if site in known else (site, 0, "not yet", "")
+        (site, known[site].size, f"{known[site].size} of {size}", when(known[site].at))
+        if site in known
+        else (site, 0, "not yet", "")
         for site in sites
     ]
     return pd.DataFrame(rows, columns=["hospital", "entries", "of all", "signed (UTC)"])

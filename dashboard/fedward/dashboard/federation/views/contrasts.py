@@ -51,7 +51,11 @@ def _kinds(centres: Real) -> dict[str, Callable[[Real], Real]]:
 
 
 def _of_group(
-    kinds: Mapping[str, Callable[[Real], Real]], everybody: Real, group: Real, deviation: float, rng: np.random.Generator
+    kinds: Mapping[str, Callable[[Real], Real]],
+    everybody: Real,
+    group: Real,
+    deviation: float,
+    rng: np.random.Generator,
 ) -> dict[str, tuple[float, float, float]]:
     inside = _origin(group, deviation)
     outside = _origin(everybody - group, deviation * 2**0.5)

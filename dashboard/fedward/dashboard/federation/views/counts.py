@@ -120,7 +120,11 @@ def operating(made: Sums) -> tuple[float, float, float]:
     if not (total > 0).all():
         return math.nan, math.nan, math.nan
     flagged = above.sum()
-    return float(above[0] / total[0]), float(above[1] / total[1]), float(above[1] / flagged) if flagged > 0 else math.nan
+    return (
+        float(above[0] / total[0]),
+        float(above[1] / total[1]),
+        float(above[1] / flagged) if flagged > 0 else math.nan,
+    )
 
 
 def _whole(made: Sums) -> Real:

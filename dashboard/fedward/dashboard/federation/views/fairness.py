@@ -16,7 +16,16 @@ from fedward.server.records import MetricRow
 from fedward.study.manifest import Manifest
 from fedward.study.metrics import SMALL, slice_names, suppress_small
 
-SHOWN: Final = ("auroc", "auprc", "brier", "calibration_error", "calibration_gap", "sensitivity", "specificity", "selection_rate")
+SHOWN: Final = (
+    "auroc",
+    "auprc",
+    "brier",
+    "calibration_error",
+    "calibration_gap",
+    "sensitivity",
+    "specificity",
+    "selection_rate",
+)
 """Columns of the heat map."""
 LOWER: Final = frozenset({"brier", "calibration_error"})
 """Where less is better."""
@@ -27,7 +36,10 @@ NEUTRAL: Final = frozenset({"selection_rate"})
 GAPS: Final[Mapping[str, tuple[str, str]]] = {
     "equalized_odds_gap": ("equalised odds", "largest difference in sensitivity or specificity between two groups"),
     "equal_opportunity_gap": ("equal opportunity", "largest difference in sensitivity between two groups"),
-    "demographic_parity_gap": ("demographic parity", "largest difference between two groups in the share above the threshold"),
+    "demographic_parity_gap": (
+        "demographic parity",
+        "largest difference between two groups in the share above the threshold",
+    ),
     "predictive_parity_gap": ("predictive parity", "largest difference in precision between two groups"),
 }
 SUPPRESSED: Final = f"< {SMALL}"

@@ -37,7 +37,9 @@ def asked(look: Look) -> tuple[str, ...]:
     """The gates that the manifest names, as people call them with their limits."""
     found = getattr(look.manifest, "gates", None)
     named = {} if found is None else found.model_dump(exclude_none=True)
-    return tuple(f"{WORDS.get(name, name)}: {_limit(name, limit)}" for name, limit in named.items() if name != "judged_by")
+    return tuple(
+        f"{WORDS.get(name, name)}: {_limit(name, limit)}" for name, limit in named.items() if name != "judged_by"
+    )
 
 
 def _limit(name: str, limit: float) -> str:

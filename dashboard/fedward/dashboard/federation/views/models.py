@@ -26,7 +26,9 @@ def in_use(releases: Sequence[ReleaseRow]) -> ReleaseRow | None:
     return next((one for one in reversed(releases) if one.withdrawn_at is None), None)
 
 
-def sentence(look: Look, releases: Sequence[ReleaseRow], verdicts: Sequence[Verdict] | None, short: Sequence[str]) -> str:
+def sentence(
+    look: Look, releases: Sequence[ReleaseRow], verdicts: Sequence[Verdict] | None, short: Sequence[str]
+) -> str:
     """Which model may be used?"""
     if not look.trains:
         return "An exploration trains no model."

@@ -46,7 +46,11 @@ def sentence(look: Look, statuses: Statuses) -> str:
     if not look.attempts:
         return f"Launched, and no round has begun: {_approvals(look)}."
     newest = look.attempts[-1]
-    begun = f"{round_name(look, newest.round)} of {look.rounds}." if newest.round <= look.rounds else "The last model is tested."
+    begun = (
+        f"{round_name(look, newest.round)} of {look.rounds}."
+        if newest.round <= look.rounds
+        else "The last model is tested."
+    )
     left = remaining(look)
     eta = "" if left is None else f" {about(left)} left."
     return f"{begun} {took_part(look, statuses)}{eta}"
@@ -153,7 +157,9 @@ def estimate(row: MetricRow) -> tuple[float, float, float]:
 def curve(metrics: Sequence[MetricRow], name: str = "auroc") -> pd.DataFrame:
     """round, mean, low, high of a metric of everybody, by the round after which it was measured."""
     rows = [
-        (row.version, *estimate(row)) for row in metrics if row.name == name and row.slice == "everybody" and row.value is not None
+        (row.version, *estimate(row))
+        for row in metrics
+        if row.name == name and row.slice == "everybody" and row.value is not None
     ]
     return pd.DataFrame(rows, columns=["round", "mean", "low", "high"])
 
@@ -213,7 +219,9 @@ def standings(look: Look) -> pd.DataFrame:
     """hospital, says, why, since (UTC): what each said of the proposal last."""
     known = {row.site: row for row in look.standings}
     rows = [
-        (site, known[site].state, known[site].reason, when(known[site].at)) if site in known else (site, "nothing yet", "", "")
+        (site, known[site].state, known[site].reason, when(known[site].at))
+        if site in known
+        else (site, "nothing yet", "", "")
         for site in look.sites
     ]
     return pd.DataFrame(rows, columns=["hospital", "says", "why", "since (UTC)"])

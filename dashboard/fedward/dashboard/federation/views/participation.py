@@ -66,7 +66,9 @@ def _newest_absence(made: Sequence[Attempt]) -> tuple[str, Attempt, Cause, str] 
     for one in reversed(made):
         for out in one.out:
             if out.cause.name not in BLAMELESS:
-                verb = {"refused": "refused", "dropped": "dropped", "absent": "was not there"}.get(out.status, out.status)
+                verb = {"refused": "refused", "dropped": "dropped", "absent": "was not there"}.get(
+                    out.status, out.status
+                )
                 return out.sites[0], one, out.cause, verb
     return None
 
@@ -94,7 +96,16 @@ def sites(look: Look, tallies: Mapping[str, Tally], history: History) -> pd.Data
                 now or "taking part",
             )
         )  # fmt: skip
-    columns = ["hospital", "rounds contributed", "refused", "dropped", "not asked", "usual seconds", "last heard of (UTC)", "now"]
+    columns = [
+        "hospital",
+        "rounds contributed",
+        "refused",
+        "dropped",
+        "not asked",
+        "usual seconds",
+        "last heard of (UTC)",
+        "now",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -120,7 +131,9 @@ def answers(look: Look, statuses: Mapping[int, Sequence[StatusRow]]) -> pd.DataF
             if row.status == "contributed" and row.seconds is not None:
                 took.setdefault(row.site, []).append(row.seconds)
     made = [
-        (site, median(took[site]), min(took[site]), max(took[site]), "") if site in took else (site, *(math.nan,) * 3, "no answer yet")
+        (site, median(took[site]), min(took[site]), max(took[site]), "")
+        if site in took
+        else (site, *(math.nan,) * 3, "no answer yet")
         for site in look.sites
     ]
     return pd.DataFrame(made, columns=["hospital", "value", "low", "high", "shown"])

@@ -87,7 +87,10 @@ def _levels(counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]
         return dict(counts)
     least, most = min(one for one, _ in counts.values()), max(one for one, _ in counts.values())
     step, evaluated = max(math.ceil((most - least) / (LEVELS - 1)), 1), max(one for _, one in counts.values())
-    return {site: (min(least + math.ceil((one - least) / step) * step, most), evaluated) for site, (one, _) in counts.items()}
+    return {
+        site: (min(least + math.ceil((one - least) / step) * step, most), evaluated)
+        for site, (one, _) in counts.items()
+    }
 
 
 def _events(sealed: AnySealed, site: str, trained: int, evaluated: int) -> History:
@@ -125,7 +128,16 @@ def table(look: Look, found: Sequence[Cost]) -> pd.DataFrame:
         (one.site, one.spent, one.forecast, one.promised, max(one.promised - one.spent, 0.0), *one.asked, NOT_SHARED)
         for one in found
     ]
-    columns = ["hospital", "ε spent", "ε forecast", "ε promised", "ε left of it", "training attempts", "evaluations", "lifetime budget"]
+    columns = [
+        "hospital",
+        "ε spent",
+        "ε forecast",
+        "ε promised",
+        "ε left of it",
+        "training attempts",
+        "evaluations",
+        "lifetime budget",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -135,14 +147,25 @@ def promise(look: Look) -> list[tuple[str, str]]:
     if privacy.epsilon is None or privacy.delta is None:
         return [("Promise", "none: the study trains without differential privacy")]
     found = [
-        ("ε", f"at most {privacy.epsilon:g}: whoever sees all that leaves can tell by at most a factor of e^ε whether a patient took part"),
+        (
+            "ε",
+            f"at most {privacy.epsilon:g}: whoever sees all that leaves can tell by at most a factor of e^ε whether a patient took part",
+        ),
         ("δ", f"{privacy.delta:g}: the probability with which that may not hold"),
         ("Unit", "patient: all records of one patient together"),
         ("Neighbouring", "adds or removes one patient at one hospital"),
         ("Adversary", _adversary(look)),
-        ("Composition", "every study in a hospital's ledger counts; each hospital's ledger refuses what its budget does not hold"),
+        (
+            "Composition",
+            "every study in a hospital's ledger counts; each hospital's ledger refuses what its budget does not hold",
+        ),
         ("Covers", covered(manifest) if isinstance(manifest, Manifest) else "all registered patients"),
-        ("Secure sums", "the coordinator sees sums alone" if privacy.secure_aggregation else "off: the coordinator sees each hospital's noised update"),
+        (
+            "Secure sums",
+            "the coordinator sees sums alone"
+            if privacy.secure_aggregation
+            else "off: the coordinator sees each hospital's noised update",
+        ),
     ]
     return found
 
@@ -161,4 +184,6 @@ def shared(look: Look, tallies: Mapping[str, Tally]) -> str:
         f"From the coordinator's own record of {words.counted(asked, 'request', 'requests')}: an attempt that a hospital refused, or did not "
         "answer, counts as charged. A hospital's lifetime budget, and what other studies took of it, is its own and not shared."
     )
-    return text + (" Numbers of attempts are rounded up to a few, so a figure may lie a little above." if rounded else "")
+    return text + (
+        " Numbers of attempts are rounded up to a few, so a figure may lie a little above." if rounded else ""
+    )
