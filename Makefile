@@ -9,11 +9,12 @@ export PYTHONDONTWRITEBYTECODE ?=
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 
-.PHONY: help demo test coverage lint bench prove bundle clean
+.PHONY: help demo monitor test coverage lint bench prove bundle clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    four hospitals train one model on this machine (DEMO='--rounds 10 --no-dp …')"
+	@echo "make monitor look at a federation in the browser (MONITOR='--store DIR'), or at a run (MONITOR=RUN)"
 	@echo "make test    lint, types, contracts and every test"
 	@echo "make coverage  every test, watched, with a floor of 90%: it takes half as long again"
 	@echo "make lint    ruff, mypy, import contracts, docs"
@@ -34,6 +35,9 @@ $(READY): pyproject.toml constraints.txt Makefile
 
 demo: $(READY)
 	@$(BIN)/fedward demo $(DEMO)
+
+monitor: $(READY)
+	@$(BIN)/fedward monitor $(MONITOR)
 
 lint: $(READY)
 	@echo "== ruff ==" && $(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -28,8 +28,11 @@ AT = 1_900_000_000
 PATIENTS = 200
 
 
-def write_record(folder: Path, sites: int, rounds: int) -> tuple[CoordinatorHome, str]:
-    """A coordinator's home whose store holds a completed study of so many sites and rounds, and the study's digest."""
+def write_record(folder: Path, sites: int, rounds: int, bands: int | None = None) -> tuple[CoordinatorHome, str]:
+    """A coordinator's home whose store holds a completed study of so many sites and rounds, and the study's digest.
+
+    `bands`: of ages, each a fairness group beside the two of sex; left out, the study's own.
+    """
     port, control = free_ports(2)
     home = CoordinatorHome.create(
         folder,
@@ -41,7 +44,7 @@ def write_record(folder: Path, sites: int, rounds: int) -> tuple[CoordinatorHome
         now=datetime.now(UTC),
     )
     names = tuple(f"site-{number:03d}" for number in range(sites))
-    manifest = _manifest(rounds)
+    manifest = _manifest(rounds, bands)
     sealed = _sealed(home, manifest, names)
     store = home.open_store()
     try:
@@ -61,10 +64,13 @@ def write_record(folder: Path, sites: int, rounds: int) -> tuple[CoordinatorHome
     return home, sealed.digest
 
 
-def _manifest(rounds: int) -> Manifest:
+def _manifest(rounds: int, bands: int | None) -> Manifest:
     data = tomllib.loads((heart_folder() / "study.toml").read_text(encoding="utf-8"))
     data["training"]["rounds"] = rounds
     data["evaluation"] = {"noise": "none", "every": 10}
+    if bands is not None:
+        cut = [round(120 * number / bands) for number in range(bands + 1)]
+        data["fairness"] = {"groups": [{"column": "sex"}, {"column": "age", "cut": cut}]}
     return parse(data)
 
 

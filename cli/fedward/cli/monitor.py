@@ -1,4 +1,4 @@
-"""`fedward monitor`: a run's folder in the browser, on this machine alone or, with an access file, for whom it names."""
+"""`fedward monitor`: a coordinator's record or a run's folder in the browser, on this machine or, with an access file, for whom it names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 
 
 def monitor(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `fedward simulate --out` made.")],
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="The folder that `fedward simulate --out` made.", show_default=False),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            metavar="DIR|URL",
+            help="A coordinator's folder, its store.sqlite, or a PostgreSQL URL. [default: ~/.fedward/coordinator, without RUN]",
+            show_default=False,
+        ),
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="A port of 127.0.0.1. [default: 8501 or a free one]")
     ] = None,
@@ -35,12 +47,12 @@ def monitor(
     ] = False,
     as_json: bool = JsonOption,
 ) -> None:
-    """Look at a simulated run, finished or not: accuracy, fairness, and what was run. Ctrl-C ends it.
+    """Look at a federation, from its coordinator's record, or at a simulated run. Ctrl-C ends it.
 
-    The page can change nothing, and follows a run that still goes on. It is served to this machine only; with --access to whom the
-    file names, who sign in with their organisation's account, and as what each of them may see.
+    Of a federation: how the study goes, accuracy, fairness, privacy, who took part, models, and the audit log. Of a run: accuracy,
+    fairness, and what was run. The page can change nothing, and follows what still goes on. It is served to this machine only; with
+    --access to whom the file names, who sign in with their organisation's account, and as what each of them may see.
     """
-    from fedward.dashboard.record import read
     from fedward.dashboard.serve import free_port, installed, serve
 
     installed()
@@ -48,13 +60,13 @@ def monitor(
     if check:
         _tell(at, as_json)
         return
-    read(run)
+    kind, named = _named(run, store)
     free_port(at.port, at.address)
     if as_json:
-        print_json({"address": at.url, "run": str(run.absolute())})
+        print_json({"address": at.url, kind: named})
     else:
-        say(f"The monitor of {run} is at {at.url} (Ctrl-C ends it).")
-    serve(run, at, browser)
+        say(f"The monitor of {named} is at {at.url} (Ctrl-C ends it).")
+    serve(kind, named, at, browser)
 
 
 def _listener(port: int | None, address: str | None, access: Path | None, check: bool) -> Listener:
@@ -100,3 +112,30 @@ def _tell(at: Listener, as_json: bool) -> None:
     say(f"{at.url} listens at {at.address}, port {at.port}; sessions last {access.session_minutes} minutes at most.")
     say(f"People sign in at {found.issuer}, where {at.callback} must be registered for {access.provider.client_id}.")
     say(f"Let in, the first that fits: {'; '.join(rules)}.")
+
+
+def _named(run: Path | None, store: str | None) -> tuple[str, str]:
+    """What to show, looked at once so that what is wrong with it is said here: "run" or "store", and its place.
+
+    Raises:
+        UsageError: both are named.
+        FedwardError: it is none, or cannot be read.
+    """
+    from fedward.privacy.errors import UsageError
+
+    if run is not None and store is not None:
+        raise UsageError(
+            "the monitor shows one thing", expected="RUN or --store", got="both", remedy="leave one of them out"
+        )
+    if run is not None:
+        from fedward.dashboard.record import read
+
+        read(run)
+        return "run", str(run.absolute())
+    from fedward.dashboard.federation.place import place
+
+    found = place(store)
+    found.open().close()
+    if isinstance(found.store, str) and found.home is None:
+        return "store", found.store
+    return "store", str(Path(found.shown).absolute())

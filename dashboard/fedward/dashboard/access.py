@@ -135,6 +135,11 @@ def visible(granted: Granted, page: str) -> bool:
     return granted.role in _DETAILED or page in _PAGES.get(granted.role, frozenset())
 
 
+def sees_record(granted: Granted) -> bool:
+    """Whether a role sees a coordinator's record, whose pages show every site's part."""
+    return granted.role in _DETAILED
+
+
 def site_details(granted: Granted, site: str) -> bool:
     """Whether a role sees a site's name beside what it did: reasons, times and numbers of its own."""
     return granted.role in _DETAILED or (granted.role == "hospital" and granted.site == site)

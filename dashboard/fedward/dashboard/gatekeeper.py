@@ -91,6 +91,16 @@ def fragment(run_every: float | None = None) -> Callable[[Callable[P, None]], Ca
     return made
 
 
+def not_for(granted: Granted) -> None:
+    """The page of whoever may look at some things, and not at a coordinator's record."""
+    st.subheader("This record is not for your role", anchor=False)
+    st.info(
+        f"The pages of a coordinator's record show every hospital's part, and are for its coordinators and auditors; your role is "
+        f"{words.plain(granted.role)}. Ask the coordinator for the study's report, or for its model card.",
+        icon=":material/visibility_off:",
+    )
+
+
 def account(granted: Granted) -> None:
     """Who is signed in, as what, until when, and the way out; once a page. Nothing where nobody signs in."""
     if granted.until is None:

@@ -56,7 +56,7 @@ def _page(folder: Path, sentence: Sentence, lay_out: LayOut, fewest: int = 1) ->
     try:
         record, shown = redacted_run(*_seen(str(folder), at), granted)
     except FedwardError as error:
-        _tell(error)
+        tell(error)
         _watch(folder, at, None)
         return
     st.header(words.plain(_title(record)), anchor=False)
@@ -72,7 +72,7 @@ def _title(record: Record) -> str:
     return str(study.get("title") or study.get("id")) if isinstance(study, dict) else record.path.name
 
 
-def _tell(error: FedwardError) -> None:
+def tell(error: FedwardError) -> None:
     """What went wrong and what helps, as the command line says it."""
     st.error(words.plain(f"{error.what}.", 500), icon=":material/error:")
     for label, text in (("Expected", error.expected), ("Got", error.got)):

@@ -74,8 +74,8 @@ def check(path: Path) -> None:
         return
     if (path / "federation.json").is_file():
         raise InputError(
-            f"{path} is a coordinator's home: the monitor shows simulated runs, not yet a coordinator's federation",
-            remedy=f"fedward coordinator status STUDY --follow --home {path}",
+            f"{path} is a coordinator's home, and not a simulated run's folder",
+            remedy=f"fedward monitor --store {path}",
             code="not-a-run",
         )
     if (path / "sweep.json").is_file():

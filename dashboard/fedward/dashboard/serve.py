@@ -138,8 +138,14 @@ def _bound(port: int, address: str) -> int | None:
         return int(opened.getsockname()[1])
 
 
-def serve(folder: Path, at: Listener, browser: bool) -> None:
-    """Serve a folder's monitor until SIGINT or SIGTERM. `browser`: open it there.
+def serve(kind: str, named: str, at: Listener, browser: bool) -> None:
+    """Serve a monitor until SIGINT or SIGTERM.
+
+    Args:
+        kind: "run" or "store", as `app` reads it.
+        named: the run's folder, or the store's place.
+        at: where, and for whom.
+        browser: whether to open it there.
 
     Raises:
         RefusalError: the address is not loopback, and there is no access file.
@@ -150,7 +156,9 @@ def serve(folder: Path, at: Listener, browser: bool) -> None:
     from streamlit import net_util  # noqa: PLC0415 - slow, and a node may lack it
     from streamlit.web.cli import main  # noqa: PLC0415
 
-    from fedward.dashboard import gatekeeper  # noqa: PLC0415
+    # Imported before anybody waits for the first page.
+    from fedward.dashboard import charts, gatekeeper  # noqa: F401, PLC0415
+    from fedward.dashboard.federation import reading  # noqa: F401, PLC0415
 
     net_util._external_ip = HOST  # else Streamlit asks the internet for it at any page's foreign origin
     gatekeeper.guard(at.file)
@@ -159,7 +167,7 @@ def serve(folder: Path, at: Listener, browser: bool) -> None:
         flags = [f"--{name}={value}" for name, value in _options(at, browser).items()]
         flags += [f"--server.allowedHosts={host}" for host in _hosts(at)]
         flags += [f"--secrets.files={secrets}"]
-        main.main(["run", script, *flags, "--", str(folder.absolute())], prog_name="streamlit", standalone_mode=False)
+        main.main(["run", script, *flags, "--", kind, named], prog_name="streamlit", standalone_mode=False)
 
 
 def _options(at: Listener, browser: bool) -> dict[str, str]:

@@ -286,6 +286,14 @@ class Store:
                 raise InputError(f'site "{site}" has no alarm', remedy="run `fedward coordinator status` to list them")
             connection.execute(HEADS.delete().where(HEADS.c.site == site))
 
+    def stamp(self) -> tuple[int, ...]:
+        """Changes with all that a reader sees of studies and alarms; two look-ups, however long the record is."""
+        with self._read() as connection:
+            newest = connection.execute(sa.select(sa.func.coalesce(sa.func.max(JOURNAL.c.sequence), 0))).scalar_one()
+            open_ = sa.func.coalesce(sa.func.sum(sa.case((ALARMS.c.cleared_at.is_(None), 1), else_=0)), 0)
+            count, still = connection.execute(sa.select(sa.func.count(), open_).select_from(ALARMS)).one()
+        return int(newest), int(count), int(still)
+
     # studies
 
     def create_study(self, study_id: str, manifest: str, invited: Sequence[str], at: int) -> int:
@@ -544,10 +552,10 @@ class Store:
         rows = self._rows(query.order_by(CHECKPOINTS.c.version.desc()).limit(1))
         return (int(rows[0].version), str(rows[0].model)) if rows else None
 
-    def attempts(self, study: int) -> list[AttemptRow]:
-        """Every attempt, in order."""
-        query = _select(ATTEMPTS, AttemptRow).where(ATTEMPTS.c.study == study).order_by(ATTEMPTS.c.attempt)
-        return self._records(AttemptRow, query)
+    def attempts(self, study: int, since: int = 1) -> list[AttemptRow]:
+        """Every attempt from `since` on, in order."""
+        query = _select(ATTEMPTS, AttemptRow).where(ATTEMPTS.c.study == study, ATTEMPTS.c.attempt >= since)
+        return self._records(AttemptRow, query.order_by(ATTEMPTS.c.attempt))
 
     def restored(self, made_at: int, by: str, reason: str, mark: str, at: int) -> tuple[str, ...]:
         """Journal that this record is a backup's, made at `made_at`, whose file's digest is `mark`; attempts of every sealed study
@@ -610,9 +618,13 @@ class Store:
         sites = {row.site for row in self.standings(study)} | set(asked)
         return [Contribution(site, asked.get(site, 0)) for site in sorted(sites)]
 
-    def metrics(self, study: int, *, newest: bool = False) -> list[MetricRow]:
-        """The metrics of every version that was evaluated, or of the newest one alone."""
-        query = _select(METRICS, MetricRow).where(METRICS.c.study == study)
+    def metrics(
+        self, study: int, *, newest: bool = False, since: int = 0, slices: Sequence[str] | None = None
+    ) -> list[MetricRow]:
+        """The metrics of every version that was evaluated from `since` on, or of the newest one alone; of all slices, or these."""
+        query = _select(METRICS, MetricRow).where(METRICS.c.study == study, METRICS.c.version >= since)
+        if slices is not None:
+            query = query.where(METRICS.c.slice.in_(slices))
         if newest:
             last = sa.select(sa.func.max(METRICS.c.version)).where(METRICS.c.study == study).scalar_subquery()
             query = query.where(METRICS.c.version == last)
@@ -696,9 +708,11 @@ class Store:
         with self._write() as connection:
             self._append(connection, study, kind, data, at)
 
-    def journal(self, study: int, *kinds: str, without: Sequence[str] = ()) -> list[JournalEntry]:
-        """A study's journal, oldest first; only entries of these kinds, if any is given, and none of those."""
-        query = sa.select(JOURNAL).where(JOURNAL.c.study == study).order_by(JOURNAL.c.sequence)
+    def journal(self, study: int, *kinds: str, without: Sequence[str] = (), after: int = 0) -> list[JournalEntry]:
+        """A study's journal, oldest first; only entries of these kinds, if any is given, and none of those; only later than entry
+        number `after`."""
+        of = sa.and_(JOURNAL.c.study == study, JOURNAL.c.sequence > after)
+        query = sa.select(JOURNAL).where(of).order_by(JOURNAL.c.sequence)
         if kinds:
             query = query.where(JOURNAL.c.kind.in_(kinds))
         if without:

@@ -1,0 +1,115 @@
+"""Audit: can I trust this record?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from fedward.dashboard import words
+from fedward.dashboard.federation.pages.frame import Here, empty, heading, page, table
+from fedward.dashboard.federation.record import Entries, copied
+from fedward.dashboard.federation.views import auditing as views
+from fedward.dashboard.federation.views import marks
+from fedward.privacy.auditentries import LogEntry
+from fedward.server.checkpoints import load_sightings
+from fedward.server.home import CoordinatorHome
+from fedward.study.audit import FOLDER
+
+SHOWN = 500
+"""Entries that the table shows; the search looks through all."""
+_ICONS = {True: marks.HOLDS, False: marks.FAILS, None: marks.UNKNOWN}
+
+
+def audit(named: str) -> None:
+    """Can I trust this record?"""
+    page(named, _sentence, _lay_out)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the audit log")
+def _entries(home: str, mark: int) -> Entries:  # noqa: ARG001 - the cache's key: a folder that was put back is read anew
+    return Entries(Path(home))
+
+
+def _all(home: CoordinatorHome) -> tuple[LogEntry, ...]:
+    tree = home.path / FOLDER / "tree"
+    return _entries(str(home.path), tree.stat().st_ino if tree.exists() else 0).all()
+
+
+def _signed(here: Here, home: CoordinatorHome) -> list[views.Countersigned]:
+    return views.countersigned(load_sightings(home), here.reader.identities())
+
+
+def _sentence(here: Here) -> str:
+    home = here.place.home
+    if home is None:
+        return "The audit log lies in the coordinator's own folder, and this is its database alone."
+    entries = _all(home)
+    made = _checked(len(entries))
+    return views.sentence(len(entries), made, _signed(here, home), len(here.reader.identities()))
+
+
+def _checked(size: int) -> list[views.Check] | None:
+    """What was verified on this page, as long as the log is what it was then."""
+    kept = st.session_state.get("verified")
+    return kept[1] if kept is not None and kept[0] == size else None
+
+
+def _lay_out(here: Here) -> None:
+    home = here.place.home
+    if home is None:
+        empty("Give the coordinator's folder instead, on its machine.", "fedward monitor --store DIR")
+        return
+    entries, signed = _all(home), _signed(here, home)
+    heading("Verify it now")
+    st.caption(
+        "Every entry and every hash is computed again, on a copy; signatures are checked by the keys that hospitals enrolled with."
+    )
+    if st.button("Verify the audit log", icon=":material/verified_user:", type="primary"):
+        _verify(here, home, len(entries))
+    _results(_checked(len(entries)))
+    heading("Up to where each hospital vouches for it")
+    sites = sorted(here.reader.identities())
+    table("countersignatures", views.signatures(signed, sites, len(entries)), "countersignatures", open_=True)
+    heading("Entries")
+    wanted = st.text_input(
+        "Search the entries",
+        key="search",
+        placeholder="a kind, a hospital, a study's digest, a day such as 2030-01-31",
+        icon=":material/search:",
+    )
+    found = views.table(entries, wanted or "")
+    st.caption(
+        f"{len(found)} of {words.counted(len(entries), 'entry', 'entries')}"
+        + (f"; the newest {SHOWN} are shown" if len(found) > SHOWN else "")
+    )
+    table("audit entries", found[:SHOWN], "audit", open_=True)
+
+
+def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
+    """Make every check, and say each as it is done."""
+    made: list[views.Check] = []
+    with st.status("Verifying", expanded=True) as status, copied(home.path) as log:
+        for check in views.checks(
+            log,
+            home.settings.federation_id,
+            here.reader.coordinator_key(),
+            load_sightings(home),
+            here.reader.identities(),
+        ):
+            made.append(check)
+            st.write(words.plain(f"{check.name}: {check.found}", 400))
+        failed = any(check.holds is False for check in made)
+        status.update(
+            label="It does not hold" if failed else "Verified", state="error" if failed else "complete", expanded=False
+        )
+    st.session_state["verified"] = (size, made)
+    st.rerun()
+
+
+def _results(made: list[views.Check] | None) -> None:
+    for check in made or ():
+        mark = _ICONS[check.holds]
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.badge(mark.word, icon=f":material/{mark.icon}:", color=mark.tone)
+            st.markdown(words.plain(f"{check.name}: {check.found}", 400), width="content")

@@ -1,0 +1,101 @@
+"""Models: which model may be used?"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from fedward.dashboard import words
+from fedward.dashboard.federation.charts import pairs as charts
+from fedward.dashboard.federation.pages.checklist import checklist
+from fedward.dashboard.federation.pages.frame import Here, chart, heading, named_study, page, table
+from fedward.dashboard.federation.views import accuracy, gates
+from fedward.dashboard.federation.views import models as views
+from fedward.server.comparing import compare
+from fedward.server.gates import Verdict
+from fedward.server.histories import History
+from fedward.server.releasing import releasable
+
+
+def models(named: str) -> None:
+    """Which model may be used?"""
+    page(named, _sentence, _lay_out)
+
+
+def _history(here: Here) -> History:
+    return here.reader.history(here.look)
+
+
+def _verdicts(here: Here) -> tuple[Verdict, ...] | None:
+    return gates.verdicts(_history(here)) if here.look.trains else None
+
+
+def _sentence(here: Here) -> str:
+    short = releasable(_history(here)) if here.look.trains else ()
+    return views.sentence(here.look, here.reader.releases(here.look.study.study_id), _verdicts(here), short)
+
+
+def _lay_out(here: Here) -> None:
+    if here.look.trains:
+        _releases(here)
+        heading("The gates of the newest model")
+        checklist(here)
+    heading("Two studies side by side")
+    _compare(here)
+
+
+def _releases(here: Here) -> None:
+    found = here.reader.releases(here.look.study.study_id)
+    heading("Releases")
+    if found:
+        table("releases", views.table(found), "releases", open_=True)
+    else:
+        st.info(
+            "No release yet: a model becomes one when its study's gates hold and a person releases it.",
+            icon=":material/inventory_2:",
+        )
+    table("the newest model", views.newest(here.look), "model", open_=True)
+    if views.CARDS is None:
+        st.caption("A model's card is not made by this version of Fedward.")
+        return
+    for name, data in views.CARDS(_history(here)).items():
+        st.download_button(
+            f"Model card ({name})", data, name, key=f"card-{name}", on_click="ignore", icon=":material/description:"
+        )
+
+
+def _compare(here: Here) -> None:
+    others = [row for row in here.reader.studies() if row.key != here.look.study.key]
+    if not others:
+        st.info("There is one study only: a second one can be set beside it here.", icon=":material/compare:")
+        return
+    keys = {row.key: row for row in others}
+    chosen = st.selectbox(
+        "Compare with",
+        list(keys),
+        index=None,
+        key="beside",
+        format_func=lambda key: named_study(keys[key]),
+        placeholder="Choose another study",
+    )
+    if chosen is None:
+        return
+    beside = here.reader.look(int(chosen))
+    made = compare(_history(here), here.reader.history(beside))
+    table("the two studies", views.facts(made), "studies", open_=True)
+    if made.differences:
+        st.markdown(
+            "The manifests differ:\n" + "\n".join(f"- {words.plain(text, 300)}" for text in made.differences[:40])
+        )
+    frame = views.side_by_side(made, here.look, beside)
+    if frame.empty:
+        st.info("Neither study's model has been evaluated.", icon=":material/help:")
+        return
+    names = [label for label, _ in accuracy.NAMES.values() if label in set(frame["metric"])]
+    metric = (
+        st.segmented_control(
+            "Metric", names, default=names[0], key="paired", required=True, label_visibility="collapsed"
+        )
+        or names[0]
+    )
+    part = frame[frame["metric"] == metric]
+    chart(charts.pairs(part, metric), charts.pairs_words(part, metric), f"{metric} of both", frame, "side-by-side")

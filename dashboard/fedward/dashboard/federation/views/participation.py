@@ -1,0 +1,139 @@
+"""The Participation page: who took part, and why did someone not?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import pandas as pd
+
+from fedward.dashboard import words
+from fedward.dashboard.federation.reading import Look, Tally
+from fedward.dashboard.federation.views import marks
+from fedward.dashboard.federation.views.overview import round_name, when
+from fedward.server.causes import BLAMELESS, Cause
+from fedward.server.chronicle import Attempt, attempts
+from fedward.server.contributing import SiteStory, stories
+from fedward.server.histories import History
+from fedward.server.records import StatusRow
+
+
+def grid(look: Look, history: History) -> pd.DataFrame:
+    """hospital, attempt, round, what, status, why, seconds: one row a hospital and attempt of the history, in the roster's order."""
+    made = {one.attempt: one for one in attempts(history)}
+    rows = []
+    for number, statuses in history.by_attempt.items():
+        one = made[number]
+        why = {site: out.cause for out in one.out for site in out.sites}
+        seen = {row.site: row for row in statuses}
+        for site in look.sites:
+            row = seen.get(site)
+            status = "asked" if row is None else row.status
+            cause = why.get(site)
+            rows.append(
+                (
+                    site, number, one.round, round_name(look, one.round).lower(), marks.status(status).word,
+                    "" if cause is None else cause.means,
+                    math.nan if row is None or row.seconds is None else row.seconds,
+                )
+            )  # fmt: skip
+    return pd.DataFrame(rows, columns=["hospital", "attempt", "round", "what", "status", "why", "seconds"])
+
+
+def told(look: Look, history: History) -> list[SiteStory]:
+    """Each hospital's part in the attempts of the history, in the roster's order."""
+    found = {story.site: story for story in stories(history, attempts(history))}
+    return [found[site] for site in look.sites if site in found]
+
+
+def sentence(look: Look, history: History) -> str:
+    """Who took part, and the newest absence: who, when, why, and whether it is back."""
+    made = [one for one in attempts(history) if one.outcome is not None]
+    if not made:
+        return "No round has ended yet."
+    absent = _newest_absence(made)
+    given, of = len(made[-1].contributed), words.counted(len(look.sites), "hospital", "hospitals")
+    head = f"{given} of {of} contributed to the newest attempt."
+    if absent is None:
+        return f"{head} In the {words.counted(len(made), 'attempt', 'attempts')} shown nobody was missing."
+    site, one, cause, verb = absent
+    back = next((later for later in made if later.attempt > one.attempt and site in later.contributed), None)
+    return f"{head} {site} {verb} in {_round(look, one)}: {cause.means}; {f'back in {_round(look, back)}' if back else 'not back yet'}."
+
+
+def _newest_absence(made: Sequence[Attempt]) -> tuple[str, Attempt, Cause, str] | None:
+    for one in reversed(made):
+        for out in one.out:
+            if out.cause.name not in BLAMELESS:
+                verb = {"refused": "refused", "dropped": "dropped", "absent": "was not there"}.get(
+                    out.status, out.status
+                )
+                return out.sites[0], one, out.cause, verb
+    return None
+
+
+def _round(look: Look, one: Attempt) -> str:
+    name = round_name(look, one.round)
+    return f"{name[:1].lower()}{name[1:]}"
+
+
+def sites(look: Look, tallies: Mapping[str, Tally], history: History) -> pd.DataFrame:
+    """hospital, rounds contributed, refused, dropped, not asked, usual seconds, last heard of (UTC), now.
+
+    Counts are over the whole record, `now` and seconds over the attempts of the history.
+    """
+    known = {story.site: story for story in told(look, history)}
+    rows = []
+    for site in look.sites:
+        tally, story = tallies.get(site, Tally()), known.get(site)
+        now = "" if story is None or story.now is None else story.now.means
+        rows.append(
+            (
+                site, tally.committed, *(tally.statuses.get(name, 0) for name in ("refused", "dropped", "absent")),
+                math.nan if story is None or story.usual_seconds is None else story.usual_seconds,
+                "" if story is None or story.last_seen is None else when(story.last_seen),
+                now or "taking part",
+            )
+        )  # fmt: skip
+    columns = [
+        "hospital",
+        "rounds contributed",
+        "refused",
+        "dropped",
+        "not asked",
+        "usual seconds",
+        "last heard of (UTC)",
+        "now",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def causes(look: Look, history: History) -> pd.DataFrame:
+    """hospital, why, times, who acts, what to do: what kept hospitals out, the most frequent of each first."""
+    rows = [
+        (story.site, counted.cause.means, counted.times, counted.cause.who, _do(counted.cause))
+        for story in told(look, history)
+        for counted in story.causes
+    ]
+    return pd.DataFrame(rows, columns=["hospital", "why", "times", "who acts", "what to do"])
+
+
+def _do(cause: Cause) -> str:
+    return f"fedward explain {cause.name}" if cause.is_code else cause.do
+
+
+def answers(look: Look, statuses: Mapping[int, Sequence[StatusRow]]) -> pd.DataFrame:
+    """hospital, value, low, high, shown: the median time of its answers, seconds, and the fastest and slowest."""
+    took: dict[str, list[float]] = {}
+    for rows in statuses.values():
+        for row in rows:
+            if row.status == "contributed" and row.seconds is not None:
+                took.setdefault(row.site, []).append(row.seconds)
+    made = [
+        (site, median(took[site]), min(took[site]), max(took[site]), "")
+        if site in took
+        else (site, *(math.nan,) * 3, "no answer yet")
+        for site in look.sites
+    ]
+    return pd.DataFrame(made, columns=["hospital", "value", "low", "high", "shown"])

@@ -1,0 +1,189 @@
+"""The Privacy page: what has it cost?
+
+A coordinator knows whom it asked for what, and so what a site's ledger has been charged at most: an attempt that a site refused
+before it read any data is counted here all the same. What else is in a hospital's ledger, and what it allows, is the hospital's
+own: it is not shared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
+
+import pandas as pd
+
+from fedward.dashboard import words
+from fedward.dashboard.federation.reading import Look, Tally
+from fedward.privacy.accounting import epsilon
+from fedward.privacy.events import History, merge
+from fedward.study.kinds import AnySealed
+from fedward.study.manifest import Manifest
+from fedward.study.schedule import attempt_events, study_events
+from fedward.study.terms import PRIVACY_WORDS, all_others_words, coordinator_words, covered, shares_noise
+
+LEVELS: Final = 8
+"""Sites of one noise are told apart by so many numbers of attempts at most: an ε is a tenth of a second's work."""
+NOT_SHARED: Final = "not shared"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One hospital's ε of this study, at its δ, against the adversary that the study names.
+
+    Attributes:
+        asked: attempts that asked it to train, and for counts.
+        spent: what its ledger was charged at most.
+        forecast: the same once the rounds that are left are each done in one attempt.
+        promised: every planned attempt charged, spare ones included; what the hospital approved.
+    """
+
+    site: str
+    asked: tuple[int, int]
+    spent: float
+    forecast: float
+    promised: float
+
+
+def costs(look: Look, tallies: Mapping[str, Tally]) -> list[Cost]:
+    """Every hospital's; empty before the seal, and without differential privacy."""
+    sealed, delta = look.sealed, look.manifest.privacy.delta
+    if sealed is None or delta is None or look.manifest.privacy.epsilon is None:
+        return []
+    ended = look.study.state in {"completed", "stopped", "failed", "budget-exhausted"}
+    left = (0, 0) if ended else _left(look)
+    levels = _levels({site: (tally.trained, tally.evaluated) for site, tally in tallies.items()})
+    found = []
+    for site in look.sites:
+        tally = tallies.get(site, Tally())
+        done = levels[site]
+        promised = study_events(sealed, site)
+        found.append(
+            Cost(
+                site=site,
+                asked=(tally.trained, tally.evaluated),
+                spent=_epsilon(_events(sealed, site, *done), delta),
+                forecast=_epsilon(_events(sealed, site, done[0] + left[0], done[1] + left[1]), delta),
+                promised=_epsilon(promised, delta),
+            )
+        )
+    return found
+
+
+def _left(look: Look) -> tuple[int, int]:
+    """Attempts that are to come if none fails: of training, and of counting."""
+    if not isinstance(look.manifest, Manifest):
+        return (0, 0) if look.version else (1, 0)
+    every, rounds = look.manifest.counting.every, look.rounds
+    counted = sum((number - 1) % every == 0 for number in range(max(look.version + 1, 2), rounds + 1)) + 1
+    return max(rounds - look.version, 0), counted
+
+
+def _levels(counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """The same, rounded up to a few different numbers where there are many."""
+    if len(set(counts.values())) <= LEVELS:
+        return dict(counts)
+    least, most = min(one for one, _ in counts.values()), max(one for one, _ in counts.values())
+    step, evaluated = max(math.ceil((most - least) / (LEVELS - 1)), 1), max(one for _, one in counts.values())
+    return {
+        site: (min(least + math.ceil((one - least) / step) * step, most), evaluated)
+        for site, (one, _) in counts.items()
+    }
+
+
+def _events(sealed: AnySealed, site: str, trained: int, evaluated: int) -> History:
+    """What so many attempts charge; nothing for what carries no noise, which no ε covers."""
+    made = []
+    for purpose, event in attempt_events(sealed, site, train=True, evaluate=True).items():
+        times = evaluated if purpose.startswith("evaluate") else trained
+        if event is not None and times > 0:
+            made.append(replace(event, steps=event.steps * times))
+    return merge(made)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(events: History, delta: float) -> float:
+    return epsilon(events, delta) if events else 0.0
+
+
+def sentence(look: Look, found: Sequence[Cost]) -> str:
+    """What has it cost? The most that a patient of any hospital has been charged, and of how much."""
+    privacy = look.manifest.privacy
+    if privacy.epsilon is None:
+        return "The study trains without differential privacy: it promises patients nothing, and no ε bounds what its updates reveal."
+    if not found:
+        return f"The study may cost each patient ε at most {privacy.epsilon:g} (δ {privacy.delta:g}); nothing has been charged yet."
+    spent, promised = max(one.spent for one in found), max(one.promised for one in found)
+    return (
+        f"This study has cost each patient ε at most {spent:.2f} so far (δ {privacy.delta:g}), of {promised:.2f} that its hospitals "
+        "approved; unit: patient; adds or removes one patient."
+    )
+
+
+def table(look: Look, found: Sequence[Cost]) -> pd.DataFrame:
+    """hospital, ε spent, ε forecast, ε promised, ε left, attempts, counts, lifetime budget."""
+    rows = [
+        (one.site, one.spent, one.forecast, one.promised, max(one.promised - one.spent, 0.0), *one.asked, NOT_SHARED)
+        for one in found
+    ]
+    columns = [
+        "hospital",
+        "ε spent",
+        "ε forecast",
+        "ε promised",
+        "ε left of it",
+        "training attempts",
+        "evaluations",
+        "lifetime budget",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def promise(look: Look) -> list[tuple[str, str]]:
+    """The promise in plain words: what, and what it means."""
+    privacy, manifest = look.manifest.privacy, look.manifest
+    if privacy.epsilon is None or privacy.delta is None:
+        return [("Promise", "none: the study trains without differential privacy")]
+    found = [
+        (
+            "ε",
+            f"at most {privacy.epsilon:g}: whoever sees all that leaves can tell by at most a factor of e^ε whether a patient took part",
+        ),
+        ("δ", f"{privacy.delta:g}: the probability with which that may not hold"),
+        ("Unit", "patient: all records of one patient together"),
+        ("Neighbouring", "adds or removes one patient at one hospital"),
+        ("Adversary", _adversary(look)),
+        (
+            "Composition",
+            "every study in a hospital's ledger counts; each hospital's ledger refuses what its budget does not hold",
+        ),
+        ("Covers", covered(manifest) if isinstance(manifest, Manifest) else "all registered patients"),
+        (
+            "Secure sums",
+            "the coordinator sees sums alone"
+            if privacy.secure_aggregation
+            else "off: the coordinator sees each hospital's noised update",
+        ),
+    ]
+    return found
+
+
+def _adversary(look: Look) -> str:
+    if look.sealed is not None and shares_noise(look.sealed):
+        return f"{coordinator_words(look.sealed.manifest)}; against {all_others_words()} less is promised"
+    return PRIVACY_WORDS.partition("adversary: ")[2].partition(";")[0]
+
+
+def shared(look: Look, tallies: Mapping[str, Tally]) -> str:
+    """Where these figures come from."""
+    asked = sum(times for tally in tallies.values() for status, times in tally.statuses.items() if status != "absent")
+    rounded = len({(one.trained, one.evaluated) for one in tallies.values()}) > LEVELS
+    text = (
+        f"From the coordinator's own record of {words.counted(asked, 'request', 'requests')}: an attempt that a hospital refused, or did not "
+        "answer, counts as charged. A hospital's lifetime budget, and what other studies took of it, is its own and not shared."
+    )
+    return text + (
+        " Numbers of attempts are rounded up to a few, so a figure may lie a little above." if rounded else ""
+    )
