@@ -1,103 +1,48 @@
-"""What single hospitals gave away of their own metrics: files of `fedward site metrics --release`, in the home's folder `site-metrics`.
+"""What single hospitals gave away of their own metrics, as the record has it: signed by each, taken in by `fedward coordinator share`.
 
-Nothing of this is ever sent by a node (`study.site_metrics`): people there release a file and hand it over, and a coordinator's
-person puts it into the folder. Whoever is without one has not shared. The reading of the files is IO; what they say is checked as
-what a stranger wrote.
+Nothing of this is ever sent by a node (`study.site_metrics`): people at a hospital release a file and hand it over. A hospital
+without one has not shared. Figures are of the model version that the hospital measured, and no ε covers them.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
 
 import pandas as pd
 
 from fedward.dashboard.federation.reading import Look
+from fedward.server.records import SharedMetrics
 from fedward.study.manifest import Manifest
-from fedward.study.metrics import slice_names
-from fedward.study.site_metrics import METRICS
+from fedward.study.shared_metrics import SiteFigures
+from fedward.study.site_metrics import named
 
-FOLDER: Final = "site-metrics"
-MOST_BYTES: Final = 200_000
-MOST_FILES: Final = 2000
+COLUMNS = ("hospital", "value", "low", "high", "alone", "patients", "version", "shown")
 
 
-@dataclass(frozen=True)
-class Given:
-    """One hospital's file. `slices` is slice → metric → value, None where the slice is suppressed."""
+def by_site(look: Look, shared: Sequence[SharedMetrics], name: str = "auroc", slice_: str = "everybody") -> pd.DataFrame:
+    """hospital, value, low, high, alone, patients, version, shown: "shared", "suppressed" or "not shared"; in the roster's order.
 
-    site: str
-    round: int
-    slices: dict[str, dict[str, float] | None]
-
-
-def read(folder: Path, look: Look) -> tuple[dict[str, Given], tuple[str, ...]]:
-    """By site, what was given of this study; and the names of files that cannot be used."""
-    found: dict[str, Given] = {}
-    bad: list[str] = []
-    for path in sorted(folder.glob("*.json"))[:MOST_FILES] if folder.is_dir() else ():
-        given = _read(path, look)
-        if given is None:
-            bad.append(path.name)
-        elif given is not _OTHER and (given.site not in found or found[given.site].round < given.round):
-            found[given.site] = given
-    return found, tuple(bad)
-
-
-_OTHER: Final = Given("", 0, {})
-"""A file of another study."""
-
-
-def _read(path: Path, look: Look) -> Given | None:
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            return None
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(data, dict) or not isinstance(look.manifest, Manifest):
-        return None
-    if data.get("digest") != look.study.digest:
-        return _OTHER
-    site, round_, slices = data.get("site"), data.get("round"), data.get("slices")
-    if site not in look.sites or type(round_) is not int or not isinstance(slices, dict):
-        return None
-    if set(slices) != set(slice_names(look.manifest)) or not all(_whole(one) for one in slices.values()):
-        return None
-    return Given(str(site), round_, slices)
-
-
-def _whole(values: Any) -> bool:
-    """Whether a slice is suppressed, or has values of its metrics within their ranges."""
-    if values is None:
-        return True
-    if not isinstance(values, dict) or not set(values) <= set(METRICS):
-        return False
-    return all(
-        type(value) in {int, float} and math.isfinite(value) and METRICS[name].low <= value <= METRICS[name].high
-        for name, value in values.items()
-    )
-
-
-def by_site(look: Look, given: dict[str, Given], name: str = "auroc", slice_: str = "everybody") -> pd.DataFrame:
-    """hospital, value, low, high, patients, shown: "shared", "suppressed" or "not shared"; in the roster's order.
-
-    The interval of an AUROC is Hanley & McNeil's (1982), from the two counts alone: the file has no more.
+    `alone` is the AUROC of the model that the hospital trained by itself, NaN where it gave none. The interval of an AUROC is
+    Hanley & McNeil's (1982), from the two counts alone: the file has no more.
     """
-    rows = []
-    for site in look.sites:
-        one = given.get(site)
-        values = None if one is None else one.slices[slice_]
-        if values is None or name not in values:
-            rows.append((site, math.nan, math.nan, math.nan, math.nan, "not shared" if one is None else "suppressed"))
-            continue
-        with_, without = values.get("positives", 0), values.get("negatives", 0)
-        low, high = _hanley(values[name], with_, without) if name == "auroc" else (math.nan, math.nan)
-        rows.append((site, values[name], low, high, with_ + without, "shared"))
-    return pd.DataFrame(rows, columns=["hospital", "value", "low", "high", "patients", "shown"])
+    given = {one.site: one for one in shared}
+    rows = [_row(look, site, given.get(site), name, slice_) for site in look.sites]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _row(look: Look, site: str, one: SharedMetrics | None, name: str, slice_: str) -> tuple[object, ...]:
+    if one is None or not isinstance(look.manifest, Manifest):
+        return (site, *(math.nan,) * 6, "not shared")
+    figures = SiteFigures.model_validate_json(one.figures)
+    values = named(look.manifest, figures.values).get(slice_)
+    alone = figures.auroc_alone if slice_ == "everybody" and name == "auroc" else None
+    if values is None or name not in values:
+        return (site, *(math.nan,) * 5, one.version, "suppressed")
+    with_, without = values["positives"], values["negatives"]
+    low, high = _hanley(values[name], with_, without) if name == "auroc" else (math.nan, math.nan)
+    own = math.nan if alone is None else alone
+    return (site, values[name], low, high, own, with_ + without, one.version, "shared")
 
 
 def _hanley(area: float, with_: float, without: float) -> tuple[float, float]:
