@@ -12,7 +12,7 @@ from fedward.dashboard.federation.reading import Look
 from fedward.dashboard.federation.views import marks
 from fedward.dashboard.federation.views.marks import Mark
 from fedward.server import gates
-from fedward.server.gates import Verdict
+from fedward.server.verdicts import Verdict
 from fedward.server.histories import History
 
 WORDS: Final = {

@@ -1,4 +1,4 @@
-"""What single hospitals gave away of their own metrics, as the record has it: signed by each, taken in by `fedward coordinator share`.
+"""What single hospitals gave away of their own metrics, as the record has it: signed, and taken in by `fedward coordinator share`.
 
 Nothing of this is ever sent by a node (`study.site_metrics`): people at a hospital release a file and hand it over. A hospital
 without one has not shared. Figures are of the model version that the hospital measured, and no ε covers them.

@@ -13,7 +13,7 @@ from fedward.dashboard.federation.reading import Look
 from fedward.dashboard.federation.views import accuracy, fairness, gates
 from fedward.dashboard.federation.views.overview import estimate, when
 from fedward.server.comparing import Comparison, Side
-from fedward.server.gates import Verdict
+from fedward.server.verdicts import Verdict
 from fedward.server.histories import History
 from fedward.server.records import MetricRow, ReleaseRow
 
