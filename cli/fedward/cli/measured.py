@@ -13,12 +13,17 @@ NAMES = {
     "brier": "Brier score",
     "calibration_gap": "mean score less outcome rate",
     "calibration_error": "calibration error",
-    "sensitivity": "sensitivity at 0.5",
-    "specificity": "specificity at 0.5",
-    "selection_rate": "called positive at 0.5",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "selection_rate": "called positive",
+    "precision": "with the outcome, of those called positive",
     "demographic_parity_gap": "gap in those called positive",
     "equal_opportunity_gap": "gap in sensitivity",
     "equalized_odds_gap": "equalised-odds gap",
+    "predictive_parity_gap": "gap in precision",
+    "auroc_gap": "gap in AUROC",
+    "calibration_spread": "gap in mean score less outcome rate",
+    "worst_auroc": "AUROC of the worst group",
 }
 
 
@@ -34,7 +39,8 @@ def print_measured(metrics: Sequence[MetricRow]) -> None:
             "Measured on held-out patients, from summed counts",
             ("who", "what", "value", "95% interval"),
             shown,
-            caption="Intervals hold what chance and noise on the counts can do. Undefined: too few patients for the noise.",
+            caption="Intervals hold what chance and noise on the counts can do. Undefined: too few patients for the noise. Called "
+            "positive: from evaluation.threshold of the study on, 0.5 if it names none.",
         )
 
 
@@ -42,7 +48,7 @@ def is_told(slice_: str, name: str) -> bool:
     """Whether people are shown a metric: the rest is in `--json`."""
     if slice_ == "everybody":
         return True
-    return name == "auroc" or (name.endswith("_gap") and name != "calibration_gap")
+    return name in {"auroc", "worst_auroc", "calibration_spread"} or (name.endswith("_gap") and name != "calibration_gap")
 
 
 def _value(metric: MetricRow) -> str:

@@ -60,9 +60,19 @@ def selection_rate(counts: Real, first: int) -> Real:
     return _ratio(counts[..., first:, :].sum((-1, -2)), counts.sum((-1, -2)))
 
 
+def precision(counts: Real, first: int) -> Real:
+    """Positive predictive value: of the patients in bin `first` or higher, the share with the outcome."""
+    return _ratio(counts[..., first:, 1].sum(-1), counts[..., first:, :].sum((-1, -2)))
+
+
 def prevalence(counts: Real) -> Real:
     """Of all patients, the share with the outcome."""
     return _ratio(counts[..., 1].sum(-1), counts.sum((-1, -2)))
+
+
+def spread(rates: Real) -> Real:
+    """Largest less smallest of the groups' rates (groups, …): fairlearn's difference between groups."""
+    return np.asarray(rates.max(0) - rates.min(0))
 
 
 def first_bin(centres: Real, threshold: float) -> int:
