@@ -48,7 +48,9 @@ def is_told(slice_: str, name: str) -> bool:
     """Whether people are shown a metric: the rest is in `--json`."""
     if slice_ == "everybody":
         return True
-    return name in {"auroc", "worst_auroc", "calibration_spread"} or (name.endswith("_gap") and name != "calibration_gap")
+    return name in {"auroc", "worst_auroc", "calibration_spread"} or (
+        name.endswith("_gap") and name != "calibration_gap"
+    )
 
 
 def _value(metric: MetricRow) -> str:
