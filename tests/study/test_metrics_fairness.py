@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_score, roc_auc_score
 
 from fedward.study.manifest import Evaluation, Manifest
-from fedward.study.metrics import bin_centres, bin_edges, estimates, histogram, slice_names
+from fedward.study.metrics import bin_centres, estimates, histogram, slice_names
 from fedward.study.metrics.binning import auroc_bounds
 from fedward.study.metrics.intervals import Estimate
 from fedward.study.metrics.measures import (

@@ -8,6 +8,8 @@ histogram, noised or not. Slice 0 is everybody; then one slice a fairness group.
     measures    every metric as a function of counts
     binning     how far a metric of counts can be from the one of raw scores
     intervals   metrics with bootstrap intervals, noise included
+    curves      ROC and precision-recall curves, and the point at a threshold
+    mitigation  what a threshold for each group would do: an analysis, never applied
 """
 
 from fedward.study.metrics.counting import (

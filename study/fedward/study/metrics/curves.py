@@ -1,7 +1,7 @@
 """ROC and precision-recall curves of one slice's counts: a point for each bin edge, which is a threshold on the score.
 
-Noisy counts are projected onto counts of at least 0 first (`intervals.project`), so that every curve rises as it should; counts that
-are at least 0 stay as they came. The curves are those of scikit-learn on scores replaced by their bins.
+Noisy counts are projected onto counts of at least 0 first (`intervals.project`), so that every curve rises as it should; others
+stay as they came. The curves are those of scikit-learn on scores replaced by their bins.
 """
 
 from __future__ import annotations
