@@ -56,7 +56,9 @@ def test_every_metric_has_a_row_for_every_slice_and_gaps_have_one_for_every_attr
     found = evaluate(MANIFEST, 4, NAMES, TOTAL).metrics
     metrics = {row.name for row in found if row.slice == "everybody"}
     assert metrics >= {"auroc", "auprc", "brier", "calibration_gap", "calibration_error", "sensitivity", "specificity"}
-    gaps = {"demographic_parity_gap", "equal_opportunity_gap", "equalized_odds_gap"}
+    assert "precision" in metrics
+    gaps = {"demographic_parity_gap", "equal_opportunity_gap", "equalized_odds_gap", "predictive_parity_gap"}
+    gaps |= {"auroc_gap", "calibration_spread", "worst_auroc"}
     assert {row.name for row in found} == metrics | gaps
     for name in metrics:
         assert tuple(rows(name)) == slice_names(MANIFEST)

@@ -23,7 +23,8 @@ def print_measured(metrics: Sequence[MetricRow]) -> None:
             "Measured on held-out patients, from summed counts",
             ("who", "what", "value", "95% interval"),
             shown,
-            caption="Intervals hold what chance and noise on the counts can do. Undefined: too few patients for the noise.",
+            caption="Intervals hold what chance and noise on the counts can do. Undefined: too few patients for the noise. Called "
+            "positive: from evaluation.threshold of the study on, 0.5 if it names none.",
         )
 
 
@@ -31,7 +32,9 @@ def is_told(slice_: str, name: str) -> bool:
     """Whether people are shown a metric: the rest is in `--json`."""
     if slice_ == "everybody":
         return True
-    return name == "auroc" or (name.endswith("_gap") and name != "calibration_gap")
+    return name in {"auroc", "worst_auroc", "calibration_spread"} or (
+        name.endswith("_gap") and name != "calibration_gap"
+    )
 
 
 def _value(metric: MetricRow) -> str:

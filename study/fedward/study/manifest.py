@@ -255,6 +255,13 @@ class Evaluation(Part):
     bins: Annotated[int, Field(ge=10, le=1000)] | None = None
     temper: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] | None = None
     """Bins are equal in sigmoid(logit(score) / temper): at 1, equal in the score itself."""
+    threshold: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+    """A score from here on is called positive where a metric needs a decision; left out, 0.5. It counts by whole bins."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a threshold that is not given: a study keeps the digest under which it was approved."""
+        return {name: value for name, value in plain(self).items() if name != "threshold" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -267,6 +274,7 @@ class Counting:
         spare_attempts: evaluations that may be repeated after a failure.
         bins: of the score.
         temper: the scale on which they are equal.
+        threshold: a score from here on is called positive.
     """
 
     epsilon: float | None
@@ -274,6 +282,7 @@ class Counting:
     spare_attempts: int
     bins: int
     temper: float
+    threshold: float
 
     @property
     def noised(self) -> bool:
@@ -532,6 +541,7 @@ class Manifest(BaseManifest):
             spare_attempts=spare if chosen.spare_attempts is None else chosen.spare_attempts,
             bins=chosen.bins or (10 if noised else 100),
             temper=chosen.temper or (2.0 if noised else 4.0),
+            threshold=chosen.threshold or 0.5,
         )
 
     @model_validator(mode="after")

@@ -11,6 +11,8 @@ suppressed when shown.
     calibrating calibration over groups of bins that are large enough to show
     binning     how far a metric of counts can be from the one of raw scores
     intervals   metrics with bootstrap intervals, noise included
+    curves      ROC and precision-recall curves, and the point at a threshold
+    mitigation  what a threshold for each group would do: an analysis, never applied
 """
 
 from fedward.study.metrics.calibrating import CalibrationGroup, calibration_groups

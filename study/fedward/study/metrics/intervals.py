@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.study.attributes import attributes
-from fedward.study.manifest import Manifest
+from fedward.study.manifest import Counting, Manifest
 from fedward.study.metrics import measures
 from fedward.study.metrics.counting import Counts, bin_centres
 from fedward.study.metrics.measures import Real
@@ -30,9 +30,6 @@ from fedward.study.metrics.measures import Real
 REPLICATES = 500
 SURE = 3.0
 """How many deviations of its noise a sum must be above 0 before anything is divided by it."""
-THRESHOLD = 0.5
-"""A score from here on is called positive where sensitivity, specificity and gaps need a decision."""
-
 Measure = Callable[[Real], Real]
 
 
@@ -55,7 +52,29 @@ class _Kind:
     projected: bool = False
     low: float = 0.0
     needs: tuple[int, ...] = (0, 1)
-    """The outcomes whose sums it divides by."""
+    """The outcomes whose sums it divides by; none is everybody's."""
+    first: int = 0
+    """The lowest bin of those sums."""
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    """What is said of an attribute's groups: the largest, over metrics, of what `of` makes of the groups' values (groups, …)."""
+
+    keys: tuple[str, ...]
+    of: Measure = measures.spread
+    high: float = 1.0
+
+
+_CONTRASTS = {
+    "demographic_parity_gap": _Contrast(("selection_rate",)),
+    "equal_opportunity_gap": _Contrast(("sensitivity",)),
+    "equalized_odds_gap": _Contrast(("sensitivity", "specificity")),
+    "predictive_parity_gap": _Contrast(("precision",)),
+    "auroc_gap": _Contrast(("auroc",)),
+    "calibration_spread": _Contrast(("calibration_gap",), high=2.0),
+    "worst_auroc": _Contrast(("auroc",), of=partial(np.min, axis=0)),
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,7 @@ class _Slice:
 
 
 def estimates(manifest: Manifest, counts: Counts, deviation: float, names: tuple[str, ...]) -> list[Estimate]:
-    """All metrics of all slices, then the gaps between each attribute's groups.
+    """All metrics of all slices, then the gaps between each attribute's groups and the AUROC of its worst group.
 
     Args:
         manifest: the study; its bins are the counts'.
@@ -75,12 +94,12 @@ def estimates(manifest: Manifest, counts: Counts, deviation: float, names: tuple
         deviation: of the noise on each cell of the sum; 0 without.
         names: the slices' names.
     """
-    kinds = _kinds(counts.shape[1], manifest.counting.temper)
+    kinds = _kinds(counts.shape[1], manifest.counting)
     rng = _generator(counts)
     slices = [_slice(kinds, part.astype(np.float64), deviation, rng) for part in counts]
     found = [_estimate(name, key, kinds[key].low, s) for name, s in zip(names, slices, strict=True) for key in kinds]
     for attribute, members in attribute_slices(manifest).items():
-        found.extend(_gaps(attribute, [slices[index] for index in members]))
+        found.extend(_contrasts(attribute, [slices[index] for index in members]))
     return found
 
 
@@ -89,9 +108,9 @@ def attribute_slices(manifest: Manifest) -> dict[str, list[int]]:
     return {attribute.name: list(attribute.slices) for attribute in attributes(manifest)}
 
 
-def _kinds(bins: int, temper: float) -> dict[str, _Kind]:
-    centres = bin_centres(bins, temper)
-    first = measures.first_bin(centres, THRESHOLD)
+def _kinds(bins: int, plan: Counting) -> dict[str, _Kind]:
+    centres = bin_centres(bins, plan.temper)
+    first = measures.first_bin(centres, plan.threshold)
     return {
         "auroc": _Kind(measures.auroc),
         "auprc": _Kind(measures.average_precision, projected=True),
@@ -101,6 +120,7 @@ def _kinds(bins: int, temper: float) -> dict[str, _Kind]:
         "sensitivity": _Kind(partial(measures.sensitivity, first=first), needs=(1,)),
         "specificity": _Kind(partial(measures.specificity, first=first), needs=(0,)),
         "selection_rate": _Kind(partial(measures.selection_rate, first=first), needs=()),
+        "precision": _Kind(partial(measures.precision, first=first), needs=(), first=first),
     }
 
 
@@ -112,7 +132,7 @@ def _slice(kinds: dict[str, _Kind], counts: Real, deviation: float, rng: np.rand
     values: dict[str, float] = {}
     shifts: dict[str, Real] = {}
     for name, kind in kinds.items():
-        if not _sure(counts, kind.needs, deviation):
+        if not _sure(counts[kind.first :], kind.needs, deviation):
             continue
         value = float(kind.of(projected if kind.projected else counts))
         drawn = kind.of(repaired if kind.projected else replicates)
@@ -162,41 +182,32 @@ def _estimate(slice_: str, name: str, lowest: float, found: _Slice) -> Estimate:
     return _bounded(slice_, name, found.values[name], found.shifts[name], lowest)
 
 
-def _bounded(slice_: str, name: str, value: float, shifts: Real, lowest: float) -> Estimate:
+def _bounded(slice_: str, name: str, value: float, shifts: Real, lowest: float, highest: float = 1.0) -> Estimate:
     low, high = (value + float(shift) for shift in np.quantile(shifts, (0.025, 0.975)))
-    inside = [float(np.clip(number, lowest, 1.0)) for number in (value, low, high)]
+    inside = [float(np.clip(number, lowest, highest)) for number in (value, low, high)]
     return Estimate(slice_, name, inside[0], min(inside), max(inside))
 
 
-def _gaps(attribute: str, groups: list[_Slice]) -> list[Estimate]:
-    """The largest difference between groups (Hardt, Price & Srebro 2016; fairlearn's differences), each group's rate known.
+def _contrasts(attribute: str, groups: list[_Slice]) -> list[Estimate]:
+    """The largest difference between groups (Hardt, Price & Srebro 2016; fairlearn's differences), each group's rate known; and
+    the lowest AUROC.
 
-    Gaps of noisy rates are too large on average, as the larger of two always is; the replicates' excess is taken off.
+    Gaps of noisy rates are too large on average, as the larger of two always is, and their minimum is too small; the replicates'
+    excess is taken off.
     """
-    rates = {
-        "demographic_parity_gap": ("selection_rate",),
-        "equal_opportunity_gap": ("sensitivity",),
-        "equalized_odds_gap": ("sensitivity", "specificity"),
-    }
     found = []
-    for name, keys in rates.items():
-        if len(groups) < 2 or any(key not in group.values for group in groups for key in keys):
+    for name, contrast in _CONTRASTS.items():
+        if len(groups) < 2 or any(key not in group.values for group in groups for key in contrast.keys):
             found.append(Estimate(attribute, name, None))
             continue
-        value = max(_spread(np.array([[group.values[key]] for group in groups]))[0] for key in keys)
-        size = min(group.shifts[key].size for group in groups for key in keys)
-        drawn = np.max(
-            [_spread(np.array([group.values[key] + group.shifts[key][:size] for group in groups])) for key in keys],
-            axis=0,
-        )
+        size = min(group.shifts[key].size for group in groups for key in contrast.keys)
+        values = {key: np.array([[group.values[key]] for group in groups]) for key in contrast.keys}
+        shifts = {key: np.array([group.shifts[key][:size] for group in groups]) for key in contrast.keys}
+        value = float(max(contrast.of(values[key])[0] for key in contrast.keys))
+        drawn = np.max([contrast.of(values[key] + shifts[key]) for key in contrast.keys], axis=0)
         bias = float(drawn.mean()) - value
-        found.append(_bounded(attribute, name, value - bias, drawn - value - bias, 0.0))
+        found.append(_bounded(attribute, name, value - bias, drawn - value - bias, 0.0, contrast.high))
     return found
-
-
-def _spread(rates: Real) -> Real:
-    """Largest less smallest of (groups, …)."""
-    return np.asarray(rates.max(0) - rates.min(0))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Real = NDArray[np.float64]
+_BLOCK = 2**14
+"""Counts that `point_measures` takes at a time."""
 
 
 def auroc(counts: Real) -> Real:
@@ -60,9 +62,55 @@ def selection_rate(counts: Real, first: int) -> Real:
     return _ratio(counts[..., first:, :].sum((-1, -2)), counts.sum((-1, -2)))
 
 
+def precision(counts: Real, first: int) -> Real:
+    """Positive predictive value: of the patients in bin `first` or higher, the share with the outcome."""
+    return _ratio(counts[..., first:, 1].sum(-1), counts[..., first:, :].sum((-1, -2)))
+
+
 def prevalence(counts: Real) -> Real:
     """Of all patients, the share with the outcome."""
     return _ratio(counts[..., 1].sum(-1), counts.sum((-1, -2)))
+
+
+def spread(rates: Real) -> Real:
+    """Largest less smallest of the groups' rates (groups, …): fairlearn's difference between groups."""
+    return np.asarray(rates.max(0) - rates.min(0))
+
+
+def point_measures(counts: Real, centres: Real, first: int) -> dict[str, Real]:
+    """All of the above at once, for many histograms of counts (…, bins, 2): each of shape (…), under the names of `estimates`.
+
+    Sums that measures share are taken once, and a block of histograms at a time, so that they stay in the processor's cache.
+    Average precision (`auprc`) is only right for counts of at least 0; the others take them as they came.
+    """
+    table = np.asarray(counts).reshape(-1, *np.shape(counts)[-2:])
+    size = max(1, _BLOCK // max(1, 2 * len(centres)))
+    parts = [_points(table[start : start + size], centres, first) for start in range(0, max(len(table), 1), size)]
+    return {name: np.concatenate([part[name] for part in parts]).reshape(np.shape(counts)[:-2]) for name in parts[0]}
+
+
+def _points(counts: Real, centres: Real, first: int) -> dict[str, Real]:
+    """Of (histograms, bins, 2). Bins run downwards here: a running sum is what a threshold at that bin calls positive."""
+    negative, positive = (np.ascontiguousarray(counts[:, ::-1, outcome], dtype=np.float64) for outcome in (0, 1))
+    middles, total, called = centres[::-1], negative + positive, max(len(centres) - first, 0)
+    false, true = np.cumsum(negative, 1), np.cumsum(positive, 1)
+    flagged = false + true
+    precisions = np.divide(true, flagged, out=np.zeros_like(true), where=flagged > 0)
+    none, ill, everybody = false[:, -1], true[:, -1], flagged[:, -1]
+    tp, fp = (sums[:, called - 1] if called else np.zeros(len(sums)) for sums in (true, false))
+    ordered = none * ill - np.einsum("ij,ij->i", positive, false) + np.einsum("ij,ij->i", positive, negative) / 2
+    return {
+        "auroc": _ratio(ordered, none * ill),
+        "auprc": _ratio(np.einsum("ij,ij->i", positive, precisions), ill),
+        "brier": _ratio(positive @ (1 - middles) ** 2 + negative @ middles**2, everybody),
+        "calibration_gap": _ratio(total @ middles - ill, everybody),
+        "calibration_error": _ratio(np.abs(total * middles - positive).sum(1), everybody),
+        "sensitivity": _ratio(tp, ill),
+        "specificity": _ratio(none - fp, none),
+        "selection_rate": _ratio(tp + fp, everybody),
+        "precision": _ratio(tp, tp + fp),
+        "prevalence": _ratio(ill, everybody),
+    }
 
 
 def first_bin(centres: Real, threshold: float) -> int:

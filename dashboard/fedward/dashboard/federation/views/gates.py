@@ -12,8 +12,8 @@ from fedward.dashboard.federation.reading import Look
 from fedward.dashboard.federation.views import marks
 from fedward.dashboard.federation.views.marks import Mark
 from fedward.server import gates
-from fedward.server.verdicts import Verdict
 from fedward.server.histories import History
+from fedward.server.verdicts import Verdict
 
 WORDS: Final = {
     "min_auroc": "AUROC over all held-out patients",

@@ -13,9 +13,9 @@ from fedward.dashboard.federation.reading import Look
 from fedward.dashboard.federation.views import accuracy, fairness, gates
 from fedward.dashboard.federation.views.overview import estimate, when
 from fedward.server.comparing import Comparison, Side
-from fedward.server.verdicts import Verdict
 from fedward.server.histories import History
 from fedward.server.records import MetricRow, ReleaseRow
+from fedward.server.verdicts import Verdict
 
 CARDS: Final[Callable[[History], dict[str, bytes]] | None] = None
 """Makes a model's card, by file name: None where this version of Fedward makes none."""
