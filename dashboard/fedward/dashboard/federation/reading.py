@@ -20,7 +20,6 @@ from fedward.server.readings import SUMS
 from fedward.server.records import (
     AlarmRow,
     AttemptRow,
-    Contribution,
     Evaluation,
     JournalEntry,
     MetricRow,
@@ -241,20 +240,17 @@ class Reader:
             return kept.evaluations[version][1]
 
     def history(self, look: Look, newest: int | None = None) -> History:
-        """The study for what explains and compares histories; with so many attempts alone, the newest. What each site signed is not
-        in it, nor are the messages of sums."""
+        """The study for what explains and compares histories; with so many attempts alone, the newest: then its counts are of these,
+        and whether it may be released is left open. What each site signed is not in it, nor are the messages of sums."""
         kept, statuses = self._of(look.study), self.statuses(look, newest)
         attempts = tuple(row for row in look.attempts if row.attempt in statuses)
         rows = tuple(row for attempt in statuses.values() for row in attempt)
-        contributed = () if newest is None else self._contributed(look)
-        view = _view(look, kept, attempts, rows, self.measured(look), contributed)
+        view = _view(look, kept, attempts, rows, self.measured(look))
+        if newest is None:
+            view = replace(view, not_releasable=shortfalls(kept.manifest, view))
         opened = {row.attempt for row in attempts}
         journal = tuple(e for e in look.journal if e.kind != "opened" or e.data["attempt"] in opened)
         return History(study=look.study, view=view, journal=journal, alarms=look.alarms, evidence={})
-
-    def _contributed(self, look: Look) -> tuple[Contribution, ...]:
-        tallies = self.tallies(look)
-        return tuple(Contribution(site, tallies[site].committed) for site in sorted(tallies))
 
     def _of(self, study: StudyRow) -> _Kept:
         """What is kept of a study; nothing of it changes after the seal but its rows."""
@@ -334,11 +330,10 @@ def _view(
     attempts: tuple[AttemptRow, ...],
     statuses: tuple[StatusRow, ...],
     metrics: tuple[MetricRow, ...],
-    contributed: tuple[Contribution, ...],
 ) -> StudyView:
     """As `readings.view`, of rows that are known."""
     study, manifest = look.study, kept.manifest
-    made = StudyView(
+    return StudyView(
         key=study.key,
         study_id=study.study_id,
         title=manifest.study.title,
@@ -361,6 +356,4 @@ def _view(
         kind="train" if look.trains else "explore",
         questions=() if look.question is None else (look.question,),
         code=study.code,
-        contributed=contributed,
     )
-    return replace(made, not_releasable=shortfalls(manifest, made))

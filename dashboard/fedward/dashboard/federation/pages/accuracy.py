@@ -6,7 +6,7 @@ import streamlit as st
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts import curves, dots, rounds
-from fedward.dashboard.federation.pages.frame import Here, chart, empty, figures, heading, page, table
+from fedward.dashboard.federation.pages.frame import Here, chart, empty, figures, heading, note, page, table
 from fedward.dashboard.federation.reading import EVERYBODY
 from fedward.dashboard.federation.views import accuracy as views
 from fedward.dashboard.federation.views import counts, given
@@ -81,7 +81,7 @@ def _curves(made: counts.Sums, newest: dict[str, MetricRow]) -> None:
         frame = counts.reliability(made)
         chart(curves.reliability(frame), curves.reliability_words(frame), "reliability", frame, "reliability")
     noise = f" Each count carries noise of deviation {made.deviation:.1f}." if made.deviation else ""
-    st.caption(
+    note(
         f"Held-out patients of {words.counted(len(made.sites), 'hospital', 'hospitals')}, after round {made.version}. {JOINED}{noise}"
     )
 
@@ -108,7 +108,7 @@ def _sites(here: Here) -> None:
             f"Not shared: none of the {len(here.look.sites)} hospitals has given its own metrics away, and the coordinator sees sums alone.",
             icon=":material/lock:",
         )
-    st.caption(
+    note(
         "A hospital whose policy allows it (share_metrics) gives a file of its own: `fedward site metrics DIGEST --release FILE`. Such files "
         f"are shown from the folder {given.FOLDER} in the coordinator's home. They carry no noise: no ε covers them. {views.COMPARED}"
     )

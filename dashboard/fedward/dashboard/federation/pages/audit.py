@@ -7,11 +7,12 @@ from pathlib import Path
 import streamlit as st
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.pages.frame import Here, empty, heading, page, table
+from fedward.dashboard.federation.pages.frame import Here, empty, heading, note, page, table
 from fedward.dashboard.federation.record import Entries, copied
 from fedward.dashboard.federation.views import auditing as views
 from fedward.dashboard.federation.views import marks
 from fedward.privacy.auditentries import LogEntry
+from fedward.privacy.errors import FedwardError
 from fedward.server.checkpoints import load_sightings
 from fedward.server.home import CoordinatorHome
 from fedward.study.audit import FOLDER
@@ -62,10 +63,10 @@ def _lay_out(here: Here) -> None:
         return
     entries, signed = _all(home), _signed(here, home)
     heading("Verify it now")
-    st.caption(
+    note(
         "Every entry and every hash is computed again, on a copy; signatures are checked by the keys that hospitals enrolled with."
     )
-    if st.button("Verify the audit log", icon=":material/verified_user:", type="primary"):
+    if st.button("Verify the audit log", icon=":material/verified_user:"):
         _verify(here, home, len(entries))
     _results(_checked(len(entries)))
     heading("Up to where each hospital vouches for it")
@@ -76,10 +77,9 @@ def _lay_out(here: Here) -> None:
         "Search the entries",
         key="search",
         placeholder="a kind, a hospital, a study's digest, a day such as 2030-01-31",
-        icon=":material/search:",
     )
     found = views.table(entries, wanted or "")
-    st.caption(
+    note(
         f"{len(found)} of {words.counted(len(entries), 'entry', 'entries')}"
         + (f"; the newest {SHOWN} are shown" if len(found) > SHOWN else "")
     )
@@ -87,22 +87,19 @@ def _lay_out(here: Here) -> None:
 
 
 def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
-    """Make every check, and say each as it is done."""
+    """Make every check, and say each as it is done; a log that cannot be read at all is one that fails."""
     made: list[views.Check] = []
-    with st.status("Verifying", expanded=True) as status, copied(home.path) as log:
-        for check in views.checks(
-            log,
-            home.settings.federation_id,
-            here.reader.coordinator_key(),
-            load_sightings(home),
-            here.reader.identities(),
-        ):
-            made.append(check)
-            st.write(words.plain(f"{check.name}: {check.found}", 400))
+    with st.status("Verifying", expanded=True) as status:
+        try:
+            sightings, key = load_sightings(home), here.reader.coordinator_key()
+            with copied(home.path) as log:
+                for check in views.checks(log, home.settings.federation_id, key, sightings, here.reader.identities()):
+                    made.append(check)
+                    st.write(words.plain(f"{check.name}: {check.found}", 400))
+        except FedwardError as error:
+            made.append(views.Check("The log can be read", False, error.what))
         failed = any(check.holds is False for check in made)
-        status.update(
-            label="It does not hold" if failed else "Verified", state="error" if failed else "complete", expanded=False
-        )
+        status.update(label="It does not hold" if failed else "Verified", state="error" if failed else "complete")
     st.session_state["verified"] = (size, made)
     st.rerun()
 

@@ -8,7 +8,7 @@ from fedward.dashboard import words
 from fedward.dashboard.federation.charts import dots
 from fedward.dashboard.federation.charts import heat as charts
 from fedward.dashboard.federation.pages.checklist import checklist
-from fedward.dashboard.federation.pages.frame import Here, chart, empty, heading, page
+from fedward.dashboard.federation.pages.frame import Here, chart, empty, heading, note, page
 from fedward.dashboard.federation.views import accuracy, contrasts, counts
 from fedward.dashboard.federation.views import fairness as views
 from fedward.study.manifest import Manifest
@@ -46,7 +46,7 @@ def _lay_out(here: Here) -> None:
     heading("Metrics by group, held-out patients of all hospitals")
     frame = views.heat(look, measured)
     chart(charts.heat(frame), charts.heat_words(frame), "metrics by group", frame.drop(columns="shade"), "groups")
-    st.caption(
+    note(
         f"After round {measured[0].version}. Groups of fewer than {SMALL} patients of an outcome, and those that would give them away, are "
         "suppressed: they are not zero. A patient may be in several groups."
     )
@@ -91,6 +91,6 @@ def _over_rounds(here: Here, gate: float | None) -> None:
     limit = gate if gap == views.GAPS["equalized_odds_gap"][0] else None
     chart(charts.gaps(frame, gap, limit), charts.gaps_words(frame, gap, limit), "gaps by round", frame, "gaps")
     meaning = next(text for label, text in views.GAPS.values() if label == gap)
-    st.caption(
+    note(
         f"{words.plain(meaning, 300).capitalize()}. Of noise alone a gap would be above 0; what noise adds on average is taken off."
     )

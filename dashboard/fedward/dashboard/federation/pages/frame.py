@@ -26,6 +26,8 @@ EVERY_S = 2
 STALE_S = 60
 """A running study of which the record says nothing for so long is told as stale."""
 PICKED = "study"
+PRINTED = 60
+"""Rows of a page's own table that is printed whole; a longer one scrolls."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def page(named: str, sentence: Sentence, lay_out: LayOut) -> None:
         st.subheader(words.plain(sentence(here), 600), anchor=False)
         _watch(place, stamp, here.look)
         lay_out(here)
-        st.caption(words.plain(promise.words_of(here.look), 1000))
+        note(words.plain(promise.words_of(here.look), 1000))
     except FedwardError as error:
         parts.tell(error)
         _retry(named)
@@ -156,7 +158,7 @@ def _say_fresh(look: Look, lease: Lease | None, now: int) -> None:
             icon=":material/hourglass_top:",
         )
     else:
-        st.caption(f"Running; the newest entry of the record came {words.ago(silent)}. The page follows by itself.")
+        note(f"Running; the newest entry of the record came {words.ago(silent)}. The page follows by itself.")
 
 
 @st.fragment(run_every=EVERY_S)
@@ -169,6 +171,11 @@ def _retry(named: str) -> None:
     if st.session_state.get("retried", 0.0) < time.monotonic() - 5 * EVERY_S:
         st.session_state["retried"] = time.monotonic()
         st.rerun()
+
+
+def note(text: str) -> None:
+    """Small print: how a figure came about. Streamlit's own captions are too pale for who sees little contrast."""
+    st.markdown(f":small[:gray[{text}]]")
 
 
 def heading(text: str) -> None:
@@ -191,16 +198,37 @@ def table(title: str, frame: pd.DataFrame, file: str, *, open_: bool = False) ->
     """A table with download, behind a click unless it is the page's own. Three digits, and undefined figures say so."""
     place = st.container() if open_ else st.expander(f"Table: {words.plain(title)}")
     with place:
-        form = {
-            name: st.column_config.NumberColumn(name, format="%.3f")
-            for name in frame.columns
-            if pd.api.types.is_float_dtype(frame[name]) and not _whole(frame[name])
-        }
-        st.dataframe(frame, hide_index=True, column_config=form, placeholder=words.UNDEFINED, alt=words.one_line(title))
+        if open_ and len(frame) <= PRINTED:
+            st.table(_printed(frame), hide_index=True, border="horizontal", alt=words.one_line(title))
+        else:
+            form = {
+                name: st.column_config.NumberColumn(name, format="%.3f") for name in frame.columns if _real(frame[name])
+            }
+            st.dataframe(
+                frame, hide_index=True, column_config=form, placeholder=words.UNDEFINED, alt=words.one_line(title)
+            )
         st.download_button(
             "Download CSV", texts.csv(frame), f"{file}.csv", "text/csv", key=f"csv-{file}", on_click="ignore",
             icon=":material/download:", help=f"{title}, as a spreadsheet reads it",
         )  # fmt: skip
+
+
+def _printed(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame as text that stays text: the place reads Markdown."""
+    shown = frame.copy()
+    for name in shown.columns:
+        form = "{:.3f}" if _real(shown[name]) else "{:.0f}"
+        numbers = pd.api.types.is_numeric_dtype(shown[name])
+        shown[name] = [
+            (words.UNDEFINED if pd.isna(cell) else form.format(cell)) if numbers else words.plain(cell, 300)
+            for cell in shown[name]
+        ]
+    return shown
+
+
+def _real(column: pd.Series[float]) -> bool:
+    """Whether a column holds numbers with digits after the point."""
+    return bool(pd.api.types.is_float_dtype(column)) and not _whole(column)
 
 
 def _whole(column: pd.Series[float]) -> bool:

@@ -7,7 +7,7 @@ import streamlit as st
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts import pairs as charts
 from fedward.dashboard.federation.pages.checklist import checklist
-from fedward.dashboard.federation.pages.frame import Here, chart, heading, named_study, page, table
+from fedward.dashboard.federation.pages.frame import Here, chart, heading, named_study, note, page, table
 from fedward.dashboard.federation.views import accuracy, gates
 from fedward.dashboard.federation.views import models as views
 from fedward.server.comparing import compare
@@ -55,7 +55,7 @@ def _releases(here: Here) -> None:
         )
     table("the newest model", views.newest(here.look), "model", open_=True)
     if views.CARDS is None:
-        st.caption("A model's card is not made by this version of Fedward.")
+        note("A model's card is not made by this version of Fedward.")
         return
     for name, data in views.CARDS(_history(here)).items():
         st.download_button(

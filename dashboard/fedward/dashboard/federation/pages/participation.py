@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from fedward.dashboard.federation.charts import attendance as charts
-from fedward.dashboard.federation.pages.frame import Here, chart, empty, heading, page, table
+from fedward.dashboard.federation.pages.frame import Here, chart, empty, heading, note, page, table
 from fedward.dashboard.federation.views import overview
 from fedward.dashboard.federation.views import participation as views
 
@@ -42,7 +42,7 @@ def _lay_out(here: Here) -> None:
     frame = views.grid(look, history)
     chart(charts.grid(frame), charts.grid_words(frame), "status by hospital and attempt", frame, "statuses")
     if len(look.attempts) > _newest():
-        st.caption(f"The newest {_newest()} of {len(look.attempts)} attempts.")
+        note(f"The newest {_newest()} of {len(look.attempts)} attempts.")
     heading("Hospitals over the whole study")
     table("hospitals", views.sites(look, here.reader.tallies(look), history), "hospitals", open_=True)
     heading("How long answers take")
@@ -50,7 +50,7 @@ def _lay_out(here: Here) -> None:
     chart(charts.answers(took), charts.answers_words(took), "seconds until the answer", took, "answers")
     why = views.causes(look, history)
     if why.empty:
-        st.caption("In the attempts shown nobody was refused, dropped or absent.")
+        note("In the attempts shown nobody was refused, dropped or absent.")
     else:
         heading("What kept hospitals out, and what helps")
         table("causes", why, "causes", open_=True)

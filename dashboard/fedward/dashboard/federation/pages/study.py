@@ -6,7 +6,7 @@ import streamlit as st
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts import rounds as charts
-from fedward.dashboard.federation.pages.frame import Here, chart, empty, figures, heading, page, table
+from fedward.dashboard.federation.pages.frame import Here, chart, empty, figures, heading, note, page, table
 from fedward.dashboard.federation.reading import EVERYBODY
 from fedward.dashboard.federation.views import events, overview
 
@@ -34,7 +34,7 @@ def _lay_out(here: Here) -> None:
         heading("How each round ended")
         made = overview.rounds(look, statuses)
         if len(look.attempts) > NEWEST:
-            st.caption(f"The newest {NEWEST} of {len(look.attempts)} attempts.")
+            note(f"The newest {NEWEST} of {len(look.attempts)} attempts.")
         chart(charts.timeline(made), charts.timeline_words(made), "rounds", made, "rounds")
     else:
         empty(

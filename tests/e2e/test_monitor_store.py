@@ -1,0 +1,207 @@
+"""`fedward monitor --store` as somebody uses it: a real process and browser over a record that real nodes made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import chromium
+import httpx
+import monitored
+import pytest
+from federation import Federation
+from loopback import free_ports, wait_for
+
+from fedward.dashboard import words
+from fedward.server.lifecycle import Stop
+from fedward.server.readings import view
+from fedward.study.schedule import study_costs
+
+axe = pytest.importorskip("axe_core_python")
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Debian's chromium"),
+]
+PAGES = {"": 2, "accuracy": 4, "fairness": 3, "privacy": 1, "participation": 2, "models": 0, "audit": 0}
+"""Every page's address, and how many charts it has."""
+READY = "document.querySelectorAll('[data-testid=stVegaLiteChart] svg').length >= "
+SAID = "document.body.innerText.includes('This study costs a patient')"
+RUNNING = "document.querySelector('[data-testid=stStatusWidget]')"
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return monitored.monitored(tmp_path_factory.mktemp("monitored"))
+
+
+@pytest.fixture(scope="module")
+def address(federation: Federation) -> Iterator[str]:
+    with serving(federation.home.path) as found:
+        yield found
+
+
+@contextmanager
+def serving(place: Path) -> Iterator[str]:
+    """The address of a monitor of a coordinator's home."""
+    port = free_ports(1)[0]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedward.cli.main", "monitor", "--store", str(place), "--no-browser", "--port", str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        wait_for("the monitor serves", lambda: _healthy(port) or process.poll() is not None, 60)
+        assert process.poll() is None, process.communicate()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+        assert "Traceback" not in err, err
+
+
+def _healthy(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/_stcore/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def ready(page: chromium.Page, charts: int) -> None:
+    page.wait(f"{READY}{charts} && {SAID} && !{RUNNING}", 60)
+
+
+CLIPPED = """
+[...document.querySelectorAll('[data-testid=stVegaLiteChart] svg')].flatMap(svg => {
+  const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(text => {
+    const at = text.getBoundingClientRect();
+    return at.width > 0 && (at.left < box.left - 3 || at.right > box.right + 3 || at.bottom > box.bottom + 3);
+  }).map(text => text.textContent);
+}).concat([...document.querySelectorAll('h2, h3, [data-testid=stMetricValue] div')]
+  .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent))
+"""
+"""Texts that stick out of their chart by more than the air around their glyphs, or that do not fit where they stand."""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 1024])
+def test_every_page_is_whole_in_light_and_dark_at_both_widths(
+    address: str, tmp_path: Path, width: int, dark: bool
+) -> None:
+    """No error, nothing clipped, no sideways scroll, and nothing serious for who cannot see it well (axe-core)."""
+    pictures = os.environ.get("FEDWARD_PICTURES")
+    with chromium.page(tmp_path) as page:
+        for path, charts in PAGES.items():
+            page.open(f"{address}/{path}", width, 2600, dark)
+            ready(page, charts)
+            if pictures:
+                page.picture(Path(pictures) / f"{path or 'study'}-{width}-{'dark' if dark else 'light'}.png")
+            told = page.text()
+            assert not any(bad in told for bad in ("Traceback", "Error", "undefined,", "nan", "NaN")), told
+            assert page.value("document.querySelectorAll('[data-testid=stException]').length") == 0
+            assert page.value("document.querySelector('[data-testid=stMain]').scrollWidth") <= width, path
+            assert page.value(CLIPPED) == [], path
+            assert serious(page) == [], path
+
+
+def serious(page: chromium.Page) -> list[Any]:
+    """What axe-core finds of serious or critical impact."""
+    page.value(Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
+    script = "axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations))"
+    found = page.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"]["value"]
+    return [
+        (one["id"], [node["html"][:200] for node in one["nodes"]][:5])
+        for one in json.loads(found)
+        if one["impact"] in {"serious", "critical"}
+    ]
+
+
+def test_the_numbers_are_the_records_own(address: str, federation: Federation, tmp_path: Path) -> None:
+    store = federation.store
+    seen = view(store, store.find("heart-4-hospitals"))
+    area = seen.auroc()
+    assert area is not None
+    assert area.value is not None
+    assert area.low is not None
+    assert area.high is not None
+    told = words.estimate(area.value, area.low, area.high)
+    sealed = federation.sealed()
+    with chromium.page(tmp_path) as page:
+        page.open(address, height=2600)
+        ready(page, 2)
+        assert told in page.text().partition("AUROC so far")[2][:40]
+        assert "5 of 5 rounds committed" in page.text()
+        for link in ("Accuracy", "Fairness", "Privacy", "Participation", "Models", "Audit"):
+            page.value(f"[...document.querySelectorAll('a')].find(one => one.innerText.trim() === '{link}').click()")
+            page.wait(f"location.pathname === '/{link.lower()}' && {SAID} && !{RUNNING}")
+            page.wait(f"location.search === '?study={seen.key}'")
+            if link == "Accuracy":
+                assert f"AUROC {told} on patients held out at 4 hospitals, after round 5" in page.text()
+            if link == "Privacy":
+                promised = max(study_costs(sealed, site)["coordinator"] for site in federation.sites)
+                assert f"of {promised:.2f} that its hospitals approved" in page.text()
+            if link == "Participation":
+                assert "cleveland was not there in round 4" in page.text()
+            if link == "Audit":
+                assert "countersigned by 4 of 4 hospitals" in page.text()
+
+
+def test_the_audit_log_is_verified_before_ones_eyes(address: str, federation: Federation, tmp_path: Path) -> None:
+    size = federation.home.audit.size
+    with chromium.page(tmp_path) as page:
+        page.open(f"{address}/audit", height=2000)
+        ready(page, 0)
+        assert f"{size} entries, countersigned by 4 of 4 hospitals; not verified" in page.text()
+        page.value(
+            "[...document.querySelectorAll('button')].find(one => one.innerText.includes('Verify the audit log')).click()"
+        )
+        page.wait("document.body.innerText.includes('Verified: ')")
+        root = federation.home.audit.checkpoint().root.hex()
+        assert f"Verified: {size} entries, root {root[:16]}" in page.text()
+        page.wait("document.body.innerText.split('holds').length > 6")  # six checks, each with its word
+
+
+def test_the_picker_and_a_link_choose_the_study(address: str, federation: Federation, tmp_path: Path) -> None:
+    key = federation.store.find("heart-pilot").key
+    with chromium.page(tmp_path) as page:
+        page.open(f"{address}/accuracy?study={key}", height=2000)
+        ready(page, 0)
+        assert "Pilot: coronary disease in two rounds" in page.text()
+        page.value("[...document.querySelectorAll('a')].find(one => one.innerText.trim() === 'Study').click()")
+        page.wait(f"location.pathname === '/' && location.search === '?study={key}' && {SAID}")
+        assert "Pilot: coronary disease in two rounds" in page.text()
+
+
+def test_a_page_follows_the_record_and_stays_where_it_is(federation: Federation, tmp_path: Path) -> None:
+    """A study that is proposed, and then stopped while somebody looks at it."""
+    going = federation.copy(tmp_path / "going")
+    going.ready(monitored.manifest("heart-third", "A third study", rounds=2))
+    with serving(going.home.path) as address, chromium.page(tmp_path) as page:
+        page.open(address, height=500)
+        page.wait(f"{SAID} && document.body.innerText.includes('nobody has launched it')")
+        page.value("document.querySelector('[data-testid=stMain]').scrollTo(0, 60)")
+        before = page.value("document.querySelector('[data-testid=stMain]').scrollTop")
+        assert before > 0
+        going.store.happened(going.key, Stop(serving=False), going.clock.unix())
+        page.wait("document.body.innerText.includes('Stopped.')", 20)
+        assert page.value("document.querySelector('[data-testid=stMain]').scrollTop") == before
+
+
+def test_a_store_that_goes_away_is_told_and_comes_back(federation: Federation, tmp_path: Path) -> None:
+    going = federation.copy(tmp_path / "going")
+    going.store.close()
+    with serving(going.home.path) as address, chromium.page(tmp_path) as page:
+        page.open(address)
+        page.wait(SAID)
+        going.home.store_file.rename(tmp_path / "away")
+        page.open(f"{address}/privacy")
+        page.wait("document.body.innerText.includes('has no record yet')")
+        page.wait("document.body.innerText.includes('fedward coordinator serve')")
+        (tmp_path / "away").rename(going.home.store_file)
+        page.wait(SAID, 30)
