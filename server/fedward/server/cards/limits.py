@@ -7,7 +7,7 @@ from typing import Final
 
 from fedward.server.cards.performance import Performance
 from fedward.server.cards.promises import Privacy
-from fedward.server.cards.words import counted
+from fedward.server.cards.words import counted, number
 from fedward.study.manifest import Manifest
 
 FEW: Final = 100
@@ -63,7 +63,8 @@ def _measured(manifest: Manifest, found: Performance | None, promise: Privacy, v
         "docs/evaluation.md."
     )
     yield (
-        "The threshold of 0.5, at which sensitivity, specificity and gaps are given, was not chosen for any use of the model."
+        f"The threshold of {number(manifest.counting.threshold)}, at which sensitivity, specificity and gaps are given, was not chosen for any use "
+        "of the model."
     )
 
 

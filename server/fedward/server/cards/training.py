@@ -46,6 +46,7 @@ def settings(manifest: Manifest, version: int) -> tuple[Setting, ...]:
         ]
     made += [("class imbalance", "no method was used"), ("updating after evaluation", "none was done")]
     plan = manifest.counting
+    made.append(("a score is called positive from", number(plan.threshold)))
     made.append(("score bins of an evaluation", f"{plan.bins}, equal in sigmoid(logit(score) / {number(plan.temper)})"))
     return tuple(made)
 
