@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
+from fedward.dashboard import gatekeeper, words
 from fedward.dashboard import pages as parts
 from fedward.dashboard import views as texts
-from fedward.dashboard import words
+from fedward.dashboard.access import sees_record
 from fedward.dashboard.federation.charts.parts import Chart
 from fedward.dashboard.federation.place import Place
 from fedward.dashboard.federation.place import place as find
@@ -55,7 +56,11 @@ def reader_of(place: Place) -> Reader:
 
 
 def page(named: str, sentence: Sentence, lay_out: LayOut) -> None:
-    """One page of the study that is picked. Whatever cannot be read is told with what helps."""
+    """One page of the study that is picked. Whatever cannot be read is told with what helps; whoever may not look sees nothing."""
+    granted = gatekeeper.admitted()
+    if not sees_record(granted):
+        gatekeeper.not_for(granted)
+        return
     try:
         place = find(named)
         reader = reader_of(place)
@@ -121,7 +126,7 @@ def _nothing(place: Place) -> None:
     st.code(f"fedward coordinator propose STUDY.toml{home}", language=None)
 
 
-@st.fragment(run_every=EVERY_S)
+@gatekeeper.fragment(run_every=EVERY_S)
 def _watch(place: Place, at: Stamp, look: Look | None) -> None:
     """Draws the page anew when the record has changed, and says of a running study since when nothing has come.
 
@@ -149,7 +154,7 @@ def _say_fresh(look: Look, lease: Lease | None, now: int) -> None:
         since = words.ago(now - lease.until)
         st.warning(
             f"The coordinator's service does not run: its last sign came {since}. Rounds go on when it is started: "
-            "`fedward coordinator serve`.",
+            "`fedward coordinator start`.",
             icon=":material/sync_problem:",
         )
     elif silent >= STALE_S:
@@ -161,7 +166,7 @@ def _say_fresh(look: Look, lease: Lease | None, now: int) -> None:
         note(f"Running; the newest entry of the record came {words.ago(silent)}. The page follows by itself.")
 
 
-@st.fragment(run_every=EVERY_S)
+@gatekeeper.fragment(run_every=EVERY_S)
 def _retry(named: str) -> None:
     """Draws the page anew once the record can be read."""
     try:

@@ -7,13 +7,12 @@ import streamlit as st
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts import pairs as charts
 from fedward.dashboard.federation.pages.checklist import checklist
-from fedward.dashboard.federation.pages.frame import Here, chart, heading, named_study, note, page, table
+from fedward.dashboard.federation.pages.frame import Here, chart, heading, named_study, page, table
 from fedward.dashboard.federation.views import accuracy, gates
 from fedward.dashboard.federation.views import models as views
 from fedward.server.comparing import compare
-from fedward.server.gates import Verdict
 from fedward.server.histories import History
-from fedward.server.releasing import releasable
+from fedward.server.verdicts import Verdict, failing
 
 
 def models(named: str) -> None:
@@ -30,8 +29,8 @@ def _verdicts(here: Here) -> tuple[Verdict, ...] | None:
 
 
 def _sentence(here: Here) -> str:
-    short = releasable(_history(here)) if here.look.trains else ()
-    return views.sentence(here.look, here.reader.releases(here.look.study.study_id), _verdicts(here), short)
+    made = _verdicts(here)
+    return views.sentence(here.look, here.reader.releases(here.look.study.study_id), made, failing(made or ()))
 
 
 def _lay_out(here: Here) -> None:
@@ -54,10 +53,7 @@ def _releases(here: Here) -> None:
             icon=":material/inventory_2:",
         )
     table("the newest model", views.newest(here.look), "model", open_=True)
-    if views.CARDS is None:
-        note("A model's card is not made by this version of Fedward.")
-        return
-    for name, data in views.CARDS(_history(here)).items():
+    for name, data in views.cards(_history(here), _verdicts(here), found).items():
         st.download_button(
             f"Model card ({name})", data, name, key=f"card-{name}", on_click="ignore", icon=":material/description:"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
@@ -28,9 +28,8 @@ WORDS: Final = {
 
 
 def verdicts(history: History) -> tuple[Verdict, ...] | None:
-    """What the gates come to; None where this version of Fedward does not evaluate them."""
-    evaluate: Any = getattr(gates, "verdicts", None)
-    return None if evaluate is None else tuple(evaluate(history))
+    """What the gates come to; None before the first round is committed, when there is no model to hold against them."""
+    return gates.verdicts(history) if history.view.version > 0 else None
 
 
 def asked(look: Look) -> tuple[str, ...]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -12,18 +11,20 @@ from fedward.dashboard import words
 from fedward.dashboard.federation.reading import Look
 from fedward.dashboard.federation.views import accuracy, fairness, gates
 from fedward.dashboard.federation.views.overview import estimate, when
+from fedward.server.cards import pages
+from fedward.server.cards.facts import card, of_study
 from fedward.server.comparing import Comparison, Side
 from fedward.server.histories import History
-from fedward.server.records import MetricRow, ReleaseRow
+from fedward.server.records import MetricRow, ReleaseRow, in_force
 from fedward.server.verdicts import Verdict
 
-CARDS: Final[Callable[[History], dict[str, bytes]] | None] = None
-"""Makes a model's card, by file name: None where this version of Fedward makes none."""
 
-
-def in_use(releases: Sequence[ReleaseRow]) -> ReleaseRow | None:
-    """The newest release that was not rolled back."""
-    return next((one for one in reversed(releases) if one.withdrawn_at is None), None)
+def cards(history: History, verdicts: Sequence[Verdict] | None, releases: Sequence[ReleaseRow]) -> dict[str, bytes]:
+    """The model's card, by file name; nothing before a model is trained."""
+    if history.view.version == 0:
+        return {}
+    made = card(history, verdicts or (), of_study(releases, history.study.key))
+    return {"card.html": pages.html(made).encode(), "card.md": pages.markdown(made).encode()}
 
 
 def sentence(
@@ -32,7 +33,7 @@ def sentence(
     """Which model may be used?"""
     if not look.trains:
         return "An exploration trains no model."
-    one = in_use(releases)
+    one = in_force(releases)
     if one is None:
         why = f" {short[0][:1].upper()}{short[0][1:]}." if short else ""
         return f"No model of this study has been released: none may be used yet.{why}"
@@ -42,7 +43,7 @@ def sentence(
 
 def table(releases: Sequence[ReleaseRow]) -> pd.DataFrame:
     """release, rounds, model, released (UTC), by, stands, why: newest first."""
-    used = in_use(releases)
+    used = in_force(releases)
     rows = [
         (
             f"v{one.number}", one.version, one.model[:12], when(one.released_at), one.by,
