@@ -95,7 +95,7 @@ def _points(counts: Real, centres: Real, first: int) -> dict[str, Real]:
     middles, total, called = centres[::-1], negative + positive, max(len(centres) - first, 0)
     false, true = np.cumsum(negative, 1), np.cumsum(positive, 1)
     flagged = false + true
-    precisions = np.divide(true, flagged, out=np.zeros_like(true), where=flagged > 0)
+    precisions = true / np.where(flagged > 0, flagged, np.inf)
     none, ill, everybody = false[:, -1], true[:, -1], flagged[:, -1]
     tp, fp = (sums[:, called - 1] if called else np.zeros(len(sums)) for sums in (true, false))
     ordered = none * ill - np.einsum("ij,ij->i", positive, false) + np.einsum("ij,ij->i", positive, negative) / 2
