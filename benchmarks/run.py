@@ -25,6 +25,7 @@ NAMES = {
         "utility",
         "ledger",
         "audit",
+        "metrics",
         "shared_noise",
         "simulation",
         "fed_heart",

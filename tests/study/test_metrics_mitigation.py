@@ -66,6 +66,10 @@ def test_no_combination_of_edges_is_better(counts: Counts, bound: float, criteri
     best = max(one[2] for one in tried if one[which] <= bound + 1e-9)
     assert found.after.balanced_accuracy == pytest.approx(best, abs=1e-9)
     assert gap(found.after, criterion) <= bound + 1e-9
+    for choice in (found.before, found.after):
+        edges = tuple(int(np.searchsorted(EDGES, point.threshold)) for point in choice.groups)
+        told = (choice.equal_opportunity_gap, choice.equalized_odds_gap, choice.balanced_accuracy)
+        assert told == pytest.approx(rates(counts, edges), abs=1e-9)
     assert found.loss == pytest.approx(rates(counts, (first,) * len(counts))[2] - best, abs=1e-9)
 
 

@@ -77,7 +77,7 @@ def spread(rates: Real) -> Real:
     return np.asarray(rates.max(0) - rates.min(0))
 
 
-def point_measures(counts: Real, centres: Real, first: int) -> dict[str, Real]:
+def point_measures(counts: Real | NDArray[np.int64], centres: Real, first: int) -> dict[str, Real]:
     """All of the above at once, for many histograms of counts (…, bins, 2): each of shape (…), under the names of `estimates`.
 
     Sums that measures share are taken once, and a block of histograms at a time, so that they stay in the processor's cache.
@@ -89,13 +89,13 @@ def point_measures(counts: Real, centres: Real, first: int) -> dict[str, Real]:
     return {name: np.concatenate([part[name] for part in parts]).reshape(np.shape(counts)[:-2]) for name in parts[0]}
 
 
-def _points(counts: Real, centres: Real, first: int) -> dict[str, Real]:
+def _points(counts: Real | NDArray[np.int64], centres: Real, first: int) -> dict[str, Real]:
     """Of (histograms, bins, 2). Bins run downwards here: a running sum is what a threshold at that bin calls positive."""
     negative, positive = (np.ascontiguousarray(counts[:, ::-1, outcome], dtype=np.float64) for outcome in (0, 1))
     middles, total, called = centres[::-1], negative + positive, max(len(centres) - first, 0)
     false, true = np.cumsum(negative, 1), np.cumsum(positive, 1)
     flagged = false + true
-    precisions = np.divide(true, flagged, out=np.zeros_like(true), where=flagged > 0)
+    precisions = true / np.where(flagged > 0, flagged, np.inf)
     none, ill, everybody = false[:, -1], true[:, -1], flagged[:, -1]
     tp, fp = (sums[:, called - 1] if called else np.zeros(len(sums)) for sums in (true, false))
     ordered = none * ill - np.einsum("ij,ij->i", positive, false) + np.einsum("ij,ij->i", positive, negative) / 2
