@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def serve(kind: str, named: str, port: int, browser: bool) -> None:
     """
     from streamlit.web.cli import main  # noqa: PLC0415 - slow, and a node may lack it
 
+    threading.Thread(target=_warm, daemon=True).start()
     # Imported before anybody waits for the first page.
     from fedward.dashboard import charts  # noqa: F401, PLC0415
     from fedward.dashboard.federation import reading  # noqa: F401, PLC0415
@@ -85,3 +87,11 @@ def serve(kind: str, named: str, port: int, browser: bool) -> None:
     flags = [f"--{name}={value}" for name, value in options.items()]
     flags += [f"--server.allowedHosts={host}" for host in _HOSTS]
     main.main(["run", script, *flags, "--", kind, named], prog_name="streamlit", standalone_mode=False)
+
+
+def _warm() -> None:
+    """The first ε of a process takes seconds, for what it imports: let nobody wait for that on the Privacy page."""
+    from fedward.privacy.accounting import epsilon  # noqa: PLC0415
+    from fedward.privacy.events import DpEvent  # noqa: PLC0415
+
+    epsilon((DpEvent(2.0, 1.0, 1),), 1e-3)

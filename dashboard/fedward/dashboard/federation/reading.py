@@ -240,7 +240,7 @@ class Reader:
             return kept.evaluations[version][1]
 
     def history(self, look: Look, newest: int | None = None) -> History:
-        """The study for what explains and compares histories; with so many attempts alone, the newest: then its counts are of these,
+        """The study for what explains and compares histories; with so many attempts alone, the newest: then its counts are of them,
         and whether it may be released is left open. What each site signed is not in it, nor are the messages of sums."""
         kept, statuses = self._of(look.study), self.statuses(look, newest)
         attempts = tuple(row for row in look.attempts if row.attempt in statuses)

@@ -73,7 +73,8 @@ def _curves(made: counts.Sums, newest: dict[str, MetricRow]) -> None:
         heading("Precision and recall")
         frame = counts.precision(made)
         chart(
-            curves.precision(frame, at, counts.prevalence(made)), curves.precision_words(frame, at, views.told(newest.get("auprc"))),
+            curves.precision(frame, at, counts.prevalence(made)),
+            curves.precision_words(frame, at, views.told(newest.get("auprc"))),
             "precision and recall", frame, "precision",
         )  # fmt: skip
     with right:
@@ -82,7 +83,8 @@ def _curves(made: counts.Sums, newest: dict[str, MetricRow]) -> None:
         chart(curves.reliability(frame), curves.reliability_words(frame), "reliability", frame, "reliability")
     noise = f" Each count carries noise of deviation {made.deviation:.1f}." if made.deviation else ""
     note(
-        f"Held-out patients of {words.counted(len(made.sites), 'hospital', 'hospitals')}, after round {made.version}. {JOINED}{noise}"
+        f"Held-out patients of {words.counted(len(made.sites), 'hospital', 'hospitals')}, after round {made.version}. "
+        f"{JOINED}{noise}"
     )
 
 
@@ -105,10 +107,13 @@ def _sites(here: Here) -> None:
         )
     else:
         st.info(
-            f"Not shared: none of the {len(here.look.sites)} hospitals has given its own metrics away, and the coordinator sees sums alone.",
+            f"Not shared: none of the {len(here.look.sites)} hospitals has given its own metrics away, and "
+            "the coordinator sees sums alone.",
             icon=":material/lock:",
         )
     note(
-        "A hospital whose policy allows it (share_metrics) gives a file of its own: `fedward site metrics DIGEST --release FILE`. Such files "
-        f"are shown from the folder {given.FOLDER} in the coordinator's home. They carry no noise: no ε covers them. {views.COMPARED}"
+        "A hospital whose policy allows it (share_metrics) gives a file of its own: "
+        "`fedward site metrics DIGEST --release FILE`. Such files "
+        f"are shown from the folder {given.FOLDER} in the coordinator's home. "
+        f"They carry no noise: no ε covers them. {views.COMPARED}"
     )

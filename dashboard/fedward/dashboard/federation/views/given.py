@@ -1,4 +1,4 @@
-"""What single hospitals gave away of their own metrics: files of `fedward site metrics --release`, in the home's folder `site-metrics`.
+"""What hospitals gave away of their own metrics: files of `fedward site metrics --release`, in the folder `site-metrics`.
 
 Nothing of this is ever sent by a node (`study.site_metrics`): people there release a file and hand it over, and a coordinator's
 person puts it into the folder. Whoever is without one has not shared. The reading of the files is IO; what they say is checked as
@@ -58,16 +58,18 @@ def _read(path: Path, look: Look) -> Given | None:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(data, dict) or not isinstance(look.manifest, Manifest):
+    if not isinstance(data, dict):
         return None
-    if data.get("digest") != look.study.digest:
-        return _OTHER
+    return _given(data, look) if data.get("digest") == look.study.digest else _OTHER
+
+
+def _given(data: dict[str, Any], look: Look) -> Given | None:
     site, round_, slices = data.get("site"), data.get("round"), data.get("slices")
-    if site not in look.sites or type(round_) is not int or not isinstance(slices, dict):
+    if not isinstance(look.manifest, Manifest) or site not in look.sites:
         return None
-    if set(slices) != set(slice_names(look.manifest)) or not all(_whole(one) for one in slices.values()):
+    if type(round_) is not int or not isinstance(slices, dict) or set(slices) != set(slice_names(look.manifest)):
         return None
-    return Given(str(site), round_, slices)
+    return Given(str(site), round_, slices) if all(_whole(one) for one in slices.values()) else None
 
 
 def _whole(values: Any) -> bool:
