@@ -31,6 +31,7 @@ NAMES = {
         "fed_heart",
         "scale",
         "reach",
+        "monitor",
         "peers",
     )
 }
@@ -38,6 +39,7 @@ LIMIT_S = 12 * 60.0
 LONGER_S = {
     "scale": 90 * 60.0,  # 200 sites on one machine
     "reach": 40 * 60.0,
+    "monitor": 30 * 60.0,  # most of it writes the record
     "peers": 60 * 60.0,  # the first time, it installs them, gigabytes of torch among them
 }
 END_S = 30.0

@@ -1,4 +1,4 @@
-"""One simulated run for all of the monitor's tests; nobody writes in it."""
+"""One simulated run and one federation's record for all of the monitor's tests; nobody writes in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import histories
 import pytest
+from federation import Federation
+from monitored import monitored
 from runs import simulated
 from streamlit import config
 
@@ -14,6 +17,17 @@ from streamlit import config
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return simulated(tmp_path_factory.mktemp("monitor") / "run")
+
+
+@pytest.fixture(scope="session")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return monitored(tmp_path_factory.mktemp("record"))
+
+
+@pytest.fixture(scope="session")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """A study that is proposed and approved, and not launched."""
+    return histories.template(tmp_path_factory.mktemp("begun"))
 
 
 @pytest.fixture(autouse=True)

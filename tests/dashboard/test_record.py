@@ -60,7 +60,7 @@ def test_what_is_no_run_says_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a sweep's folder"):
         check(tmp_path)
     (tmp_path / "federation.json").write_text("{}")
-    with pytest.raises(InputError, match=r"coordinator's home.*fedward coordinator status"):
+    with pytest.raises(InputError, match=r"coordinator's home.*fedward monitor --store"):
         check(tmp_path)
 
 

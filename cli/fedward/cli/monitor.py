@@ -1,4 +1,4 @@
-"""`fedward monitor`: a coordinator's record or a run's folder in the browser, on this machine or, with an access file, for whom it names."""
+"""`fedward monitor`: a coordinator's record or a run's folder in the browser, here or, with an access file, for whom it names."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -156,6 +157,7 @@ def serve(kind: str, named: str, at: Listener, browser: bool) -> None:
     from streamlit import net_util  # noqa: PLC0415 - slow, and a node may lack it
     from streamlit.web.cli import main  # noqa: PLC0415
 
+    threading.Thread(target=_warm, daemon=True).start()
     # Imported before anybody waits for the first page.
     from fedward.dashboard import charts, gatekeeper  # noqa: F401, PLC0415
     from fedward.dashboard.federation import reading  # noqa: F401, PLC0415
@@ -213,3 +215,11 @@ def _sign_in(at: Listener, access: Access, folder: Path) -> Mapping[str, Any]:
             "client_kwargs": {"scope": access.provider.scope, "code_challenge_method": "S256"},
         }
     }
+
+
+def _warm() -> None:
+    """The first ε of a process takes seconds, for what it imports: let nobody wait for that on the Privacy page."""
+    from fedward.privacy.accounting import epsilon  # noqa: PLC0415
+    from fedward.privacy.events import DpEvent  # noqa: PLC0415
+
+    epsilon((DpEvent(2.0, 1.0, 1),), 1e-3)

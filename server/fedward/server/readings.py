@@ -121,11 +121,11 @@ def history(store: Store, study: StudyRow, *, whole: bool = True) -> History:
         alarms=tuple(store.alarms()),
         evidence=store.evidence(study.key) if whole else {},
         shared=tuple(store.shared(study.key)),
-        calibration=_calibration(store, study, made),
+        calibration=calibration(store, study, made),
     )
 
 
-def _calibration(store: Store, study: StudyRow, made: StudyView) -> tuple[CalibrationGroup, ...]:
+def calibration(store: Store, study: StudyRow, made: StudyView) -> tuple[CalibrationGroup, ...]:
     """Of the newest version that was evaluated; nothing before that, and for an exploration."""
     measured, sealed = made.measured(), parse_sealed(study.sealed) if study.sealed is not None else None
     found = store.evaluation(study.key, measured[0].version) if measured else None

@@ -11,12 +11,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fedward.server.consulting import question
+from fedward.server.gates import withheld
 from fedward.server.histories import History
 from fedward.server.leases import Lease
-from fedward.server.readings import SUMS
+from fedward.server.readings import SUMS, calibration
 from fedward.server.records import (
     AlarmRow,
     AttemptRow,
@@ -25,11 +26,11 @@ from fedward.server.records import (
     MetricRow,
     Question,
     ReleaseRow,
+    SharedMetrics,
     StandingRow,
     StatusRow,
     StudyRow,
 )
-from fedward.server.releasing import shortfalls
 from fedward.server.store import Store
 from fedward.server.views import StudyView
 from fedward.study.kinds import parse_sealed, parse_stored
@@ -161,8 +162,13 @@ class Reader:
 
     def releases(self, study_id: str | None = None) -> list[ReleaseRow]:
         """The models that were released, oldest first."""
-        read: Any = getattr(self._store, "releases", None)
-        return [] if read is None else list(read(study_id))
+        with self._lock:
+            return self._store.releases(study_id)
+
+    def shared(self, look: Look) -> list[SharedMetrics]:
+        """What hospitals gave of their own metrics of a study."""
+        with self._lock:
+            return self._store.shared(look.study.key)
 
     def studies(self) -> tuple[StudyRow, ...]:
         """Every study, newest first."""
@@ -240,17 +246,20 @@ class Reader:
             return kept.evaluations[version][1]
 
     def history(self, look: Look, newest: int | None = None) -> History:
-        """The study for what explains and compares histories; with so many attempts alone, the newest: then its counts are of these,
+        """The study for what explains and compares histories; with so many attempts alone, the newest: then its counts are of them,
         and whether it may be released is left open. What each site signed is not in it, nor are the messages of sums."""
         kept, statuses = self._of(look.study), self.statuses(look, newest)
         attempts = tuple(row for row in look.attempts if row.attempt in statuses)
         rows = tuple(row for attempt in statuses.values() for row in attempt)
         view = _view(look, kept, attempts, rows, self.measured(look))
         if newest is None:
-            view = replace(view, not_releasable=shortfalls(kept.manifest, view))
+            view = replace(view, not_releasable=withheld(kept.manifest, view, kept.sealed, self.shared(look)))
         opened = {row.attempt for row in attempts}
         journal = tuple(e for e in look.journal if e.kind != "opened" or e.data["attempt"] in opened)
-        return History(study=look.study, view=view, journal=journal, alarms=look.alarms, evidence={})
+        return History(
+            study=look.study, view=view, journal=journal, alarms=look.alarms, evidence={}, shared=tuple(self.shared(look)),
+            calibration=calibration(self._store, look.study, view),
+        )  # fmt: skip
 
     def _of(self, study: StudyRow) -> _Kept:
         """What is kept of a study; nothing of it changes after the seal but its rows."""

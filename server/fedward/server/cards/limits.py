@@ -63,8 +63,8 @@ def _measured(manifest: Manifest, found: Performance | None, promise: Privacy, v
         "docs/evaluation.md."
     )
     yield (
-        f"The threshold of {number(manifest.counting.threshold)}, at which sensitivity, specificity and gaps are given, was not chosen for any use "
-        "of the model."
+        f"The threshold of {number(manifest.counting.threshold)}, at which sensitivity, specificity and gaps are given, was not "
+        "chosen for any use of the model."
     )
 
 

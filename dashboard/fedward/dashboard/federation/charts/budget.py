@@ -38,7 +38,8 @@ def bars(frame: pd.DataFrame) -> Chart:
 
 def bars_words(frame: pd.DataFrame) -> str:
     told = [
-        f"{row['hospital']}: {row['ε spent']:.2f} spent, {row['ε forecast']:.2f} when all rounds are done, of {row['ε promised']:.2f}"
+        f"{row['hospital']}: {row['ε spent']:.2f} spent, {row['ε forecast']:.2f} when all rounds are done, "
+        f"of {row['ε promised']:.2f}"
         for row in frame.to_dict("records")
     ]
     return f"ε of this study by hospital. {words.listed(told, 24)}."

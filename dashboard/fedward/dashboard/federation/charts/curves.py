@@ -118,7 +118,8 @@ def reliability_words(frame: pd.DataFrame) -> str:
         f"score {row['score']:.2f}: {told}, {int(row['patients'])} patients"
         for (_, row), told in zip(frame.iterrows(), _told(frame), strict=True)
     ]
-    return f"The outcome's share by the predicted score, with 95% intervals; on the dashed diagonal both are equal. {words.listed(rows, 24)}."
+    head = "The outcome's share by the predicted score, with 95% intervals; on the dashed diagonal both are equal."
+    return f"{head} {words.listed(rows, 24)}."
 
 
 def _told(frame: pd.DataFrame) -> list[str]:

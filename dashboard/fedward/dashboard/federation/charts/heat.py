@@ -32,7 +32,8 @@ def heat(frame: pd.DataFrame) -> Chart:
     lines = "split(datum.label, ' ')"
     x = alt.X(
         "metric:N", sort=metrics, title=None,
-        axis=alt.Axis(orient="top", labelAngle=0, labelExpr=lines, labelBaseline="top", labelPadding=58, labelOverlap=False, labelFlush=False, ticks=False, domain=False),
+        axis=alt.Axis(orient="top", labelAngle=0, labelExpr=lines, labelBaseline="top", labelPadding=58, labelOverlap=False,
+                      labelFlush=False, ticks=False, domain=False),
     )  # fmt: skip
     said = tips("group", "metric", alt.Tooltip("told", title="value (95%)"))
     shown = frame[frame["shown"] != "suppressed"].assign(

@@ -46,7 +46,8 @@ def timeline_words(frame: pd.DataFrame) -> str:
     ended = ", ".join(f"{count} {name}" for name, count in counts.items())
     first, last = int(frame["round"].min()), int(frame["round"].max())
     newest = frame.iloc[-1]
-    return f"Attempts of rounds {first} to {last}, seconds and outcome of each: {ended}. The newest, of round {int(newest['round'])}: {newest['outcome']}."
+    last_one = f"The newest, of round {int(newest['round'])}: {newest['outcome']}."
+    return f"Attempts of rounds {first} to {last}, seconds and outcome of each: {ended}. {last_one}"
 
 
 def convergence(curve: pd.DataFrame, title: str, gate: float | None = None) -> Chart:

@@ -73,7 +73,8 @@ def _curves(made: counts.Sums, newest: dict[str, MetricRow]) -> None:
         heading("Precision and recall")
         frame = counts.precision(made)
         chart(
-            curves.precision(frame, at, counts.prevalence(made)), curves.precision_words(frame, at, views.told(newest.get("auprc"))),
+            curves.precision(frame, at, counts.prevalence(made)),
+            curves.precision_words(frame, at, views.told(newest.get("auprc"))),
             "precision and recall", frame, "precision",
         )  # fmt: skip
     with right:
@@ -82,18 +83,14 @@ def _curves(made: counts.Sums, newest: dict[str, MetricRow]) -> None:
         chart(curves.reliability(frame), curves.reliability_words(frame), "reliability", frame, "reliability")
     noise = f" Each count carries noise of deviation {made.deviation:.1f}." if made.deviation else ""
     note(
-        f"Held-out patients of {words.counted(len(made.sites), 'hospital', 'hospitals')}, after round {made.version}. {JOINED}{noise}"
+        f"Held-out patients of {words.counted(len(made.sites), 'hospital', 'hospitals')}, after round {made.version}. "
+        f"{JOINED}{noise}"
     )
 
 
 def _sites(here: Here) -> None:
     heading("At each hospital, on its own held-out patients")
-    found, bad = ({}, ()) if here.place.home is None else given.read(here.place.home.path / given.FOLDER, here.look)
-    if bad:
-        st.warning(
-            f"Files in {given.FOLDER} that cannot be used: {words.plain(words.listed(list(bad)), 500)}. They are to be as "
-            "`fedward site metrics` wrote them.", icon=":material/warning:",
-        )  # fmt: skip
+    found = here.reader.shared(here.look)
     frame = given.by_site(here.look, found)
     if found:
         chart(
@@ -105,10 +102,12 @@ def _sites(here: Here) -> None:
         )
     else:
         st.info(
-            f"Not shared: none of the {len(here.look.sites)} hospitals has given its own metrics away, and the coordinator sees sums alone.",
+            f"Not shared: none of the {len(here.look.sites)} hospitals has given its own metrics away, and "
+            "the coordinator sees sums alone.",
             icon=":material/lock:",
         )
     note(
-        "A hospital whose policy allows it (share_metrics) gives a file of its own: `fedward site metrics DIGEST --release FILE`. Such files "
-        f"are shown from the folder {given.FOLDER} in the coordinator's home. They carry no noise: no ε covers them. {views.COMPARED}"
+        "A hospital whose policy allows it (share_metrics) gives a file that it signed (`fedward site metrics DIGEST --release FILE`), and "
+        "`fedward coordinator share` takes it in. They carry no noise: no ε covers them. Alone: the model that the hospital trained by "
+        f"itself. {views.COMPARED}"
     )

@@ -47,7 +47,8 @@ def _lay_out(here: Here) -> None:
     frame = views.heat(look, measured)
     chart(charts.heat(frame), charts.heat_words(frame), "metrics by group", frame.drop(columns="shade"), "groups")
     note(
-        f"After round {measured[0].version}. Groups of fewer than {SMALL} patients of an outcome, and those that would give them away, are "
+        f"After round {measured[0].version}. Groups of fewer than {SMALL} patients of an outcome, "
+        "and those that would give them away, are "
         "suppressed: they are not zero. A patient may be in several groups."
     )
     _differences(here)
@@ -77,10 +78,10 @@ def _differences(here: Here) -> None:
 
 def _over_rounds(here: Here, gate: float | None) -> None:
     rows = here.reader.metrics(here.look, views.attributes(here.look))
-    frame = views.gaps(here.look, rows)
+    frame = views.gaps(here.look, rows, here.reader.measured(here.look))
     heading("Gaps between the groups of an attribute, over rounds")
     if frame.empty:
-        st.info("Not known: a gap needs two groups or more whose rates are known.", icon=":material/help:")
+        st.info("Not shown: a gap needs two groups or more, none of them too small to show.", icon=":material/help:")
         return
     names = list(dict.fromkeys(frame["gap"]))
     names.sort(key=[label for label, _ in views.GAPS.values()].index)

@@ -34,9 +34,9 @@ def _lay_out(here: Here) -> None:
             ]
         )
         heading("ε of this study at each hospital")
-        frame = views.table(look, found)
+        frame = views.table(found)
         chart(charts.bars(frame), charts.bars_words(frame), "ε by hospital", frame, "epsilon")
-        note(words.plain(views.shared(look, here.reader.tallies(look)), 800))
+        note(words.plain(views.shared(here.reader.tallies(look)), 800))
     elif look.manifest.privacy.epsilon is not None:
         empty("The study is not sealed yet: each hospital's noise, and so its ε, is fixed with the seal.")
     heading("What is promised to patients")

@@ -1,4 +1,4 @@
-"""The summed histogram of a model version as the pages need it: curves, and bins that are joined until none shows a few patients."""
+"""The summed histogram of a model version: curves, and bins that are joined until none shows a few patients."""
 
 from __future__ import annotations
 

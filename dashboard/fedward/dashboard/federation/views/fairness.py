@@ -121,12 +121,16 @@ def contrast(look: Look, measured: Sequence[MetricRow], made: Contrasts, metric:
     return frame.loc[order.sort_values(na_position="last", kind="stable").index].reset_index(drop=True)
 
 
-def gaps(look: Look, rows: Sequence[MetricRow]) -> pd.DataFrame:
-    """round, attribute, gap, value, low, high: by the round after which the model was measured."""
+def gaps(look: Look, rows: Sequence[MetricRow], measured: Sequence[MetricRow]) -> pd.DataFrame:
+    """round, attribute, gap, value, low, high: by the round after which the model was measured.
+
+    An attribute of which a group is suppressed is left out: its gap would tell of that group.
+    """
+    small = {words.attribute(name) for name in hidden(look, measured)}
     named = [
         (row.version, row.slice, GAPS[row.name][0], *estimate(row))
         for row in rows
-        if row.name in GAPS and row.slice in attributes(look)
+        if row.name in GAPS and row.slice in attributes(look) and row.slice not in small
     ]
     return pd.DataFrame(named, columns=["round", "attribute", "gap", "mean", "low", "high"]).dropna(subset=["mean"])
 

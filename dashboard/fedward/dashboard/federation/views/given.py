@@ -20,7 +20,9 @@ from fedward.study.site_metrics import named
 COLUMNS = ("hospital", "value", "low", "high", "alone", "patients", "version", "shown")
 
 
-def by_site(look: Look, shared: Sequence[SharedMetrics], name: str = "auroc", slice_: str = "everybody") -> pd.DataFrame:
+def by_site(
+    look: Look, shared: Sequence[SharedMetrics], name: str = "auroc", slice_: str = "everybody"
+) -> pd.DataFrame:
     """hospital, value, low, high, alone, patients, version, shown: "shared", "suppressed" or "not shared"; in the roster's order.
 
     `alone` is the AUROC of the model that the hospital trained by itself, NaN where it gave none. The interval of an AUROC is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from statistics import median
 from typing import Final
 
@@ -97,8 +98,7 @@ def pace(attempts: Sequence[AttemptRow]) -> float | None:
     """Seconds from one round's beginning to the next: the median over the newest committed ones; None before there is one."""
     done = [row for row in attempts if row.outcome == "committed"][-RECENT - 1 :]
     apart = [
-        max(float(later.opened_at - earlier.opened_at), earlier.seconds or 0.0)
-        for earlier, later in zip(done, done[1:], strict=False)
+        max(float(later.opened_at - earlier.opened_at), earlier.seconds or 0.0) for earlier, later in pairwise(done)
     ]
     took = apart or [row.seconds for row in done if row.seconds is not None]
     return median(took) if took else None
@@ -165,7 +165,7 @@ def curve(metrics: Sequence[MetricRow], name: str = "auroc") -> pd.DataFrame:
 
 
 def rounds(look: Look, statuses: Statuses) -> pd.DataFrame:
-    """Attempts whose statuses are given, oldest first: attempt, round, what, outcome, contributed, hospitals, seconds, began, why."""
+    """Attempts whose statuses are given, oldest first: attempt, round, what, outcome, contributed, hospitals, seconds, …"""
     rows = []
     for row in look.attempts:
         if row.attempt not in statuses:
@@ -208,7 +208,8 @@ def notices(look: Look) -> list[tuple[str, str]]:
     for alarm in look.alarms:
         found.append(
             (
-                f"{alarm.site}: {alarm.what}, seen {when(alarm.at)} UTC. It is asked nothing until a named person has cleared this.",
+                f"{alarm.site}: {alarm.what}, seen {when(alarm.at)} UTC. "
+                "It is asked nothing until a named person has cleared this.",
                 f"fedward coordinator clear-alarm {alarm.site} --by NAME --reason WHY",
             )
         )

@@ -20,7 +20,7 @@ from fedward.server.records import StatusRow
 
 
 def grid(look: Look, history: History) -> pd.DataFrame:
-    """hospital, attempt, round, what, status, why, seconds: one row a hospital and attempt of the history, in the roster's order."""
+    """hospital, attempt, round, what, status, why, seconds: a row for each hospital and attempt, in the roster's order."""
     made = {one.attempt: one for one in attempts(history)}
     rows = []
     for number, statuses in history.by_attempt.items():
@@ -59,7 +59,8 @@ def sentence(look: Look, history: History) -> str:
         return f"{head} In the {words.counted(len(made), 'attempt', 'attempts')} shown nobody was missing."
     site, one, cause, verb = absent
     back = next((later for later in made if later.attempt > one.attempt and site in later.contributed), None)
-    return f"{head} {site} {verb} in {_round(look, one)}: {cause.means}; {f'back in {_round(look, back)}' if back else 'not back yet'}."
+    now = f"back in {_round(look, back)}" if back else "not back yet"
+    return f"{head} {site} {verb} in {_round(look, one)}: {cause.means}; {now}."
 
 
 def _newest_absence(made: Sequence[Attempt]) -> tuple[str, Attempt, Cause, str] | None:

@@ -112,17 +112,17 @@ def sentence(look: Look, found: Sequence[Cost]) -> str:
     """What has it cost? The most that a patient of any hospital has been charged, and of how much."""
     privacy = look.manifest.privacy
     if privacy.epsilon is None:
-        return "The study trains without differential privacy: it promises patients nothing, and no ε bounds what its updates reveal."
+        return "The study trains without differential privacy: no ε bounds what its updates reveal."
     if not found:
         return f"The study may cost each patient ε at most {privacy.epsilon:g} (δ {privacy.delta:g}); nothing has been charged yet."
     spent, promised = max(one.spent for one in found), max(one.promised for one in found)
     return (
-        f"This study has cost each patient ε at most {spent:.2f} so far (δ {privacy.delta:g}), of {promised:.2f} that its hospitals "
-        "approved; unit: patient; adds or removes one patient."
+        f"This study has cost each patient ε at most {spent:.2f} so far (δ {privacy.delta:g}), of {promised:.2f} that its "
+        "hospitals approved; unit: patient; adds or removes one patient."
     )
 
 
-def table(look: Look, found: Sequence[Cost]) -> pd.DataFrame:
+def table(found: Sequence[Cost]) -> pd.DataFrame:
     """hospital, ε spent, ε forecast, ε promised, ε left, attempts, counts, lifetime budget."""
     rows = [
         (one.site, one.spent, one.forecast, one.promised, max(one.promised - one.spent, 0.0), *one.asked, NOT_SHARED)
@@ -146,10 +146,10 @@ def promise(look: Look) -> list[tuple[str, str]]:
     privacy, manifest = look.manifest.privacy, look.manifest
     if privacy.epsilon is None or privacy.delta is None:
         return [("Promise", "none: the study trains without differential privacy")]
-    found = [
+    return [
         (
             "ε",
-            f"at most {privacy.epsilon:g}: whoever sees all that leaves can tell by at most a factor of e^ε whether a patient took part",
+            f"at most {privacy.epsilon:g}: what leaves tells of a patient's taking part by a factor of e^ε at most",
         ),
         ("δ", f"{privacy.delta:g}: the probability with which that may not hold"),
         ("Unit", "patient: all records of one patient together"),
@@ -167,7 +167,6 @@ def promise(look: Look) -> list[tuple[str, str]]:
             else "off: the coordinator sees each hospital's noised update",
         ),
     ]
-    return found
 
 
 def _adversary(look: Look) -> str:
@@ -176,13 +175,14 @@ def _adversary(look: Look) -> str:
     return PRIVACY_WORDS.partition("adversary: ")[2].partition(";")[0]
 
 
-def shared(look: Look, tallies: Mapping[str, Tally]) -> str:
+def shared(tallies: Mapping[str, Tally]) -> str:
     """Where these figures come from."""
     asked = sum(times for tally in tallies.values() for status, times in tally.statuses.items() if status != "absent")
     rounded = len({(one.trained, one.evaluated) for one in tallies.values()}) > LEVELS
     text = (
-        f"From the coordinator's own record of {words.counted(asked, 'request', 'requests')}: an attempt that a hospital refused, or did not "
-        "answer, counts as charged. A hospital's lifetime budget, and what other studies took of it, is its own and not shared."
+        f"From the coordinator's own record of {words.counted(asked, 'request', 'requests')}: an attempt that a hospital refused, "
+        "or did not answer, counts as charged. A hospital's lifetime budget, and what other studies took of it, is its own and not "
+        "shared."
     )
     return text + (
         " Numbers of attempts are rounded up to a few, so a figure may lie a little above." if rounded else ""

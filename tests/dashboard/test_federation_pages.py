@@ -1,0 +1,95 @@
+"""The pages of a federation, laid out by Streamlit without a browser: what they say, and that they never show a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from federation import Federation
+from streamlit.testing.v1 import AppTest
+
+from fedward.dashboard.federation.pages import FEDERATION
+
+PAGES = [name for _, name, _ in FEDERATION]
+
+
+def _script(name: str, named: str) -> None:
+    from fedward.dashboard.federation.pages import FEDERATION
+
+    next(page for _, one, page in FEDERATION if one == name)(named)
+
+
+def page(name: str, place: Path, **query: str) -> AppTest:
+    app = AppTest.from_function(_script, kwargs={"name": name, "named": str(place)}, default_timeout=120)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    """Everything that is said, without the signs that keep it plain."""
+    parts = [*app.header, *app.subheader, *app.markdown, *app.info, *app.warning, *app.error, *app.code]
+    return " ".join(str(part.value) for part in parts).replace("\\", "").replace("\u2060", "")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_page_says_its_sentence_and_the_promise(record: Federation, name: str) -> None:
+    app = page(name, record.home.path)
+    told = said(app)
+    assert {
+        "study": "Completed: 5 of 5 rounds",
+        "accuracy": "AUROC .",
+        "fairness": "group",
+        "privacy": "has cost each patient ε at most",
+        "participation": "contributed to the newest attempt",
+        "models": "none may be used yet",
+        "audit": "countersigned by 4 of 4 hospitals",
+    }[name] in str(app.subheader[0].value).replace("\\", "")
+    assert "ε at most 3 at δ = 0.001" in told
+    assert "unit: patient" in told
+    assert app.query_params["study"] == str(record.key)
+    for chart in app.get("vega_lite_chart"):
+        assert chart.proto.alt
+        assert "nan" not in chart.proto.alt
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_of_a_study_that_has_not_begun(begun: Federation, name: str) -> None:
+    assert "Coronary disease" in said(page(name, begun.home.path))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_cannot_be_read_is_a_sentence_and_a_command(tmp_path: Path, name: str) -> None:
+    told = said(page(name, tmp_path / "none"))
+    assert "no coordinator lives in" in told
+    assert "fedward monitor --store DIR" in told
+
+
+def test_a_link_chooses_the_study_and_a_wrong_one_falls_back(record: Federation) -> None:
+    key = str(record.store.find("heart-pilot").key)
+    assert "Pilot: coronary disease" in said(page("study", record.home.path, study=key))
+    assert "Coronary disease from" in said(page("study", record.home.path, study="999"))
+
+
+def test_verifying_shows_each_check(record: Federation) -> None:
+    app = page("audit", record.home.path)
+    next(one for one in app.button if "Verify" in one.label).click().run()
+    assert not app.exception
+    assert str(app.subheader[0].value).startswith("Verified")
+    assert said(app).count("check_circle: holds") == 6
+
+
+def test_two_studies_are_compared(record: Federation) -> None:
+    app = page("models", record.home.path)
+    app.selectbox(key="beside").select_index(0).run()
+    assert not app.exception
+    assert any("AUROC of two studies" in chart.proto.alt for chart in app.get("vega_lite_chart"))
+
+
+def test_a_coordinator_without_a_study_says_how_one_is_proposed(tmp_path: Path) -> None:
+    empty = Federation(tmp_path / "empty", sites=("va",))
+    told = said(page("study", empty.home.path))
+    assert "proposed no study" in told
+    assert "fedward coordinator propose" in told
