@@ -6,6 +6,8 @@ negative, as noised counts are. A score stands for the middle of its bin; ties w
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -89,7 +91,7 @@ def point_measures(counts: Real | NDArray[np.int64], centres: Real, first: int) 
     return {name: np.concatenate([part[name] for part in parts]).reshape(np.shape(counts)[:-2]) for name in parts[0]}
 
 
-def _points(counts: Real | NDArray[np.int64], centres: Real, first: int) -> dict[str, Real]:
+def _points(counts: NDArray[Any], centres: Real, first: int) -> dict[str, Real]:
     """Of (histograms, bins, 2). Bins run downwards here: a running sum is what a threshold at that bin calls positive."""
     negative, positive = (np.ascontiguousarray(counts[:, ::-1, outcome], dtype=np.float64) for outcome in (0, 1))
     middles, total, called = centres[::-1], negative + positive, max(len(centres) - first, 0)
