@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +32,13 @@ from fedward.dashboard.federation.views import (
 from fedward.privacy.errors import IntegrityError
 from fedward.server.checkpoints import load_sightings
 from fedward.server.comparing import compare
-from fedward.server.gates import Verdict
-from fedward.server.records import MetricRow, ReleaseRow
+from fedward.server.records import MetricRow, ReleaseRow, SharedMetrics
+from fedward.server.verdicts import Verdict
 from fedward.study.metrics import SMALL, bin_centres
 from fedward.study.metrics.measures import auroc
 from fedward.study.schedule import study_costs
+from fedward.study.shared_metrics import SiteFigures
+from fedward.study.site_metrics import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -169,27 +170,21 @@ def test_the_operating_point_is_on_the_metrics(reader: Reader, look: Look) -> No
     assert ((frame["low"] <= frame["observed"]) & (frame["observed"] <= frame["high"])).all()
 
 
-def test_what_hospitals_gave_away_is_shown_and_nothing_else(look: Look, tmp_path: Path) -> None:
-    shown = dict.fromkeys(("everybody", *fairness.groups(look)))
-    whole = shown | {"everybody": {"negatives": 40, "positives": 30, "auroc": 0.8, "brier": 0.2}}
-    file = {"site": "va", "study": STUDY, "digest": look.study.digest, "round": 5, "slices": whole}
-    files = {
-        "va": file,
-        "other": file | {"digest": "0" * 64},
-        "stranger": file | {"site": "nowhere"},
-        "wrong": file | {"slices": whole | {"everybody": {"auroc": 1.5}}},
-        "cleveland": file | {"site": "cleveland", "slices": shown},
-    }
-    for name, data in files.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(data))
-    (tmp_path / "broken.json").write_text("{")
-    found, bad = given.read(tmp_path, look)
-    assert (set(found), set(bad)) == ({"va", "cleveland"}, {"broken.json", "stranger.json", "wrong.json"})
-    frame = given.by_site(look, found).set_index("hospital")
+def test_what_hospitals_gave_away_is_shown_and_nothing_else(look: Look) -> None:
+    nothing = (None,) * len(METRICS)
+    rest = (nothing,) * len(fairness.groups(look))
+
+    def gave(site: str, everybody: tuple[int | None, ...], alone: int | None) -> SharedMetrics:
+        made = SiteFigures(site=site, study=look.study.digest or "", round=6, values=(everybody, *rest), alone=alone)
+        return SharedMetrics(site, made.version, made.auroc, made.auroc_alone, made.canonical)
+
+    shared = [gave("cleveland", nothing, None), gave("va", (40, 30, 80, 20), 75)]
+    frame = given.by_site(look, shared).set_index("hospital")
     assert dict(frame["shown"]) == {
         "cleveland": "suppressed", "hungarian": "not shared", "switzerland": "not shared", "va": "shared",
     }  # fmt: skip
-    assert frame.loc["va", "value"] == 0.8
+    assert (frame.loc["va", "value"], frame.loc["va", "alone"], frame.loc["va", "patients"]) == (0.8, 0.75, 70)
+    assert frame.loc["va", "version"] == 5
     # By hand: SE² = (.16 + 29 (.6667 − .64) + 39 (.7111 − .64)) / 1200.
     assert (frame.loc["va", "high"] - 0.8) / 1.96 == pytest.approx(0.0556, abs=0.0001)
 

@@ -107,7 +107,7 @@ def _sites(here: Here) -> None:
             icon=":material/lock:",
         )
     note(
-        "A hospital whose policy allows it (share_metrics) gives a file that it signed (`fedward site metrics DIGEST --release FILE`), and "
-        "`fedward coordinator share` takes it in. They carry no noise: no ε covers them. Alone: the model that the hospital trained by "
-        f"itself. {views.COMPARED}"
+        "A hospital whose policy allows it (share_metrics) gives a file that it signed, `fedward site metrics DIGEST --release FILE`, "
+        "and `fedward coordinator share` takes it in. These numbers carry no noise: no ε covers them. Alone: the model that the "
+        f"hospital trained by itself. {views.COMPARED}"
     )
