@@ -9,12 +9,11 @@ import pandas as pd
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts.parts import Chart, ink, series, stacked
-from fedward.study.metrics.intervals import THRESHOLD
 
 SIDE = 360
 _AXIS = alt.Axis(format=".1f", tickCount=6)
 _SHARE = alt.Scale(domain=[0, 1])
-POINT, CHANCE = f"threshold {THRESHOLD:g}", "no skill"
+POINT, CHANCE = "the threshold", "no skill"
 _PLACES = {"model": 0, POINT: 1, CHANCE: 6}
 
 
@@ -62,7 +61,7 @@ def roc_words(frame: pd.DataFrame, at: tuple[float, float, float], area: str) ->
     if frame.empty:
         return "ROC curve: too few patients to draw one."
     return (
-        f"ROC curve, AUROC {area}; at the threshold {THRESHOLD:g} sensitivity {words.figure(at[1])}, "
+        f"ROC curve, AUROC {area}; at the threshold sensitivity {words.figure(at[1])}, "
         f"specificity {words.figure(1 - at[0])}. The dashed diagonal is no skill."
     )
 
@@ -86,7 +85,7 @@ def precision(frame: pd.DataFrame, at: tuple[float, float, float], prevalence: f
 def precision_words(frame: pd.DataFrame, at: tuple[float, float, float], area: str) -> str:
     if frame.empty:
         return "Precision and recall: too few patients to draw a curve."
-    told = f"at the threshold {THRESHOLD:g} precision {words.figure(at[2])} at recall {words.figure(at[1])}"
+    told = f"at the threshold precision {words.figure(at[2])} at recall {words.figure(at[1])}"
     return f"Precision by recall, AUPRC {area}; {told}. The dashed line is the outcome's share, what no skill gives."
 
 

@@ -84,7 +84,7 @@ def _curves(made: counts.Sums, newest: dict[str, MetricRow]) -> None:
     noise = f" Each count carries noise of deviation {made.deviation:.1f}." if made.deviation else ""
     note(
         f"Held-out patients of {words.counted(len(made.sites), 'hospital', 'hospitals')}, after round {made.version}. "
-        f"{JOINED}{noise}"
+        f"Called positive: scores from {made.threshold:g} on. {JOINED}{noise}"
     )
 
 
@@ -107,7 +107,7 @@ def _sites(here: Here) -> None:
             icon=":material/lock:",
         )
     note(
-        "A hospital whose policy allows it (share_metrics) gives a file that it signed, `fedward site metrics DIGEST --release FILE`, "
-        "and `fedward coordinator share` takes it in. These numbers carry no noise: no ε covers them. Alone: the model that the "
+        "A hospital whose policy allows it (share_metrics) gives a file that it signed, `fedward site metrics DIGEST --release "
+        "FILE`, and `fedward coordinator share` takes it in. These numbers carry no noise: no ε covers them. Alone: the model that the "
         f"hospital trained by itself. {views.COMPARED}"
     )

@@ -13,7 +13,6 @@ from fedward.dashboard.federation.reading import Look
 from fedward.dashboard.federation.views.overview import estimate
 from fedward.server.records import MetricRow
 from fedward.study.manifest import Manifest
-from fedward.study.metrics.intervals import THRESHOLD
 
 NAMES: Final[Mapping[str, tuple[str, str]]] = {
     "auroc": ("AUROC", "of a patient with and one without the outcome, how often the first has the higher score"),
@@ -27,9 +26,9 @@ NAMES: Final[Mapping[str, tuple[str, str]]] = {
         "calibration in the large",
         "mean score less the outcome's share; 0 is best, above it promises too much",
     ),
-    "sensitivity": (f"sensitivity at {THRESHOLD:g}", "of patients with the outcome, the share above the threshold"),
-    "specificity": (f"specificity at {THRESHOLD:g}", "of patients without the outcome, the share below the threshold"),
-    "selection_rate": (f"share above {THRESHOLD:g}", "of all patients, the share above the threshold"),
+    "sensitivity": ("sensitivity", "of patients with the outcome, the share above the threshold"),
+    "specificity": ("specificity", "of patients without the outcome, the share below the threshold"),
+    "selection_rate": ("share called positive", "of all patients, the share above the threshold"),
 }
 """Metrics in the order of the pages: what people call them, and what they are."""
 

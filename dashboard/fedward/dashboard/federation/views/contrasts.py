@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedward.dashboard.federation.views.counts import Sums
 from fedward.study.metrics import measures
-from fedward.study.metrics.intervals import REPLICATES, SURE, THRESHOLD, project
+from fedward.study.metrics.intervals import REPLICATES, SURE, project
 
 Real = NDArray[np.float64]
 CONTRASTED: Final = ("auroc", "sensitivity", "specificity", "brier", "calibration_gap", "selection_rate")
@@ -25,21 +25,21 @@ CONTRASTED: Final = ("auroc", "sensitivity", "specificity", "brier", "calibratio
 
 def contrasts(made: Sums) -> dict[tuple[str, str], tuple[float, float, float]]:
     """By group and metric: the group's value less everybody's, and its interval; NaN where it is undefined."""
-    parts = _contrasts(made.counts.tobytes(), made.counts.shape, tuple(made.centres), made.deviation)
+    parts = _contrasts(made.counts.tobytes(), made.counts.shape, tuple(made.centres), made.deviation, made.threshold)
     return {(name, metric): parts[place][metric] for place, name in enumerate(made.names[1:]) for metric in CONTRASTED}
 
 
 @lru_cache(maxsize=16)
 def _contrasts(
-    data: bytes, shape: tuple[int, ...], centres: tuple[float, ...], deviation: float
+    data: bytes, shape: tuple[int, ...], centres: tuple[float, ...], deviation: float, threshold: float
 ) -> list[Mapping[str, tuple[float, float, float]]]:
     counts = np.frombuffer(data, dtype=np.int64).reshape(shape).astype(np.float64)
-    kinds, rng = _kinds(np.array(centres)), np.random.default_rng(shape[0] * shape[1])
+    kinds, rng = _kinds(np.array(centres), threshold), np.random.default_rng(shape[0] * shape[1])
     return [_of_group(kinds, counts[0], group, deviation, rng) for group in counts[1:]]
 
 
-def _kinds(centres: Real) -> dict[str, Callable[[Real], Real]]:
-    first = measures.first_bin(centres, THRESHOLD)
+def _kinds(centres: Real, threshold: float) -> dict[str, Callable[[Real], Real]]:
+    first = measures.first_bin(centres, threshold)
     return {
         "auroc": measures.auroc,
         "sensitivity": partial(measures.sensitivity, first=first),

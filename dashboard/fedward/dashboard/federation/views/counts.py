@@ -15,7 +15,7 @@ from fedward.dashboard.federation.reading import Look
 from fedward.server.records import Evaluation
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.metrics import SMALL, bin_centres, calibration_curve, histogram_shape, slice_names
-from fedward.study.metrics.intervals import THRESHOLD, project
+from fedward.study.metrics.intervals import project
 from fedward.study.metrics.measures import first_bin
 
 Real = NDArray[np.float64]
@@ -32,6 +32,7 @@ class Sums:
         deviation: of the noise on each cell; 0 without.
         version: of the model: rounds committed.
         sites: whose counts were summed.
+        threshold: a score from here on is called positive.
     """
 
     counts: NDArray[np.int64]
@@ -40,6 +41,7 @@ class Sums:
     deviation: float
     version: int
     sites: tuple[str, ...]
+    threshold: float = 0.5
 
     @cached_property
     def joined(self) -> list[tuple[int, int]]:
@@ -64,6 +66,7 @@ def sums(look: Look, evaluation: Evaluation | None) -> Sums | None:
         deviation=noise * len(evaluation.sites) ** 0.5,  # every site noised its own counts
         version=evaluation.version,
         sites=evaluation.sites,
+        plan.threshold,
     )
 
 
@@ -115,7 +118,7 @@ def prevalence(made: Sums) -> float:
 def operating(made: Sums) -> tuple[float, float, float]:
     """At the threshold of the metrics: the shares (false, true) above it, and the precision; NaN where undefined."""
     counts = _whole(made)
-    first = first_bin(made.centres, THRESHOLD)
+    first = first_bin(made.centres, made.threshold)
     above, total = counts[first:].sum(axis=0), counts.sum(axis=0)
     if not (total > 0).all():
         return math.nan, math.nan, math.nan
