@@ -108,6 +108,6 @@ def _sites(here: Here) -> None:
         )
     note(
         "A hospital whose policy allows it (share_metrics) gives a file that it signed, `fedward site metrics DIGEST --release "
-        "FILE`, and `fedward coordinator share` takes it in. These numbers carry no noise: no ε covers them. Alone: the model that the "
-        f"hospital trained by itself. {views.COMPARED}"
+        "FILE`, and `fedward coordinator share` takes it in. These numbers carry no noise: no ε covers them. Alone: the model "
+        f"that the hospital trained by itself. {views.COMPARED}"
     )

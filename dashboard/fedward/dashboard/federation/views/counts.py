@@ -66,7 +66,7 @@ def sums(look: Look, evaluation: Evaluation | None) -> Sums | None:
         deviation=noise * len(evaluation.sites) ** 0.5,  # every site noised its own counts
         version=evaluation.version,
         sites=evaluation.sites,
-        plan.threshold,
+        threshold=plan.threshold,
     )
 
 
