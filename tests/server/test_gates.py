@@ -151,7 +151,9 @@ def test_crossed_groups_are_judged_as_the_others_are() -> None:
     assert (worst.holds, worst.of) == (False, "sex=male & age in [65, 120)")
     gaps = [row(name, "equalized_odds_gap", 0.1, 0.0, 0.2) for name in ("sex", "age")]
     assert judged_one("max_equalized_odds_gap", *figures, *gaps).of == "sex & age"
-    assert judged_one("max_equalized_odds_gap", *figures, *gaps, row("sex & age", "equalized_odds_gap", 0.4, 0.0, 0.5)).holds
+    assert judged_one(
+        "max_equalized_odds_gap", *figures, *gaps, row("sex & age", "equalized_odds_gap", 0.4, 0.0, 0.5)
+    ).holds
 
 
 def gave(site: str, drop: float | None, version: int = ROUNDS) -> SharedMetrics:

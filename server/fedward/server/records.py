@@ -181,7 +181,9 @@ class SharedMetrics:
     @property
     def drop(self) -> float | None:
         """How far the study's model lies below the hospital's own; below 0 where it is better."""
-        return None if self.auroc is None or self.alone is None else round(self.alone - self.auroc, 9)  # of two decimals
+        return (
+            None if self.auroc is None or self.alone is None else round(self.alone - self.auroc, 9)
+        )  # of two decimals
 
 
 @dataclass(frozen=True)
