@@ -1,7 +1,7 @@
 """The monitor's reach: a record of 1 000 rounds × 50 sites × 12 groups in a real browser, and what a refresh reads.
 
-The real command serves the record, and Chromium opens it: seconds until the first page's sentence and charts are drawn, and from the
-click on each other page until that page is. Repetitions take turns with a fresh browser; the fastest counts, as other work on the
+The real command serves the record, and Chromium opens it: seconds until the first page's sentence and charts are drawn, and
+from the click on each other page until that page is. Repetitions take turns with a fresh browser; the fastest counts, as other work on the
 machine only adds. A refresh is timed in the reader, after one more round was written, and counts the rows that it asked for.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import chromium  # noqa: E402
+import chromium  # type: ignore[import-not-found]  # noqa: E402
 import httpx  # noqa: E402
 
 from benchmarks.figures import Figure, at_most, report  # noqa: E402

@@ -8,12 +8,11 @@ import streamlit as st
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.pages.frame import Here, empty, heading, note, page, table
-from fedward.dashboard.federation.record import Entries, copied
+from fedward.dashboard.federation.record import Entries, copied, load_sightings
 from fedward.dashboard.federation.views import auditing as views
 from fedward.dashboard.federation.views import marks
 from fedward.privacy.auditentries import LogEntry
 from fedward.privacy.errors import FedwardError
-from fedward.server.checkpoints import load_sightings
 from fedward.server.home import CoordinatorHome
 from fedward.study.audit import FOLDER
 
@@ -38,7 +37,7 @@ def _all(home: CoordinatorHome) -> tuple[LogEntry, ...]:
 
 
 def _signed(here: Here, home: CoordinatorHome) -> list[views.Countersigned]:
-    return views.countersigned(load_sightings(home), here.reader.identities())
+    return views.countersigned(load_sightings(home.path), here.reader.identities())
 
 
 def _sentence(here: Here) -> str:
@@ -91,7 +90,7 @@ def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
     made: list[views.Check] = []
     with st.status("Verifying", expanded=True) as status:
         try:
-            sightings, key = load_sightings(home), here.reader.coordinator_key()
+            sightings, key = load_sightings(home.path), here.reader.coordinator_key()
             with copied(home.path) as log:
                 for check in views.checks(log, home.settings.federation_id, key, sightings, here.reader.identities()):
                     made.append(check)

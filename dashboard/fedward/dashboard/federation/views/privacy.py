@@ -180,8 +180,9 @@ def shared(tallies: Mapping[str, Tally]) -> str:
     asked = sum(times for tally in tallies.values() for status, times in tally.statuses.items() if status != "absent")
     rounded = len({(one.trained, one.evaluated) for one in tallies.values()}) > LEVELS
     text = (
-        f"From the coordinator's own record of {words.counted(asked, 'request', 'requests')}: an attempt that a hospital refused, or "
-        "did not answer, counts as charged. A hospital's lifetime budget, and what other studies took of it, is its own and not shared."
+        f"From the coordinator's own record of {words.counted(asked, 'request', 'requests')}: an attempt that a hospital refused, "
+        "or did not answer, counts as charged. A hospital's lifetime budget, and what other studies took of it, is its own and "
+        "not shared."
     )
     return text + (
         " Numbers of attempts are rounded up to a few, so a figure may lie a little above." if rounded else ""
