@@ -1,8 +1,8 @@
 """The monitor's reach: a record of 1 000 rounds × 50 sites × 12 groups in a real browser, and what a refresh reads.
 
-The real command serves the record, and Chromium opens it: seconds until the first page's sentence and charts are drawn, and
-from the click on each other page until that page is. Repetitions take turns with a fresh browser; the fastest counts, as other work on the
-machine only adds. A refresh is timed in the reader, after one more round was written, and counts the rows that it asked for.
+The real command serves the record, and Chromium opens it: seconds until the first page's sentence and charts are drawn, and from
+the click on each other page until that page is. Repetitions take turns with a fresh browser; the fastest counts, as other work on
+the machine only adds. A refresh is timed in the reader, after one more round was written, and counts the rows that it asked for.
 """
 
 from __future__ import annotations

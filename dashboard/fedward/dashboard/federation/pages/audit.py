@@ -65,7 +65,8 @@ def _lay_out(here: Here) -> None:
     note(
         "Every entry and every hash is computed again, on a copy; signatures are checked by the keys that hospitals enrolled with."
     )
-    if st.button("Verify the audit log", icon=":material/verified_user:"):
+    st.button("Verify the audit log", icon=":material/verified_user:", on_click=_want)
+    if st.session_state.get("wanted"):
         _verify(here, home, len(entries))
     _results(_checked(len(entries)))
     heading("Up to where each hospital vouches for it")
@@ -99,8 +100,13 @@ def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
             made.append(views.Check("The log can be read", False, error.what))
         failed = any(check.holds is False for check in made)
         status.update(label="It does not hold" if failed else "Verified", state="error" if failed else "complete")
-    st.session_state["verified"] = (size, made)
+    st.session_state["verified"], st.session_state["wanted"] = (size, made), False
     st.rerun()
+
+
+def _want() -> None:
+    """Kept until it is done: a page that is drawn anew meanwhile does not lose the click."""
+    st.session_state["wanted"] = True
 
 
 def _results(made: list[views.Check] | None) -> None:
