@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import chromium  # type: ignore[import-not-found]  # noqa: E402  # beside the tests
+import chromium  # type: ignore[import-not-found]  # noqa: E402
 import httpx  # noqa: E402
 
 from benchmarks.figures import Figure, at_most, report  # noqa: E402

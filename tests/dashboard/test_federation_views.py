@@ -14,7 +14,7 @@ from federation import Federation
 from monitored import STUDY
 
 from fedward.dashboard.federation.reading import EVERYBODY, Look, Reader
-from fedward.dashboard.federation.record import Entries, copied
+from fedward.dashboard.federation.record import Entries, copied, load_sightings
 from fedward.dashboard.federation.views import (
     accuracy,
     auditing,
@@ -30,7 +30,6 @@ from fedward.dashboard.federation.views import (
     promise,
 )
 from fedward.privacy.errors import IntegrityError
-from fedward.server.checkpoints import load_sightings
 from fedward.server.comparing import compare
 from fedward.server.records import MetricRow, ReleaseRow, SharedMetrics
 from fedward.server.verdicts import Verdict
@@ -345,7 +344,7 @@ def verified(federation: Federation, key: str | None) -> dict[str, auditing.Chec
     home = federation.home
     sites = Reader(federation.store).identities()
     with copied(home.path) as log:
-        made = list(auditing.checks(log, home.settings.federation_id, key, load_sightings(home), sites))
+        made = list(auditing.checks(log, home.settings.federation_id, key, load_sightings(home.path), sites))
     return {check.name: check for check in made}
 
 

@@ -19,6 +19,8 @@ from fedward.privacy.log import AuditLog
 from fedward.privacy.logfiles import Plain, Segments, Tree
 from fedward.privacy.merkle import leaf_hash
 from fedward.study.audit import FOLDER
+from fedward.study.files import read_model
+from fedward.study.sightings import Sightings
 
 
 class Entries:
@@ -74,6 +76,16 @@ class Entries:
                 begun += len(line) + 1
                 number += 1
         self._read[path], self._next = begun, number
+
+
+def load_sightings(home: Path) -> Sightings:
+    """What hospitals have signed of the log; nothing yet, where there is no file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = home / FOLDER / "sightings.json"
+    return read_model(path, Sightings, "file of checkpoints") if path.is_file() else Sightings()
 
 
 @contextmanager

@@ -13,13 +13,17 @@ from fedward.dashboard.federation.charts.parts import Chart, ink, level, rows, s
 _ROW, _FRAME = 30, 70
 
 
+ALONE = "trained alone"
+"""A hospital's own model, of its own patients."""
+
+
 def values(
     frame: pd.DataFrame, kind: str, title: str, line: tuple[str, float] | None = None, absent: str = "shown"
 ) -> Chart:
     """A dot and its interval a row, in the frame's order; names without a value say why in the column `absent`.
 
     Args:
-        frame: columns `kind`, value, low, high, and `absent`.
+        frame: columns `kind`, value, low, high, and `absent`; with `alone`, that is a mark of its own beside.
         kind: the column that names the rows.
         title: of the value's axis.
         line: the name and value of a dashed line to compare with.
@@ -27,8 +31,9 @@ def values(
     """
     order = list(frame[kind])
     known = frame.dropna(subset=["value"])
-    places = {title: 0} | ({line[0]: 6} if line is not None else {})
-    colour = series("series", places, legend=line is not None)
+    alone = frame.dropna(subset=["alone"]) if "alone" in frame else frame.iloc[:0]
+    places = {title: 0} | ({line[0]: 6} if line is not None else {}) | ({ALONE: 1} if len(alone) else {})
+    colour = series("series", places, legend=len(places) > 1)
     told = [words.estimate(*one) for one in zip(known["value"], known["low"], known["high"], strict=True)]
     base = alt.Chart(known.assign(series=title, told=told)).encode(y=rows(kind, order), color=colour)
     axis = alt.Axis(format=".2f", tickCount=6)
@@ -43,6 +48,10 @@ def values(
             x=x, tooltip=tips(kind, alt.Tooltip("told", title=f"{title} (95%)"))
         )
     )
+    if len(alone):
+        own = alt.Chart(alone.assign(series=ALONE)).mark_point(filled=True, size=90, shape="diamond", opacity=1)
+        said = alt.Tooltip("alone", title=f"{title}, {ALONE}", format=".2f")
+        layers.append(own.encode(y=rows(kind, order), x="alone:Q", color=colour, tooltip=tips(kind, said)))
     missing = _missing(frame[frame["value"].isna()], kind, order, absent)
     return stacked(*layers, height=_FRAME + _ROW * max(len(order), 1), words=missing)
 
@@ -55,10 +64,13 @@ def _missing(frame: pd.DataFrame, kind: str, order: list[str], absent: str) -> a
 
 
 def values_words(frame: pd.DataFrame, kind: str, title: str, absent: str = "shown") -> str:
-    told = [
-        f"{row[kind]}: {words.estimate(row['value'], row['low'], row['high']) if math.isfinite(row['value']) else row[absent]}"
-        for row in frame.to_dict("records")
-    ]
+    told = []
+    for row in frame.to_dict("records"):
+        known = math.isfinite(row["value"])
+        own = f", {ALONE} {words.figure(row['alone'])}" if math.isfinite(row.get("alone", math.nan)) else ""
+        told.append(
+            f"{row[kind]}: {words.estimate(row['value'], row['low'], row['high']) if known else row[absent]}{own}"
+        )
     return f"{title} with its 95% interval, by {kind}. {words.listed(told, 24)}."
 
 

@@ -6,6 +6,7 @@ import streamlit as st
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts import curves, dots, rounds
+from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.pages.frame import Here, chart, empty, figures, heading, note, page, table
 from fedward.dashboard.federation.reading import EVERYBODY
 from fedward.dashboard.federation.views import accuracy as views
@@ -47,8 +48,8 @@ def _lay_out(here: Here) -> None:
     heading("How it converges")
     by_round, gate = curve(metrics), look.manifest.gates.min_auroc
     chart(
-        rounds.convergence(by_round, "AUROC", gate), rounds.convergence_words(by_round, "AUROC", gate), "AUROC by round", by_round,
-        "auroc",
+        drawn(rounds.convergence, by_round, "AUROC", gate), rounds.convergence_words(by_round, "AUROC", gate), "AUROC by round",
+        by_round, "auroc",
     )  # fmt: skip
     _curves(made, views.newest(metrics))
     heading("All metrics of the newest model that was evaluated")
@@ -63,7 +64,7 @@ def _curves(made: counts.Sums, newest: dict[str, MetricRow]) -> None:
         heading("ROC curve")
         frame = counts.roc(made)
         chart(
-            curves.roc(frame, at),
+            drawn(curves.roc, frame, at),
             curves.roc_words(frame, at, views.told(newest.get("auroc"))),
             "ROC curve",
             frame,
@@ -73,14 +74,14 @@ def _curves(made: counts.Sums, newest: dict[str, MetricRow]) -> None:
         heading("Precision and recall")
         frame = counts.precision(made)
         chart(
-            curves.precision(frame, at, counts.prevalence(made)),
+            drawn(curves.precision, frame, at, counts.prevalence(made)),
             curves.precision_words(frame, at, views.told(newest.get("auprc"))),
             "precision and recall", frame, "precision",
         )  # fmt: skip
     with right:
         heading("Reliability")
         frame = counts.reliability(made)
-        chart(curves.reliability(frame), curves.reliability_words(frame), "reliability", frame, "reliability")
+        chart(drawn(curves.reliability, frame), curves.reliability_words(frame), "reliability", frame, "reliability")
     noise = f" Each count carries noise of deviation {made.deviation:.1f}." if made.deviation else ""
     note(
         f"Held-out patients of {words.counted(len(made.sites), 'hospital', 'hospitals')}, after round {made.version}. "
@@ -94,7 +95,7 @@ def _sites(here: Here) -> None:
     frame = given.by_site(here.look, found)
     if found:
         chart(
-            dots.values(frame, "hospital", "AUROC"),
+            drawn(dots.values, frame, "hospital", "AUROC"),
             dots.values_words(frame, "hospital", "AUROC"),
             "hospitals",
             frame,

@@ -8,12 +8,11 @@ import streamlit as st
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.pages.frame import Here, empty, heading, note, page, table
-from fedward.dashboard.federation.record import Entries, copied
+from fedward.dashboard.federation.record import Entries, copied, load_sightings
 from fedward.dashboard.federation.views import auditing as views
 from fedward.dashboard.federation.views import marks
 from fedward.privacy.auditentries import LogEntry
 from fedward.privacy.errors import FedwardError
-from fedward.server.checkpoints import load_sightings
 from fedward.server.home import CoordinatorHome
 from fedward.study.audit import FOLDER
 
@@ -38,7 +37,7 @@ def _all(home: CoordinatorHome) -> tuple[LogEntry, ...]:
 
 
 def _signed(here: Here, home: CoordinatorHome) -> list[views.Countersigned]:
-    return views.countersigned(load_sightings(home), here.reader.identities())
+    return views.countersigned(load_sightings(home.path), here.reader.identities())
 
 
 def _sentence(here: Here) -> str:
@@ -66,7 +65,8 @@ def _lay_out(here: Here) -> None:
     note(
         "Every entry and every hash is computed again, on a copy; signatures are checked by the keys that hospitals enrolled with."
     )
-    if st.button("Verify the audit log", icon=":material/verified_user:"):
+    st.button("Verify the audit log", icon=":material/verified_user:", on_click=_want)
+    if st.session_state.get("wanted"):
         _verify(here, home, len(entries))
     _results(_checked(len(entries)))
     heading("Up to where each hospital vouches for it")
@@ -91,7 +91,7 @@ def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
     made: list[views.Check] = []
     with st.status("Verifying", expanded=True) as status:
         try:
-            sightings, key = load_sightings(home), here.reader.coordinator_key()
+            sightings, key = load_sightings(home.path), here.reader.coordinator_key()
             with copied(home.path) as log:
                 for check in views.checks(log, home.settings.federation_id, key, sightings, here.reader.identities()):
                     made.append(check)
@@ -100,8 +100,13 @@ def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
             made.append(views.Check("The log can be read", False, error.what))
         failed = any(check.holds is False for check in made)
         status.update(label="It does not hold" if failed else "Verified", state="error" if failed else "complete")
-    st.session_state["verified"] = (size, made)
+    st.session_state["verified"], st.session_state["wanted"] = (size, made), False
     st.rerun()
+
+
+def _want() -> None:
+    """Kept until it is done: a page that is drawn anew meanwhile does not lose the click."""
+    st.session_state["wanted"] = True
 
 
 def _results(made: list[views.Check] | None) -> None:

@@ -7,6 +7,7 @@ import streamlit as st
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts import dots
 from fedward.dashboard.federation.charts import heat as charts
+from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.pages.checklist import checklist
 from fedward.dashboard.federation.pages.frame import Here, chart, empty, heading, note, page
 from fedward.dashboard.federation.views import accuracy, contrasts, counts
@@ -45,7 +46,9 @@ def _lay_out(here: Here) -> None:
         return
     heading("Metrics by group, held-out patients of all hospitals")
     frame = views.heat(look, measured)
-    chart(charts.heat(frame), charts.heat_words(frame), "metrics by group", frame.drop(columns="shade"), "groups")
+    chart(
+        drawn(charts.heat, frame), charts.heat_words(frame), "metrics by group", frame.drop(columns="shade"), "groups"
+    )
     note(
         f"After round {measured[0].version}. Groups of fewer than {SMALL} patients of an outcome, "
         "and those that would give them away, are "
@@ -68,7 +71,7 @@ def _differences(here: Here) -> None:
     frame = views.contrast(here.look, here.reader.measured(here.look), _contrasts(here), chosen)
     title = f"{labels[chosen]}: the group less everybody"
     chart(
-        dots.differences(frame, "group", title),
+        drawn(dots.differences, frame, "group", title),
         dots.differences_words(frame, "group", title),
         title,
         frame,
@@ -90,7 +93,7 @@ def _over_rounds(here: Here, gate: float | None) -> None:
         or names[0]
     )
     limit = gate if gap == views.GAPS["equalized_odds_gap"][0] else None
-    chart(charts.gaps(frame, gap, limit), charts.gaps_words(frame, gap, limit), "gaps by round", frame, "gaps")
+    chart(drawn(charts.gaps, frame, gap, limit), charts.gaps_words(frame, gap, limit), "gaps by round", frame, "gaps")
     meaning = next(text for label, text in views.GAPS.values() if label == gap)
     note(
         f"{words.plain(meaning, 300).capitalize()}. Of noise alone a gap would be above 0; what noise adds on average is taken off."

@@ -13,7 +13,7 @@ from fedward.dashboard import gatekeeper, words
 from fedward.dashboard import pages as parts
 from fedward.dashboard import views as texts
 from fedward.dashboard.access import sees_record
-from fedward.dashboard.federation.charts.parts import Chart
+from fedward.dashboard.federation.charts.drawn import Spec
 from fedward.dashboard.federation.place import Place
 from fedward.dashboard.federation.place import place as find
 from fedward.dashboard.federation.reading import Look, Reader, Stamp
@@ -193,9 +193,9 @@ def figures(found: list[tuple[str, str, str]]) -> None:
         column.metric(label, value, help=meaning)
 
 
-def chart(made: Chart, told: str, title: str, frame: pd.DataFrame, file: str) -> None:
+def chart(made: Spec, told: str, title: str, frame: pd.DataFrame, file: str) -> None:
     """A chart with its words for those who do not see it, and its table behind a click, with download."""
-    st.altair_chart(made, alt=words.one_line(told, 3000))
+    st.vega_lite_chart(spec=dict(made), width="stretch", alt=words.one_line(told, 3000))
     table(title, frame, file)
 
 

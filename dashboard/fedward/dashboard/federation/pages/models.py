@@ -6,6 +6,7 @@ import streamlit as st
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts import pairs as charts
+from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.pages.checklist import checklist
 from fedward.dashboard.federation.pages.frame import Here, chart, heading, named_study, page, table
 from fedward.dashboard.federation.views import accuracy, gates
@@ -94,4 +95,6 @@ def _compare(here: Here) -> None:
         or names[0]
     )
     part = frame[frame["metric"] == metric]
-    chart(charts.pairs(part, metric), charts.pairs_words(part, metric), f"{metric} of both", frame, "side-by-side")
+    chart(
+        drawn(charts.pairs, part, metric), charts.pairs_words(part, metric), f"{metric} of both", frame, "side-by-side"
+    )

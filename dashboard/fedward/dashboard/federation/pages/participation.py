@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from fedward.dashboard.federation.charts import attendance as charts
+from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.pages.frame import Here, chart, empty, heading, note, page, table
 from fedward.dashboard.federation.views import overview
 from fedward.dashboard.federation.views import participation as views
@@ -40,14 +41,14 @@ def _lay_out(here: Here) -> None:
         )  # fmt: skip
     history = here.reader.history(look, _newest())
     frame = views.grid(look, history)
-    chart(charts.grid(frame), charts.grid_words(frame), "status by hospital and attempt", frame, "statuses")
+    chart(drawn(charts.grid, frame), charts.grid_words(frame), "status by hospital and attempt", frame, "statuses")
     if len(look.attempts) > _newest():
         note(f"The newest {_newest()} of {len(look.attempts)} attempts.")
     heading("Hospitals over the whole study")
     table("hospitals", views.sites(look, here.reader.tallies(look), history), "hospitals", open_=True)
     heading("How long answers take")
     took = views.answers(look, here.reader.statuses(look, _newest()))
-    chart(charts.answers(took), charts.answers_words(took), "seconds until the answer", took, "answers")
+    chart(drawn(charts.answers, took), charts.answers_words(took), "seconds until the answer", took, "answers")
     why = views.causes(look, history)
     if why.empty:
         note("In the attempts shown nobody was refused, dropped or absent.")

@@ -6,6 +6,7 @@ import streamlit as st
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts import budget as charts
+from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.pages.frame import Here, chart, empty, figures, heading, note, page
 from fedward.dashboard.federation.views import privacy as views
 
@@ -35,7 +36,7 @@ def _lay_out(here: Here) -> None:
         )
         heading("ε of this study at each hospital")
         frame = views.table(found)
-        chart(charts.bars(frame), charts.bars_words(frame), "ε by hospital", frame, "epsilon")
+        chart(drawn(charts.bars, frame), charts.bars_words(frame), "ε by hospital", frame, "epsilon")
         note(words.plain(views.shared(here.reader.tallies(look)), 800))
     elif look.manifest.privacy.epsilon is not None:
         empty("The study is not sealed yet: each hospital's noise, and so its ε, is fixed with the seal.")

@@ -6,6 +6,7 @@ import streamlit as st
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.charts import rounds as charts
+from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.pages.frame import Here, chart, empty, figures, heading, note, page, table
 from fedward.dashboard.federation.reading import EVERYBODY
 from fedward.dashboard.federation.views import events, overview
@@ -35,7 +36,7 @@ def _lay_out(here: Here) -> None:
         made = overview.rounds(look, statuses)
         if len(look.attempts) > NEWEST:
             note(f"The newest {NEWEST} of {len(look.attempts)} attempts.")
-        chart(charts.timeline(made), charts.timeline_words(made), "rounds", made, "rounds")
+        chart(drawn(charts.timeline, made), charts.timeline_words(made), "rounds", made, "rounds")
     else:
         empty(
             "No round has begun.",
@@ -48,7 +49,7 @@ def _lay_out(here: Here) -> None:
             empty("No model has been evaluated yet: the manifest says after which rounds one is.")
         else:
             chart(
-                charts.convergence(curve, "AUROC"),
+                drawn(charts.convergence, curve, "AUROC"),
                 charts.convergence_words(curve, "AUROC"),
                 "AUROC by round",
                 curve,

@@ -28,6 +28,7 @@ NAMES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "sensitivity": ("sensitivity", "of patients with the outcome, the share above the threshold"),
     "specificity": ("specificity", "of patients without the outcome, the share below the threshold"),
+    "precision": ("precision", "of patients above the threshold, the share with the outcome"),
     "selection_rate": ("share called positive", "of all patients, the share above the threshold"),
 }
 """Metrics in the order of the pages: what people call them, and what they are."""
@@ -60,10 +61,7 @@ def sentence(look: Look, metrics: Sequence[MetricRow], sites: int) -> str:
     return f"AUROC {words.estimate(*estimate(found))} on patients held out at {hospitals}, after round {found.version}.{held}"
 
 
-COMPARED: Final = (
-    "What each hospital would reach alone, and what pooled records would, is not known here: a coordinator sees neither. "
-    "A hospital finds its own out with `fedward site metrics`; on public data, `fedward simulate STUDY` tells both."
-)
+COMPARED: Final = "What pooled records would reach is not known here: a coordinator sees none. On public data `fedward simulate STUDY` tells."
 
 
 def table(metrics: Sequence[MetricRow]) -> pd.DataFrame:

@@ -59,6 +59,8 @@ def told(verdict: Verdict) -> str:
 
 def found(verdict: Verdict) -> str:
     whose = f", {words.group(verdict.of)}" if verdict.of else ""
+    if verdict.limit is None and verdict.value is not None:
+        return f"{verdict.value:g} hospitals" + (f"; {verdict.why}" if verdict.why else "")
     if verdict.value is None:
         return verdict.why or ("enough" if verdict.holds else "not known")
     bounds = "" if verdict.low is None or verdict.high is None else f" ({verdict.low:.3f}–{verdict.high:.3f})"

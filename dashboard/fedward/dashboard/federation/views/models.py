@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 
@@ -48,11 +49,19 @@ def table(releases: Sequence[ReleaseRow]) -> pd.DataFrame:
         (
             f"v{one.number}", one.version, one.model[:12], when(one.released_at), one.by,
             "in use" if one is used else "earlier" if one.withdrawn_at is None else "rolled back",
-            "" if one.withdrawn_at is None else f"{when(one.withdrawn_at)} by {one.withdrawn_by}: {one.withdrawn_why}",
+            _why(one),
         )
         for one in reversed(releases)
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["release", "rounds", "model", "released (UTC)", "by", "stands", "why"])
+
+
+def _why(one: ReleaseRow) -> str:
+    """In the words of who released it, and of who took it back."""
+    said = json.loads(one.statement).get("reason", "") if one.statement else ""
+    if one.withdrawn_at is None:
+        return str(said)
+    return f"{said} Taken back {when(one.withdrawn_at)} by {one.withdrawn_by}: {one.withdrawn_why}".strip()
 
 
 def newest(look: Look) -> pd.DataFrame:
