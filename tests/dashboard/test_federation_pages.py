@@ -8,7 +8,9 @@ import pytest
 from federation import Federation
 from streamlit.testing.v1 import AppTest
 
-from fedward.dashboard.federation.pages import FEDERATION
+from fedward.dashboard import gatekeeper
+from fedward.dashboard.access import Denied, Granted
+from fedward.dashboard.federation.pages import FEDERATION, frame
 
 PAGES = [name for _, name, _ in FEDERATION]
 
@@ -93,3 +95,29 @@ def test_a_coordinator_without_a_study_says_how_one_is_proposed(tmp_path: Path) 
     told = said(page("study", empty.home.path))
     assert "proposed no study" in told
     assert "fedward coordinator propose" in told
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("granted", [Granted("hospital", "va", None), Granted("viewer", None, None)], ids=str)
+def test_a_role_that_sees_no_other_hospital_s_part_sees_no_page_of_a_record(
+    record: Federation, monkeypatch: pytest.MonkeyPatch, name: str, granted: Granted
+) -> None:
+    """Whatever the address: the page itself asks, before it reads anything."""
+    monkeypatch.setattr(gatekeeper, "judged", lambda: granted)
+    monkeypatch.setattr(frame, "find", lambda *_: pytest.fail("the record was read"))
+    told = said(page(name, record.home.path))
+    assert "This record is not for your role" in told
+    assert not any(site in told for site in record.sites)
+    assert "AUROC" not in told
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_who_is_not_let_in_sees_no_page_of_a_record(
+    record: Federation, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(gatekeeper, "judged", lambda: Denied("This account is not on the list.", "not-on-the-list"))
+    monkeypatch.setattr(gatekeeper, "_refuse", lambda found: (_ for _ in ()).throw(PermissionError(found.code)))
+    app = AppTest.from_function(_script, kwargs={"name": name, "named": str(record.home.path)}, default_timeout=120)
+    app.run()
+    assert [one.message for one in app.exception] == ["not-on-the-list"]
+    assert not any(site in said(app) for site in record.sites)
