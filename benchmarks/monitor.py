@@ -38,7 +38,7 @@ TURNS = 3
 PAGES = {"Accuracy": 4, "Fairness": 2, "Privacy": 1, "Participation": 2, "Models": 0, "Audit": 0}
 """Every page but the first, and how many charts it has at least."""
 _SAID = "document.body.innerText.includes('This study costs a patient')"
-_IDLE = "!document.querySelector('[data-testid=stStatusWidget]')"
+_IDLE = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
 _LIMIT_S = 120.0
 
 

@@ -33,7 +33,7 @@ PAGES = {"": 2, "accuracy": 4, "fairness": 2, "privacy": 1, "participation": 2, 
 """Every page's address, and how many charts it has at least: gaps of groups that are too small have none."""
 READY = "document.querySelectorAll('[data-testid=stVegaLiteChart] svg').length >= "
 SAID = "document.body.innerText.includes('This study costs a patient')"
-RUNNING = "document.querySelector('[data-testid=stStatusWidget]')"
+IDLE = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def _healthy(port: int) -> bool:
 
 
 def ready(page: chromium.Page, charts: int) -> None:
-    page.wait(f"{READY}{charts} && {SAID} && !{RUNNING}", 60)
+    page.wait(f"{READY}{charts} && {SAID} && {IDLE}", 60)
 
 
 CLIPPED = """
@@ -139,7 +139,7 @@ def test_the_numbers_are_the_records_own(address: str, federation: Federation, t
         assert "5 of 5 rounds committed" in page.text()
         for link in ("Accuracy", "Fairness", "Privacy", "Participation", "Models", "Audit"):
             page.value(f"[...document.querySelectorAll('a')].find(one => one.innerText.trim() === '{link}').click()")
-            page.wait(f"location.pathname === '/{link.lower()}' && {SAID} && !{RUNNING}")
+            page.wait(f"location.pathname === '/{link.lower()}' && {SAID} && {IDLE}")
             page.wait(f"location.search === '?study={seen.key}'")
             if link == "Accuracy":
                 assert f"AUROC {told} on patients held out at 4 hospitals, after round 5" in page.text()
@@ -158,9 +158,9 @@ def test_the_audit_log_is_verified_before_ones_eyes(address: str, federation: Fe
         page.open(f"{address}/audit", height=2000)
         ready(page, 0)
         assert f"{size} entries, countersigned by 4 of 4 hospitals; not verified" in page.text()
-        page.value(
-            "[...document.querySelectorAll('button')].find(one => one.innerText.includes('Verify the audit log')).click()"
-        )
+        button = "[...document.querySelectorAll('button')].find(one => one.innerText.includes('Verify the audit log'))"
+        page.wait(button)  # Streamlit loads what draws it when it is first needed
+        page.value(f"{button}.click()")
         page.wait("document.body.innerText.includes('Verified: ')")
         root = federation.home.audit.checkpoint().root.hex()
         assert f"Verified: {size} entries, root {root[:16]}" in page.text()

@@ -56,7 +56,7 @@ def answers(frame: pd.DataFrame) -> Chart:
     silent = alt.Chart(frame[frame["value"].isna()].assign(ink="ink")).mark_text(align="left", dx=6, fontStyle="italic")
     none = silent.encode(y=rows("hospital", order), x=alt.value(0), text="shown:N", color=ink())
     height = 26 if len(order) <= 20 else 18
-    return stacked(lines, points, height=70 + height * len(order), words=none)
+    return stacked(lines, points, height=70 + height * len(order), words=None if frame["value"].notna().all() else none)
 
 
 def answers_words(frame: pd.DataFrame) -> str:

@@ -56,8 +56,10 @@ def values(
     return stacked(*layers, height=_FRAME + _ROW * max(len(order), 1), words=missing)
 
 
-def _missing(frame: pd.DataFrame, kind: str, order: list[str], absent: str) -> alt.Chart:
-    """The word for a value that is not there, at the left of its row."""
+def _missing(frame: pd.DataFrame, kind: str, order: list[str], absent: str) -> alt.Chart | None:
+    """The word for a value that is not there, at the left of its row; None where every value is there."""
+    if frame.empty:
+        return None
     base = alt.Chart(frame.assign(ink="ink")).mark_text(align="left", dx=6, fontStyle="italic", opacity=0.85)
     made: alt.Chart = base.encode(y=rows(kind, order), x=alt.value(0), text=f"{absent}:N", color=ink())
     return made

@@ -56,10 +56,13 @@ def heat(frame: pd.DataFrame) -> Chart:
         tooltip=said,
     )
     texts = base.mark_text(fontSize=13).encode(text="short:N", tooltip=said, color=ink())
-    small = alt.Chart(frame[frame["shown"] == "suppressed"].assign(ink="ink")).encode(x=x, y=y, tooltip=said)
+    hidden = frame[frame["shown"] == "suppressed"]
+    small = alt.Chart(hidden.assign(ink="ink")).encode(x=x, y=y, tooltip=said)
     hatched = small.mark_point(shape=_HATCH, size=900, strokeWidth=1, opacity=0.35, filled=False).encode(color=ink())
     labels = small.mark_text(fontSize=12, fontStyle="italic", fontWeight=600).encode(text="told:N", color=ink())
-    return stacked(cells, height=_FRAME + _ROW * len(groups), words=alt.layer(texts, hatched, labels))
+    return stacked(
+        cells, height=_FRAME + _ROW * len(groups), words=alt.layer(texts, *([] if hidden.empty else [hatched, labels]))
+    )
 
 
 def heat_words(frame: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.pages.frame import Here, empty, heading, note, page, table
+from fedward.dashboard.federation.pages.frame import PRINTED, Here, empty, heading, note, page, table
 from fedward.dashboard.federation.record import Entries, copied, load_sightings
 from fedward.dashboard.federation.views import auditing as views
 from fedward.dashboard.federation.views import marks
@@ -71,7 +71,12 @@ def _lay_out(here: Here) -> None:
     _results(_checked(len(entries)))
     heading("Up to where each hospital vouches for it")
     sites = sorted(here.reader.identities())
-    table("countersignatures", views.signatures(signed, sites, len(entries)), "countersignatures", open_=True)
+    table(
+        "countersignatures",
+        views.signatures(signed, sites, len(entries)),
+        "countersignatures",
+        open_=len(sites) <= PRINTED,
+    )
     heading("Entries")
     wanted = st.text_input(
         "Search the entries",

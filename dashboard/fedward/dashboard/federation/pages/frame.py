@@ -27,7 +27,7 @@ EVERY_S = 2
 STALE_S = 60
 """A running study of which the record says nothing for so long is told as stale."""
 PICKED = "study"
-PRINTED = 60
+PRINTED = 16
 """Rows of a page's own table that is printed whole; a longer one scrolls."""
 
 

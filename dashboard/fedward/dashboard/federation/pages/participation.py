@@ -6,7 +6,7 @@ import streamlit as st
 
 from fedward.dashboard.federation.charts import attendance as charts
 from fedward.dashboard.federation.charts.drawn import drawn
-from fedward.dashboard.federation.pages.frame import Here, chart, empty, heading, note, page, table
+from fedward.dashboard.federation.pages.frame import PRINTED, Here, chart, empty, heading, note, page, table
 from fedward.dashboard.federation.views import overview
 from fedward.dashboard.federation.views import participation as views
 
@@ -54,4 +54,4 @@ def _lay_out(here: Here) -> None:
         note("In the attempts shown nobody was refused, dropped or absent.")
     else:
         heading("What kept hospitals out, and what helps")
-        table("causes", why, "causes", open_=True)
+        table("causes", why, "causes", open_=len(why) <= PRINTED)
