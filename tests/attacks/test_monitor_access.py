@@ -332,13 +332,13 @@ def test_a_door_opened_to_everybody(run: Path) -> None:
         assert (ran.code, ran.json["error"]) == (4, "monitor-open")
         assert "--access" in ran.json["remedy"]
         with pytest.raises(RefusalError):
-            serve.serve(run, serve.here(8501, address), False)
+            serve.serve("run", str(run), serve.here(8501, address), False)
 
 
 def test_the_script_run_by_hand_on_every_address(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gatekeeper.guard(None)
     before = config.get_option("server.address")
-    monkeypatch.setattr("sys.argv", ["app.py", str(run)])
+    monkeypatch.setattr("sys.argv", ["app.py", "run", str(run)])
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit puts the script in its place
     try:
         for address, is_open in ((None, False), ("0.0.0.0", False), ("10.0.0.1", False), ("127.0.0.1", True)):  # noqa: S104
@@ -360,7 +360,7 @@ def test_a_page_of_any_origin_makes_the_monitor_call_out(run: Path, monkeypatch:
     net_util.get_external_ip()
     assert calls  # without us
     calls.clear()
-    serve.serve(run, serve.here(free_ports(1)[0]), False)
+    serve.serve("run", str(run), serve.here(free_ports(1)[0]), False)
     net_util.get_external_ip()
     assert calls == []
 

@@ -331,18 +331,21 @@ def test_a_ray_that_did_not_start_is_started_again_and_another_s_cluster_is_not(
 
 
 def test_a_site_that_is_lost_each_time_ends_the_round_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [reply(1), reply(2), reply(4), lost(3), lost(5), lost(6), lost(7)]
+    words = [reply(1), reply(2), reply(4), lost(3), *(lost(work) for work in range(5, 4 + ATTEMPTS))]
+    paused: list[float] = []
+    monkeypatch.setattr(flower_engine.time, "sleep", paused.append)
     engines, script, lines = scripted(monkeypatch, words)
     study = sealed()
     with (
         engines,
         pytest.raises(
-            UnreachableError, match=r"no update of c in 4 attempts. Got ActorDiedError: the worker died"
+            UnreachableError, match=rf"no update of c in {ATTEMPTS} attempts. Got ActorDiedError: the worker died"
         ) as caught,
     ):
         engines(study, hospitals(study.manifest), SEED).updates(BASE)
     assert caught.value.code == WORKERS_LOST
-    assert [place for _, place in script.works] == [0, 1, 2, 3, 2, 2, 2]
+    assert [place for _, place in script.works] == [0, 1, 2, 3, *[2] * (ATTEMPTS - 1)]
+    assert paused == [1, 2, 4, 8, 0]  # Ray has time to start another worker
     assert sum("c asked again" in line for line in lines) == ATTEMPTS - 1
 
 
@@ -359,7 +362,9 @@ def test_silence_has_an_end_and_late_or_double_replies_do_no_harm(monkeypatch: p
         for _ in range(2):
             np.testing.assert_array_equal(sites.updates(BASE)[:, 0], [1, 2, 3, 4])
         assert any("c asked again: no site replied for 7 s" in line for line in lines)
-        with pytest.raises(UnreachableError, match=r"no update of c, d in 4 attempts.*no site replied for 7 s"):
+        with pytest.raises(
+            UnreachableError, match=rf"no update of c, d in {ATTEMPTS} attempts.*no site replied for 7 s"
+        ):
             sites.updates(BASE)
 
 

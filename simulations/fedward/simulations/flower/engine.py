@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -20,8 +21,10 @@ from fedward.study.encoding import Encoded
 from fedward.study.manifest import SealedManifest
 from fedward.study.vectors import Vector
 
-ATTEMPTS = 4
+ATTEMPTS = 5
 """How often a site is asked in a round."""
+PAUSE_S = 1.0
+"""Before a site whose worker died is asked again; doubled each time, since Ray needs seconds on a busy machine to start another."""
 START_S = 180.0
 STARTS = 3
 """How often Ray is started: it gives its own processes 30 s, which a busy machine may not grant them."""
@@ -134,6 +137,7 @@ class FlowerEngines:
                 replies[place] = parcel
                 self.workers.add(header["worker"])
             elif place not in asked.values():
+                time.sleep(PAUSE_S * 2 ** (attempts[place] - 1) if attempts[place] < ATTEMPTS else 0)
                 again([place], _brief(header["reason"]))
         return [replies[place] for place in range(len(names))]
 

@@ -65,7 +65,10 @@ def _lay_out(here: Here) -> None:
     note(
         "Every entry and every hash is computed again, on a copy; signatures are checked by the keys that hospitals enrolled with."
     )
-    st.button("Verify the audit log", icon=":material/verified_user:", on_click=_want)
+    if st.button("Verify the audit log", icon=":material/verified_user:"):
+        st.session_state["wanted"] = (
+            True  # kept until it is done: a page that is drawn anew meanwhile does not lose the click
+        )
     if st.session_state.get("wanted"):
         _verify(here, home, len(entries))
     _results(_checked(len(entries)))
@@ -107,11 +110,6 @@ def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
         status.update(label="It does not hold" if failed else "Verified", state="error" if failed else "complete")
     st.session_state["verified"], st.session_state["wanted"] = (size, made), False
     st.rerun()
-
-
-def _want() -> None:
-    """Kept until it is done: a page that is drawn anew meanwhile does not lose the click."""
-    st.session_state["wanted"] = True
 
 
 def _results(made: list[views.Check] | None) -> None:
