@@ -38,6 +38,10 @@ FEWEST_SAMPLES = 60
 REPORT = Path(__file__).resolve().parents[2] / ".prove" / "soak.log"
 
 
+APART_S = (6.0, 18.0)
+"""Between two deaths: a round whose site dies waits some 9 s for it, so that rounds must come in between for 500 in 20 minutes."""
+
+
 class Trouble:
     """Kills, ends and starts nodes. A site is away for 1 to 15 seconds; the first site is left alone."""
 
@@ -62,7 +66,7 @@ class Trouble:
             del self._back[site]
         if now < self._next or len(self._back) >= MOST_AWAY:
             return
-        self._next = now + self._chance.uniform(2, 8)
+        self._next = now + self._chance.uniform(*APART_S)
         site = self._chance.choice([site for site in self._homes if site not in self._back and site != self.spared])
         if self._chance.random() < 0.6:
             node_host.kill(self._nodes[site])

@@ -66,9 +66,7 @@ def _lay_out(here: Here) -> None:
         "Every entry and every hash is computed again, on a copy; signatures are checked by the keys that hospitals enrolled with."
     )
     if st.button("Verify the audit log", icon=":material/verified_user:"):
-        st.session_state["wanted"] = (
-            True  # kept until it is done: a page that is drawn anew meanwhile does not lose the click
-        )
+        st.session_state["wanted"] = True  # until it is done: a page that is drawn anew meanwhile does not lose it
     if st.session_state.get("wanted"):
         _verify(here, home, len(entries))
     _results(_checked(len(entries)))
