@@ -16,6 +16,7 @@ from federation import Federation, heart_manifest
 from hospital import SITE
 from invariants import Released, check_study
 from mortal import Blow, kill
+from smalldisk import SmallDisk
 
 from fedward.client import approvals
 from fedward.client.home import SiteHome
@@ -40,11 +41,12 @@ def manifest(*, secure: bool) -> Manifest:
 
 @dataclass
 class Fault:
-    """What befalls the node, and what a person does about it before they go on."""
+    """What befalls the node."""
 
     blow: Blow = kill
     only_before: bool = False
-    mend: Callable[[], None] = lambda: None
+    small: bool = False
+    """The node's home lies on a file system of its own, which is really full from the place on, until a person frees it."""
 
 
 @dataclass
@@ -57,21 +59,27 @@ class Case:
     node: ChildNode = field(init=False)
     released: Released = field(default_factory=Released)
     before: Checkpoint = field(init=False)
+    disk: SmallDisk | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.before = self.federation.sites[SITE].audit.checkpoint()
+        home = self.federation.sites[SITE]
+        self.disk = SmallDisk(home.path) if self.fault.small else None
+        self.before = home.audit.checkpoint()
         # SQLite's state of an open file must not cross a fork, not even for a new connection of the child.
         present = self.federation.transport.nodes[SITE]
         assert isinstance(present, SiteNode)
         present._ledger.close()
-        self.node = ChildNode(self.federation, SITE, self.at, self.fault.blow, only_before=self.fault.only_before)
+        if self.disk is not None:
+            self.disk.__enter__()
+        blow = self.fault.blow if self.disk is None else self.disk.fill
+        self.node = ChildNode(self.federation, SITE, self.at, blow, only_before=self.fault.only_before)
         self.federation.transport = ChildTransport(self.federation, SITE, self.node, self.released)
 
     def propose(self) -> None:
         """Propose the study again until every site is in its roster and has it; then approve it everywhere, and run it."""
         for _ in range(LAUNCHES):
             sealed = self.federation.propose(manifest(secure=True))
-            self.fault.mend()
+            self._mend()
             self.federation.clock.sleep(60)
             homes = self.federation.sites.values()
             if all((home.path / "proposals" / f"{sealed.digest}.json").exists() for home in homes):
@@ -87,15 +95,22 @@ class Case:
             except RefusalError as error:
                 if error.code not in {"quorum-missed", "not-approved"}:
                     raise
-                self.fault.mend()
+                self._mend()
                 self.federation.clock.sleep(60)
                 continue
             return
         raise AssertionError(self.federation.said[-5:])
 
+    def _mend(self) -> None:
+        """What a person does about the fault before they go on."""
+        if self.disk is not None:
+            self.disk.free()
+
     def end(self) -> None:
         self.node.end()
         self.federation.store.close()
+        if self.disk is not None:
+            self.disk.__exit__()
 
     def check(self) -> None:
         """The study's record, every ledger and everything that left; and of this site its ε, its decision and its audit log."""

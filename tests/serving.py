@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from joining import free_ports
 
+from fedward.privacy.errors import FedwardError
 from fedward.server.control.remote import RemoteCoordinator
 from fedward.server.control.roles import Role
 from fedward.server.control.server import ControlServer
@@ -60,3 +61,12 @@ def served(home: CoordinatorHome, folder: Path) -> Iterator[Served]:
     finally:
         server.stop(0.2)
         store.close()
+
+
+def code_of(call: Callable[[], object]) -> str:
+    """The code of the error that a call ends with; empty where it does not."""
+    try:
+        call()
+    except FedwardError as error:
+        return error.code
+    return ""

@@ -18,6 +18,7 @@ from hospital import SITE
 from loopback import write_study
 from mortal import Blow, Places, in_child, kill
 from nodefaults import check_home
+from smalldisk import SmallDisk
 
 from fedward.cli.main import _code
 from fedward.client.enrolment import make_request
@@ -249,6 +250,34 @@ def befall(
             error.add_note(f"{step.name}: at place {at} of {len(names)}: {names[at]}")
             raise
         shutil.rmtree(run.folder)
+    return len(names)
+
+
+def run_full(homes: Homes, step: Step, folder: Path) -> int:
+    """At each place of a step, on a file system of its own, that file system is really full from there on.
+
+    The command then ends, or says what it is; doctor still speaks; somebody frees space, and the command is given again. How many
+    places there are.
+    """
+    folder.mkdir(parents=True)
+    names, wanted = names_of(homes, step, folder / "dry", only_before=True)
+    for at, name in enumerate(names):
+        with SmallDisk(folder / str(at)) as disk:
+            try:
+                run = Run(homes, step, disk.folder)
+                code, _, said = run.watched(at, disk.fill, only_before=True)
+                assert disk.is_full, "nothing was filled"
+                assert_told(code, said)
+                looked = fedward("site", "doctor", "--home", run.home, "--json")
+                assert looked.code in {0, 1, 3}, looked
+                assert "internal-error" not in looked.out, looked.out
+                disk.free()
+                ran = run.again()
+                assert ran.code == 0 or ran.json["error"] in step.done, ran
+                run.check(wanted)
+            except BaseException as error:
+                error.add_note(f"{step.name}: at place {at} of {len(names)}: {name}")
+                raise
     return len(names)
 
 

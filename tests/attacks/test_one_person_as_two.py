@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from command import fedward, good
 from federation import Federation, heart_manifest
-from serving import Served, served
+from serving import Served, code_of, served
 
-from fedward.privacy.errors import FedwardError
 from fedward.server import twopersons
 from fedward.server.control import coordinator_pb2 as pb
 from fedward.server.coordinator import LocalCoordinator
@@ -46,14 +45,6 @@ def there(federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         federation.store.happened(federation.key, Stop(serving=False), 0)
     with served(home, tmp_path) as made:
         yield made
-
-
-def code_of(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except FedwardError as error:
-        return error.code
-    return ""
 
 
 def wish(federation: Federation) -> str:

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from federation import Federation, heart_manifest
-from serving import Served, served
+from serving import Served, code_of, served
 
 from fedward.privacy.canonical import canonical_json
-from fedward.privacy.errors import FedwardError
 from fedward.privacy.signing import Identity
 from fedward.server.control import coordinator_pb2 as pb
 from fedward.server.control.remote import RemoteCoordinator
@@ -42,14 +41,6 @@ def there(trained: Federation, tmp_path: Path) -> Iterator[Served]:
     with served(copy.home, tmp_path / "people") as made:
         yield made
     copy.store.close()
-
-
-def code_of(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except FedwardError as error:
-        return error.code
-    return ""
 
 
 def asks(who: RemoteCoordinator, reason: str = WHY) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from federation import Federation, heart_manifest
+from serving import code_of
 
 from fedward.privacy.canonical import canonical_json
-from fedward.privacy.errors import FedwardError
 from fedward.server.coordinator import LocalCoordinator
 from fedward.study.manifest import SealedManifest
 from fedward.study.metrics import slice_names
@@ -41,14 +41,6 @@ def figures(federation: Federation, **changes: object) -> SiteFigures:
 def file_of(federation: Federation, made: SiteFigures, signer: str = "va", **changes: object) -> bytes:
     signature = sign_figures(made, federation.sites[signer].identity())
     return json.dumps({"figures": made.canonical.decode(), "signature": signature, "site": "va"} | changes).encode()
-
-
-def code_of(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except FedwardError as error:
-        return error.code
-    return ""
 
 
 @pytest.fixture

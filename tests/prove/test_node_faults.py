@@ -67,3 +67,11 @@ def test_no_space_everywhere_while_a_study_is_proposed(registered: Federation, t
 
 def test_no_space_everywhere_while_a_study_runs(approved: Federation, tmp_path: Path) -> None:
     _everywhere(approved, tmp_path, Case.run, Fault(full, only_before=True), 45)
+
+
+def test_a_full_file_system_everywhere_while_a_study_is_proposed(registered: Federation, tmp_path: Path) -> None:
+    _everywhere(registered, tmp_path, Case.propose, Fault(only_before=True, small=True), 75)
+
+
+def test_a_full_file_system_everywhere_while_a_study_runs(approved: Federation, tmp_path: Path) -> None:
+    _everywhere(approved, tmp_path, Case.run, Fault(only_before=True, small=True), 45)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from mortal import full, kill
-from sitesteps import GROUPS, LEFT_OUT, READS, STEPS, Homes, Run, Step, befall
+from sitesteps import GROUPS, LEFT_OUT, READS, STEPS, Homes, Run, Step, befall, run_full
 
 from fedward.cli import site
 
@@ -30,6 +30,11 @@ def test_killed_everywhere(homes: Homes, step: Step, tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.name}, {step.start}")
 def test_no_space_everywhere(homes: Homes, step: Step, tmp_path: Path) -> None:
     assert befall(homes, step, tmp_path / "full", full, _everywhere, only_before=True) >= 2
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.name}, {step.start}")
+def test_a_full_file_system_everywhere(homes: Homes, step: Step, tmp_path: Path) -> None:
+    assert run_full(homes, step, tmp_path / "small") >= 2
 
 
 def test_every_command_is_among_them() -> None:

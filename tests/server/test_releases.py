@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command import fedward, good
 from federation import Federation, heart_manifest
-from serving import Served, served
+from serving import Served, code_of, served
 
 from fedward.privacy.errors import FedwardError
 from fedward.server.control.roles import Role
@@ -65,14 +65,6 @@ def missed(missed_: Federation, tmp_path: Path) -> Iterator[Served]:
     with served(copy.home, tmp_path / "people") as made:
         yield made
     copy.store.close()
-
-
-def code_of(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except FedwardError as error:
-        return error.code
-    return ""
 
 
 def told(home: CoordinatorHome, *kinds: str) -> list[dict[str, object]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from federation import Federation, heart_manifest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from joining import free_ports
 from loopback import wait_for
+from serving import code_of
 
 from fedward.client.enrolment import make_request
 from fedward.client.home import SiteHome
@@ -94,14 +95,6 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
         yield made
     finally:
         server.stop(1.0)
-
-
-def code_of(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except FedwardError as error:
-        return error.code
-    return ""
 
 
 @pytest.mark.parametrize("role", ROLES)
