@@ -114,6 +114,7 @@ class Case:
 
     def check(self) -> None:
         """The study's record, every ledger and everything that left; and of this site its ε, its decision and its audit log."""
+        self._mend()  # the study may have gone on without the site: it is looked at when there is room again
         check_study(self.federation, self.released, ROUNDS)
         home = self.federation.sites[SITE]
         check_home(home, self.before)

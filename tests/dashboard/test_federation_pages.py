@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from federation import Federation
+from laidout import page, said, script
 from streamlit.testing.v1 import AppTest
 
 from fedward.dashboard import gatekeeper
@@ -15,30 +16,9 @@ from fedward.dashboard.federation.pages import FEDERATION, frame
 PAGES = [name for _, name, _ in FEDERATION]
 
 
-def _script(name: str, named: str) -> None:
-    from fedward.dashboard.federation.pages import FEDERATION
-
-    next(page for _, one, page in FEDERATION if one == name)(named)
-
-
-def page(name: str, place: Path, **query: str) -> AppTest:
-    app = AppTest.from_function(_script, kwargs={"name": name, "named": str(place)}, default_timeout=120)
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.run()
-    assert not app.exception, app.exception
-    return app
-
-
-def said(app: AppTest) -> str:
-    """Everything that is said, without the signs that keep it plain."""
-    parts = [*app.header, *app.subheader, *app.markdown, *app.info, *app.warning, *app.error, *app.code]
-    return " ".join(str(part.value) for part in parts).replace("\\", "").replace("\u2060", "")
-
-
 @pytest.mark.parametrize("name", PAGES)
 def test_each_page_says_its_sentence_and_the_promise(record: Federation, name: str) -> None:
-    app = page(name, record.home.path)
+    app = page(name, str(record.home.path))
     told = said(app)
     assert {
         "study": "Completed: 5 of 5 rounds",
@@ -59,24 +39,24 @@ def test_each_page_says_its_sentence_and_the_promise(record: Federation, name: s
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_of_a_study_that_has_not_begun(begun: Federation, name: str) -> None:
-    assert "Coronary disease" in said(page(name, begun.home.path))
+    assert "Coronary disease" in said(page(name, str(begun.home.path)))
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_what_cannot_be_read_is_a_sentence_and_a_command(tmp_path: Path, name: str) -> None:
-    told = said(page(name, tmp_path / "none"))
+    told = said(page(name, str(tmp_path / "none")))
     assert "no coordinator lives in" in told
     assert "fedward monitor --store DIR" in told
 
 
 def test_a_link_chooses_the_study_and_a_wrong_one_falls_back(record: Federation) -> None:
     key = str(record.store.find("heart-pilot").key)
-    assert "Pilot: coronary disease" in said(page("study", record.home.path, study=key))
-    assert "Coronary disease from" in said(page("study", record.home.path, study="999"))
+    assert "Pilot: coronary disease" in said(page("study", str(record.home.path), study=key))
+    assert "Coronary disease from" in said(page("study", str(record.home.path), study="999"))
 
 
 def test_verifying_shows_each_check(record: Federation) -> None:
-    app = page("audit", record.home.path)
+    app = page("audit", str(record.home.path))
     next(one for one in app.button if "Verify" in one.label).click().run()
     assert not app.exception
     assert str(app.subheader[0].value).startswith("Verified")
@@ -84,7 +64,7 @@ def test_verifying_shows_each_check(record: Federation) -> None:
 
 
 def test_two_studies_are_compared(record: Federation) -> None:
-    app = page("models", record.home.path)
+    app = page("models", str(record.home.path))
     app.selectbox(key="beside").select_index(0).run()
     assert not app.exception
     assert any("AUROC of two studies" in chart.proto.alt for chart in app.get("vega_lite_chart"))
@@ -92,7 +72,7 @@ def test_two_studies_are_compared(record: Federation) -> None:
 
 def test_a_coordinator_without_a_study_says_how_one_is_proposed(tmp_path: Path) -> None:
     empty = Federation(tmp_path / "empty", sites=("va",))
-    told = said(page("study", empty.home.path))
+    told = said(page("study", str(empty.home.path)))
     assert "proposed no study" in told
     assert "fedward coordinator propose" in told
 
@@ -105,7 +85,7 @@ def test_a_role_that_sees_no_other_hospital_s_part_sees_no_page_of_a_record(
     """Whatever the address: the page itself asks, before it reads anything."""
     monkeypatch.setattr(gatekeeper, "judged", lambda: granted)
     monkeypatch.setattr(frame, "find", lambda *_: pytest.fail("the record was read"))
-    told = said(page(name, record.home.path))
+    told = said(page(name, str(record.home.path)))
     assert "This record is not for your role" in told
     assert not any(site in told for site in record.sites)
     assert "AUROC" not in told
@@ -117,7 +97,7 @@ def test_who_is_not_let_in_sees_no_page_of_a_record(
 ) -> None:
     monkeypatch.setattr(gatekeeper, "judged", lambda: Denied("This account is not on the list.", "not-on-the-list"))
     monkeypatch.setattr(gatekeeper, "_refuse", lambda found: (_ for _ in ()).throw(PermissionError(found.code)))
-    app = AppTest.from_function(_script, kwargs={"name": name, "named": str(record.home.path)}, default_timeout=120)
+    app = AppTest.from_function(script, kwargs={"name": name, "named": str(record.home.path)}, default_timeout=120)
     app.run()
     assert [one.message for one in app.exception] == ["not-on-the-list"]
     assert not any(site in said(app) for site in record.sites)

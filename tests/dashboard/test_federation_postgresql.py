@@ -9,9 +9,9 @@ from pathlib import Path
 import postgres
 import pytest
 from federation import Federation
-from streamlit.testing.v1 import AppTest
-from test_federation_pages import PAGES, _script, said
+from laidout import page, said
 
+from fedward.dashboard.federation.pages import FEDERATION
 from fedward.dashboard.federation.place import place
 from fedward.dashboard.federation.reading import EVERYBODY, Reader
 from fedward.privacy.errors import FedwardError
@@ -22,7 +22,7 @@ from fedward.server.storeplace import at_place
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[postgres.Server]:
-    with postgres.serving() as found:
+    with postgres.serving(durable=True) as found:
         yield found
 
 
@@ -38,23 +38,16 @@ def url(server: postgres.Server, record: Federation, tmp_path: Path, monkeypatch
     return made
 
 
-def _page(name: str, named: str) -> str:
-    app = AppTest.from_function(_script, kwargs={"name": name, "named": named}, default_timeout=120)
-    app.run()
-    assert not app.exception, app.exception
-    return said(app)
-
-
-@pytest.mark.parametrize("name", [name for name in PAGES if name != "audit"])
+@pytest.mark.parametrize("name", [name for _, name, _ in FEDERATION if name != "audit"])
 def test_each_page_says_the_same_of_it(record: Federation, url: str, name: str) -> None:
-    of_file = _page(name, str(record.home.path))
-    of_database = _page(name, url)
+    of_file = said(page(name, str(record.home.path)))
+    of_database = said(page(name, url))
     assert "ε at most 3" in of_file
     assert of_database == of_file
 
 
 def test_the_audit_page_says_where_the_log_lies(url: str) -> None:
-    assert "and this is its database alone" in _page("audit", url)
+    assert "and this is its database alone" in said(page("audit", url))
 
 
 def test_the_reader_reads_the_same_and_only_reads(record: Federation, url: str) -> None:
@@ -71,12 +64,12 @@ def test_the_reader_reads_the_same_and_only_reads(record: Federation, url: str) 
 
 
 def test_a_database_that_has_gone_is_a_sentence(server: postgres.Server, url: str) -> None:
-    assert "Completed" in _page("study", url)
+    assert "Completed" in said(page("study", url))
     server.stop()
     try:
-        told = _page("accuracy", url)
+        told = said(page("accuracy", url))
     finally:
         server.start()
     assert postgres.PASSWORD not in told
     assert "What helps" in told or "cannot be" in told
-    assert "Completed" in _page("study", url)
+    assert "Completed" in said(page("study", url))

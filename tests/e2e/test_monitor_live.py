@@ -7,8 +7,8 @@ from pathlib import Path
 
 import chromium
 import pytest
+from looking import IDLE, PAGES, SAID, ready, serious, serving
 from loopback import Loopback
-from test_monitor_store import IDLE, PAGES, SAID, ready, serious, serving
 
 from fedward.dashboard import words
 

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import chromium
-import httpx
 import monitored
 import pytest
 from federation import Federation
-from loopback import free_ports, wait_for
+from looking import IDLE, PAGES, SAID, ready, serious, serving
 
 from fedward.dashboard import words
 from fedward.server.lifecycle import Stop
 from fedward.server.readings import view
 from fedward.study.schedule import study_costs
 
-axe = pytest.importorskip("axe_core_python")
-
 pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Debian's chromium"),
 ]
-PAGES = {"": 2, "accuracy": 4, "fairness": 2, "privacy": 1, "participation": 2, "models": 0, "audit": 0}
-"""Every page's address, and how many charts it has at least: gaps of groups that are too small have none."""
-READY = "document.querySelectorAll('[data-testid=stVegaLiteChart] svg').length >= "
-SAID = "document.body.innerText.includes('This study costs a patient')"
-IDLE = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
 
 
 @pytest.fixture(scope="module")
@@ -45,35 +32,6 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 def address(federation: Federation) -> Iterator[str]:
     with serving(federation.home.path) as found:
         yield found
-
-
-@contextmanager
-def serving(place: Path) -> Iterator[str]:
-    """The address of a monitor of a coordinator's home."""
-    port = free_ports(1)[0]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fedward.cli.main", "monitor", "--store", str(place), "--no-browser", "--port", str(port)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        wait_for("the monitor serves", lambda: _healthy(port) or process.poll() is not None, 60)
-        assert process.poll() is None, process.communicate()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        _, err = process.communicate(timeout=30)
-        assert "Traceback" not in err, err
-
-
-def _healthy(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/_stcore/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def ready(page: chromium.Page, charts: int) -> None:
-    page.wait(f"{READY}{charts} && {SAID} && {IDLE}", 60)
 
 
 CLIPPED = """
@@ -108,18 +66,6 @@ def test_every_page_is_whole_in_light_and_dark_at_both_widths(
             assert page.value("document.querySelector('[data-testid=stMain]').scrollWidth") <= width, path
             assert page.value(CLIPPED) == [], path
             assert serious(page) == [], path
-
-
-def serious(page: chromium.Page) -> list[Any]:
-    """What axe-core finds of serious or critical impact."""
-    page.value(Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
-    script = "axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations))"
-    found = page.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"]["value"]
-    return [
-        (one["id"], [node["html"][:200] for node in one["nodes"]][:5])
-        for one in json.loads(found)
-        if one["impact"] in {"serious", "critical"}
-    ]
 
 
 def test_the_numbers_are_the_records_own(address: str, federation: Federation, tmp_path: Path) -> None:

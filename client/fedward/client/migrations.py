@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedward.client.home import FORMAT, SiteHome, format_of, of_other_format
 from fedward.client.unlock import WRAPPED_NAME, create_vault
-from fedward.privacy.durable import sync_folder
+from fedward.privacy.durable import copy_folder, sync_folder
 from fedward.privacy.errors import IntegrityError, UsageError
 from fedward.privacy.ledgerfile import head_path, log_path, read_chain, read_head, touch_new, write_database
 from fedward.privacy.signing import encrypted_pem
@@ -81,7 +81,7 @@ def migrate(path: Path, unlock: Unlock = Unlock(), steps: tuple[Step, ...] | Non
     if draft.exists():
         shutil.rmtree(draft)
     try:
-        shutil.copytree(path, draft)
+        copy_folder(path, draft)
         draft.chmod(0o700)
         for step in chain:
             step.apply(draft, unlock)

@@ -34,6 +34,7 @@ from fedward.client.ledgers import Recovered, Statement, recover_ledger
 from fedward.client.statements import APPROVER, Restore
 from fedward.privacy.canonical import digest
 from fedward.privacy.countersign import countersigned
+from fedward.privacy.durable import copy_folder
 from fedward.privacy.entries import Head
 from fedward.privacy.errors import FedwardError, InputError, IntegrityError, UsageError
 from fedward.privacy.ledgerfile import head_path, read_head
@@ -158,7 +159,7 @@ def _written(backup: Backup, draft: Path, path: Path, keys: Path | None) -> Site
                 got=f"no keys in {source}",
                 remedy="give a copy of the home's folder `keys` with --keys FOLDER; without the keys nothing in it can be opened",
             )
-        shutil.copytree(source, draft / "keys")
+        copy_folder(source, draft / "keys")
     (draft / "keys").chmod(0o700)
     home = SiteHome.open(draft)
     if home.identity().public != backup.manifest.identity_key or home.site != backup.manifest.site:

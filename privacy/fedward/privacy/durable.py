@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -60,3 +61,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """A folder with all that is in it, dates and permissions too. Not synced.
+
+    Raises:
+        OSError: the first failure, as the file system says it; `shutil.copytree` goes on, and tells them all without their `errno`.
+            What was copied so far is left.
+    """
+    target.mkdir()
+    for entry in sorted(source.iterdir()):
+        if entry.is_dir():
+            copy_folder(entry, target / entry.name)
+        else:
+            shutil.copy2(entry, target / entry.name)
+    shutil.copystat(source, target)
