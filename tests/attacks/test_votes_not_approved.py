@@ -44,16 +44,16 @@ def asking(sealed: SealedManifest) -> SealedManifest:
 
 
 def test_votes_asked_of_a_study_that_was_approved_without(site: Site) -> None:
-    reply = site.work(round=2, train=False, evaluate=True)
+    reply = site.work(round=4, train=False, evaluate=True)
     assert isinstance(reply, Result)
     assert reply.histogram_values == np.prod(histogram_shape(site.sealed.manifest))
     other = asking(site.sealed)
     assert other.digest != site.sealed.digest
-    assert code(site.work(study=other.digest, round=2, attempt=2, train=False, evaluate=True)) == "not-approved"
+    assert code(site.work(study=other.digest, round=4, attempt=2, train=False, evaluate=True)) == "not-approved"
     offered = site.offer(other)
     assert isinstance(offered, Standing)
     assert offered.state == "pending"
-    assert code(site.work(study=other.digest, round=2, attempt=3, train=False, evaluate=True)) == "not-approved"
+    assert code(site.work(study=other.digest, round=4, attempt=3, train=False, evaluate=True)) == "not-approved"
 
 
 def test_votes_asked_by_a_request_of_another_form(site: Site) -> None:
@@ -61,7 +61,7 @@ def test_votes_asked_by_a_request_of_another_form(site: Site) -> None:
         influence: bool = True
 
     request = Asking(
-        study=site.sealed.digest, round=2, attempt=1, base=vector_digest(site.base), dimension=len(site.base),
+        study=site.sealed.digest, round=4, attempt=1, base=vector_digest(site.base), dimension=len(site.base),
         train=False, evaluate=True,
     )  # fmt: skip
     assert code(site.ask(request, messages.floats_to_bytes(site.base))) == "malformed"

@@ -42,7 +42,7 @@ def site(template: Federation, tmp_path: Path) -> Site:
 def evaluate(site: Site, attempt: int = 1, least: int = 0) -> tuple[Counts, Counts]:
     """(histogram, votes) as the node gives them, of random parameters."""
     site.base = np.random.default_rng(3).normal(size=len(site.base)).astype(np.float32)
-    reply = site.work(round=2, attempt=attempt, train=False, evaluate=True)
+    reply = site.work(round=5, attempt=attempt, train=False, evaluate=True)
     assert isinstance(reply, Result), reply
     manifest = site.sealed.manifest
     histogram, votes = parts(manifest, counts_from_bytes(site.body, given_shape(manifest), least))
@@ -82,7 +82,7 @@ def test_a_model_that_gives_no_numbers_gets_no_votes_and_no_error(site: Site) ->
     """An error that depends on a patient would tell of one."""
     allow_votes(site.home)
     site.base = np.full(len(site.base), 3e38, dtype=np.float32)
-    reply = site.work(round=2, train=False, evaluate=True)
+    reply = site.work(round=5, train=False, evaluate=True)
     assert isinstance(reply, Result)
     manifest = site.sealed.manifest
     _, votes = parts(manifest, counts_from_bytes(site.body, given_shape(manifest)))
