@@ -115,5 +115,7 @@ def test_a_site_that_votes_more_than_it_has_patients_is_out_of_a_plain_sum(tmp_p
     found = federation.store.evaluation(federation.key, 1)
     assert found is not None
     assert SITE not in found.sites
-    told = next(row for row in federation.store.statuses(federation.key) if row.site == SITE and row.status == "refused")
+    told = next(
+        row for row in federation.store.statuses(federation.key) if row.site == SITE and row.status == "refused"
+    )
     assert "more votes" in (told.reason or "")

@@ -1,4 +1,4 @@
-"""Votes for features: each patient's shares against a linear model's own, what a patient can change, and the slice they leave in."""
+"""Votes for features: shares against a linear model's own terms, what a patient can change, and the slice they leave in."""
 
 from __future__ import annotations
 
@@ -161,7 +161,13 @@ def test_a_study_that_asks_for_no_votes_has_its_counts_alone() -> None:
 def test_votes_that_no_patients_can_have_cast_do_not_fit() -> None:
     histogram = np.zeros((2, 3, 2), dtype=np.int64)
     histogram[0, 1], histogram[1, 1] = (3, 2), (1, 2)
-    for votes, fits in (([5, 0, 0], True), ([2, 2, 1], True), ([0, 0, 0], True), ([6, 0, 0], False), ([2, 2, 2], False)):
+    for votes, fits in (
+        ([5, 0, 0], True),
+        ([2, 2, 1], True),
+        ([0, 0, 0], True),
+        ([6, 0, 0], False),
+        ([2, 2, 2], False),
+    ):
         assert fit_together(with_votes(histogram, np.array(votes)), 3) is fits
     beyond = with_votes(histogram, np.array([1, 1, 1]))
     beyond[-1, 1, 1] = 1  # the fourth cell, of three features

@@ -43,7 +43,7 @@ def influence(
         Source,
         typer.Option(
             "--from",
-            help='"hospitals": what held-out patients voted for, if the study asked them (evaluation.influence) and hospitals allow.',
+            help='"hospitals": what held-out patients voted for, if the study asks (evaluation.influence) and hospitals allow.',
         ),
     ] = Source.synthetic,
     rows: Annotated[int, typer.Option(min=10, max=100_000, help="How many synthetic patients.")] = 1000,
@@ -152,8 +152,8 @@ def _of_hospitals(
     _say_votes(votes, beside)
     say(
         why
-        or "The synthetic share is of the mean absolute attributions, on made-up patients, and the votes' of each patient's own: they are "
-        "to be compared in their order, and not in their digits."
+        or "The synthetic share is of the mean absolute attributions, on made-up patients, and the votes' is of each patient's own: "
+        "compare their order, and not their digits."
     )
     if out is not None:
         say(f"Written to {out}.")
@@ -174,7 +174,9 @@ def _votes(history: History) -> HospitalInfluence:
         f'no patients of study "{history.view.study_id}" voted for features',
         expected="an evaluated version" if asked else "a study approved with evaluation.influence = true",
         got="none yet" if asked else "one without",
-        remedy="wait for its first evaluation" if asked else "leave out --from; a new version of the study may ask for it",
+        remedy="wait for its first evaluation"
+        if asked
+        else "leave out --from; a new version of the study may ask for it",
         code="no-votes",
     )
 
@@ -186,7 +188,10 @@ def _beside(
     from fedward.privacy.errors import FedwardError
 
     if history.view.model is None or history.view.version != version:
-        return None, f"The newest model is of {history.view.version} rounds: no synthetic patients beside another one's votes."
+        return (
+            None,
+            f"The newest model is of {history.view.version} rounds: no synthetic patients beside another one's votes.",
+        )
     try:
         return influence_of(coordinator, history, history.view.model, version, None, rows, seed), ""
     except FedwardError as error:

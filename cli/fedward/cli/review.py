@@ -152,11 +152,12 @@ def _print_training(home: SiteHome, sealed: SealedManifest) -> None:
 def _votes(home: SiteHome, sealed: SealedManifest) -> str:
     """What is asked of held-out patients besides counts, and whether it is given here."""
     asked = (
-        f"each test patient votes for one of the {len(sealed.manifest.features)} features, drawn by how much each moves the model's "
-        "prediction for that patient; how many voted for each is counted like the other counts, and no vote is told"
+        f"each test patient votes for one of the {len(sealed.manifest.features)} features, drawn by how much each moves the "
+        "model's prediction for that patient; how many voted for each is counted like the other counts, and no vote is told"
     )
     if not load_policy(home.policy_file).share_influence:
-        return f"{asked}. This site's policy does NOT let them go (share_influence): zeros leave in their place, charged all the same"
+        zeros = "zeros leave in their place, charged all the same"
+        return f"{asked}. This site's policy does NOT let them go (share_influence): {zeros}"
     return f"{asked}. This site's policy lets them go (share_influence)"
 
 

@@ -11,8 +11,8 @@ from fedward.server.records import AlarmRow, JournalEntry, SharedMetrics, Status
 from fedward.server.views import StudyView
 
 if TYPE_CHECKING:
-    from fedward.study.kinds import AnyManifest, AnySealed
     from fedward.study.hospital_influence import HospitalInfluence
+    from fedward.study.kinds import AnyManifest, AnySealed
     from fedward.study.metrics import CalibrationGroup
 
 

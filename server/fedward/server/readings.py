@@ -15,10 +15,10 @@ from fedward.server.store import Store
 from fedward.server.views import StudyHead, StudyView
 from fedward.study.answers import Answer, answers_of
 from fedward.study.exploration import Exploration, SealedExploration
+from fedward.study.hospital_influence import HospitalInfluence, hospital_influence
 from fedward.study.kinds import AnyManifest, parse_sealed, parse_stored
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import counts_from_bytes
-from fedward.study.hospital_influence import HospitalInfluence, hospital_influence
 from fedward.study.metrics import CalibrationGroup, Counts, bin_centres, bin_edges, calibration_groups
 from fedward.study.schedule import study_costs
 from fedward.study.secure import secure_words

@@ -70,18 +70,18 @@ def integrated_gradients(model: nn.Module, inputs: Matrix, baseline: NDArray[np.
 def one_by_one(model: nn.Module, inputs: Matrix, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
     """The same attributions (n, width), each row's from that row alone; what the model makes of it is not checked, and may be NaN.
 
-    In a product of many rows the last bits of one depend on the others, and whether rows are refused must not depend on one of them.
-    Captum works its steps out anew in each call, which for single rows takes 10 to 25 times as long: so this is the same rule (its
-    default, Gauss-Legendre's), written out. A hospital's node needs no Captum.
+    In a product of many rows the last bits of one depend on the others, and whether rows are refused must not depend on one of
+    them. Captum works its steps out anew in each call, which for single rows takes 10 to 25 times as long: so this is the same
+    rule (its default, Gauss-Legendre's), written out. A hospital's node needs no Captum.
     """
     exact, points, start = _doubles(model, inputs, baseline)
     places, weights = (torch.from_numpy(one)[:, None] for one in np.polynomial.legendre.leggauss(STEPS))
-    values, path = np.empty(inputs.shape), torch.empty((STEPS, inputs.shape[1]), dtype=torch.float64)
+    values, path = np.empty(inputs.shape), torch.empty(STEPS, inputs.shape[1], dtype=torch.float64, requires_grad=True)
     for row, point in enumerate(points):
         way = point - start
-        path.copy_(start + (places + 1) / 2 * way)
-        [slopes] = torch.autograd.grad(exact(path.requires_grad_()).sum(), path)
-        path.requires_grad_(requires_grad=False)
+        with torch.no_grad():
+            path.copy_(start + (places + 1) / 2 * way)
+        [slopes] = torch.autograd.grad(exact(path).sum(), path)
         values[row] = (way * (weights / 2 * slopes).sum(0)).numpy()[0]
     return values
 

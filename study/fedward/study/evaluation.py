@@ -2,8 +2,8 @@
 
 A patient is in one bin and has one outcome, so changes one cell of everybody's histogram by 1, and one cell for each fairness
 attribute, single or crossed: levels are disjoint, so are bands, and so are their products. Where patients vote (`votes`), one cell
-more. Add or remove one patient and the counts move by √(1 + attributes), or √(2 + attributes) with votes, at most (L2). Each cell carries independent discrete Gaussian noise, drawn at the site (Canonne, Kamath &
-Steinke 2020).
+more. Add or remove one patient and the counts move by √(1 + attributes), or √(2 + attributes) with votes, at most (L2). Each cell
+carries independent discrete Gaussian noise, drawn at the site (Canonne, Kamath & Steinke 2020).
 
 Held-out patients lie at other hash positions than training patients, so a study costs each only one of the two; an event's
 share says which.

@@ -1,14 +1,14 @@
-"""What the hospitals' held-out patients voted for: each feature's share of the votes, with an interval, and what may be shown. Pure.
+"""What the hospitals' held-out patients voted for: features' shares of the votes, with intervals, and what may be shown. Pure.
 
-Of T votes a feature has v. Over patients like these v is binomial with T and the feature's mean share p, whatever each patient's own
-shares are; with noise of deviation s on each of F features' counts, v − pT has the variance
+Of T votes a feature has v. Over patients like these v is binomial with T and the feature's mean share p, whatever each patient's
+own shares are; with noise of deviation s on each of F features' counts, v − pT has the variance
     T p(1 − p) + s² (1 − 2p + F p²),
 as T is the noised counts' sum. The interval holds every p for which v − pT is within 1.96 of its deviations of 0: Wilson's score
-interval (Wilson 1927) without noise, and Fieller's (1954) for the ratio v / T with noise alone. A v that noise put outside [0, T] counts
-as the nearest end, which can only widen it.
+interval (Wilson 1927) without noise, and Fieller's (1954) for the ratio v / T with noise alone. A v that noise put outside [0, T]
+counts as the nearest end, which can only widen it.
 
-Without noise the rules of suppression hold (`metrics.suppression`), and those who voted for nobody are one more cell: a feature with
-fewer than 11 votes is not shown, nor one that would give it away. Where fewer than 11 gave no vote, shares are of all patients, lest the
+Without noise the rules of suppression hold (`metrics.suppression`): a feature with fewer than 11 votes is not shown, nor one that
+would give it away. Where fewer than 11 voted for nobody, they are one more such cell, and shares are of all patients, lest the
 number of votes tell of them.
 """
 
@@ -66,10 +66,10 @@ class HospitalInfluence:
     def about(self) -> str:
         """Of whom the votes are and what they say, in words."""
         return (
-            f"Held-out patients of {', '.join(self.sites)} together, of the model of {self.version} rounds. Each whose hospital allows "
-            "it voted once, for a feature drawn with its shares of the patient's own absolute attributions (integrated gradients "
-            "of the log-odds, from the middle of the manifest's bounds and levels). Only their sum is kept, and not which of the hospitals "
-            "gave votes."
+            f"Held-out patients of {', '.join(self.sites)} together, of the model of {self.version} rounds. Each whose hospital "
+            "allows it voted once, for a feature drawn with its share of the patient's own absolute attributions (integrated "
+            "gradients of the log-odds, from the middle of the manifest's bounds and levels). Only their sum is kept, and not which "
+            "of the hospitals gave votes."
         )
 
     @property
@@ -78,8 +78,8 @@ class HospitalInfluence:
         if not self.deviation:
             return "The 95% interval holds who was held out and how votes were drawn; no noise was added to them."
         return (
-            f"Every count carries noise of deviation {self.deviation:.3g}, which protects patients. The 95% interval holds it, who was "
-            "held out and how votes were drawn."
+            f"Every count carries noise of deviation {self.deviation:.3g}, which protects patients. The 95% interval holds it, who "
+            "was held out and how votes were drawn."
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -132,8 +132,8 @@ def _untold(total: int, noise: float) -> str:
         return f"fewer than {SMALL} votes: nothing is shown"
     if noise and not total >= SURE * noise:
         return (
-            f"the votes, {total} with noise, are not {SURE:g} deviations of that noise ({noise:.3g}) above 0: no hospital may have given "
-            "any, or the noise is too large for so few patients; more patients, fewer features or a larger evaluation.epsilon help"
+            f"the votes, {total} with noise, are not {SURE:g} deviations of that noise ({noise:.3g}) above 0: no hospital may have "
+            "given any, or the noise is too large for so few patients; more patients, fewer features or a larger evaluation.epsilon help"
         )
     return ""
 
