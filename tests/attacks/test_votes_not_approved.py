@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import fedward
 from federation import Federation, heart_manifest
 from hospital import SITE, Site, code
 from voting import allow_votes
@@ -53,6 +54,9 @@ def test_votes_asked_of_a_study_that_was_approved_without(site: Site) -> None:
     offered = site.offer(other)
     assert isinstance(offered, Standing)
     assert offered.state == "pending"
+    review = fedward("site", "review", other.digest, "--home", site.home.path).out
+    assert "votes of held-out patients for a feature: nothing before, on now" in review
+    assert "each test patient votes for one of the 13 features" in review
     assert code(site.work(study=other.digest, round=4, attempt=3, train=False, evaluate=True)) == "not-approved"
 
 

@@ -16,14 +16,18 @@ from fedward.client import datasets
 from fedward.client.log import SiteLog
 from fedward.client.node import SiteNode
 from fedward.client.split import held_out
+from fedward.dashboard.federation.reading import Reader
+from fedward.dashboard.federation.views.counts import sums
 from fedward.privacy.draws import SecureDraws
 from fedward.privacy.events import CountEvent
+from fedward.server.control.wire import history_message, history_of
 from fedward.server.models import load_model
 from fedward.server.readings import history, view
 from fedward.study.evaluation import count_deviation
+from fedward.study.hospital_influence import HospitalInfluence
 from fedward.study.manifest import Manifest
 from fedward.study.messages import counts_from_bytes
-from fedward.study.metrics import slice_names
+from fedward.study.metrics import histogram_shape, slice_names
 from fedward.study.votes import given_shape, parts
 
 STUDY = "heart-4-hospitals"
@@ -87,6 +91,16 @@ def stored(federation: Federation, manifest: Manifest, version: int) -> tuple[li
     return votes.tolist(), int(histogram[0].sum())
 
 
+def nothing_else_is_told(told: HospitalInfluence, manifest: Manifest, votes: list[int]) -> None:
+    """Every feature is told with its votes, or not, as one with fewer than 11 must."""
+    by_name = {feature.column: count for feature, count in zip(manifest.features, votes, strict=True)}
+    assert {one.feature for one in told.features} == set(by_name)
+    for one in told.features:
+        assert one.votes in {None, by_name[one.feature]}
+        assert (one.votes is None) or by_name[one.feature] >= 11
+    assert any(one.votes is not None for one in told.features)
+
+
 @pytest.mark.parametrize("secure", [False, True])
 def test_the_votes_are_those_of_every_hospital_that_lets_them_go(secure: bool, tmp_path: Path) -> None:
     federation = Federation(tmp_path)
@@ -113,12 +127,16 @@ def test_the_votes_are_those_of_every_hospital_that_lets_them_go(secure: bool, t
     told = history(federation.store, federation.store.study(federation.key)).votes
     assert told is not None
     assert (told.version, told.patients, told.voters, told.deviation) == (2, patients, sum(votes), 0)
-    by_name = {feature.column: count for feature, count in zip(manifest.features, votes, strict=True)}
-    assert {one.feature for one in told.features} == set(by_name)
-    for one in told.features:
-        assert one.votes in {None, by_name[one.feature]}
-        assert (one.votes is None) or by_name[one.feature] >= 11
-    assert any(one.votes is not None for one in told.features)
+    nothing_else_is_told(told, manifest, votes)
+
+    reader = Reader(federation.store)  # nor does the monitor
+    look = reader.look(federation.key)
+    shown = sums(look, reader.evaluation(look, 2))
+    assert shown is not None
+    assert shown.counts.shape == histogram_shape(manifest)
+    assert shown.counts[0].sum() == patients
+    record = history(federation.store, federation.store.study(federation.key))
+    assert history_of(history_message(record)).votes == told
 
     found = good("coordinator", "influence", STUDY, "--from", "hospitals", "--home", federation.home.path)
     assert found["version"] == 2

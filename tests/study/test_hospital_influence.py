@@ -50,8 +50,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say(patients: int, deviation:
     """13 features of very different shares, every patient with shares of their own, 800 studies: 92 to 99 of 100.
 
     A count that noise puts below 0 is taken for 0, which can only widen. Without noise, of features that get some
-    votes: of one that gets .15 on average Wilson's interval holds the share in 88 of 100 (Brown, Cai & DasGupta 2001), and fewer than
-    11 votes are not shown.
+    votes: of one that gets .15 on average Wilson's interval holds the share in 88 of 100 (Brown, Cai & DasGupta 2001), and fewer
+    than 11 votes are not shown.
     """
     rng, mean = np.random.default_rng(0), np.array([2.0**-i for i in range(13)])
     mean /= mean.sum()

@@ -152,7 +152,7 @@ def _of_hospitals(
     _say_votes(votes, beside)
     say(
         why
-        or "The synthetic share is of the mean absolute attributions, on made-up patients, and the votes' is of each patient's own: "
+        or "The synthetic share is of the mean absolute attributions, on made-up patients, the votes' of each patient's own: "
         "compare their order, and not their digits."
     )
     if out is not None:

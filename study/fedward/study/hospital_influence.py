@@ -68,8 +68,8 @@ class HospitalInfluence:
         return (
             f"Held-out patients of {', '.join(self.sites)} together, of the model of {self.version} rounds. Each whose hospital "
             "allows it voted once, for a feature drawn with its share of the patient's own absolute attributions (integrated "
-            "gradients of the log-odds, from the middle of the manifest's bounds and levels). Only their sum is kept, and not which "
-            "of the hospitals gave votes."
+            "gradients of the log-odds, from the middle of the manifest's bounds and levels). Only their sum is kept, and not "
+            "which of the hospitals gave votes."
         )
 
     @property
@@ -133,7 +133,7 @@ def _untold(total: int, noise: float) -> str:
     if noise and not total >= SURE * noise:
         return (
             f"the votes, {total} with noise, are not {SURE:g} deviations of that noise ({noise:.3g}) above 0: no hospital may have "
-            "given any, or the noise is too large for so few patients; more patients, fewer features or a larger evaluation.epsilon help"
+            "given any, or the noise is too large for so few patients; more patients or a larger evaluation.epsilon help"
         )
     return ""
 
