@@ -109,5 +109,5 @@ def test_a_slice_without_both_outcomes_has_no_number() -> None:
 
 @pytest.mark.parametrize("total", [TOTAL[:, :-1], TOTAL[:-1], TOTAL.reshape(-1)])
 def test_a_sum_that_does_not_fit_is_refused(total: NDArray[np.int64]) -> None:
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="do not fit"):
         evaluate(MANIFEST, 0, NAMES, total)

@@ -121,6 +121,12 @@ def test_a_seed_below_0_and_no_hospital_are_refused(seed: int, hospitals: dict[s
         study(MANIFEST, {}, 0)
 
 
+def test_a_simulation_casts_no_votes_and_says_so(hospitals: dict[str, Encoded]) -> None:
+    with pytest.raises(InputError, match="counts no votes") as caught:
+        study(heart_manifest(training={"rounds": 1}, evaluation={"influence": True}), hospitals, 0)
+    assert "fedward plan" in (caught.value.remedy or "")
+
+
 def test_a_folder_goes_on_and_gives_the_same_tables(
     tmp_path: Path, hospitals: dict[str, Encoded], outcomes: list[Outcome]
 ) -> None:

@@ -20,7 +20,7 @@ NOT_SENT = {
     "error", "usage", "no-evidence", "damaged-evidence", "damaged-record", "incident-not-recorded", "thread-failed",
     "metrics-not-kept", "not-an-approver", "approver-key-in-use", "too-few-approvers", "policy-start-over", "policy-expiry",
     "approvals-lowered", "wrong-approver-passphrase", "bad-certificate",
-    "bad-reason", "bad-release", "no-captum",
+    "bad-reason", "bad-release", "no-captum", "no-votes",
     "audit-entry", "audit-exists", "audit-malformed", "audit-retention", "audit-stale", "no-audit-log",
     # Before a node starts: its home is locked, or its certificate cannot be read.
     "credentials-unreadable",

@@ -368,6 +368,25 @@ def test_a_group_with_more_patients_than_everybody_is_refused() -> None:
     np.testing.assert_array_equal(total, counts)
 
 
+def test_more_votes_than_patients_are_refused() -> None:
+    """The votes are the last slice, and no group: more of one cell than everybody's is no lie, more of all is."""
+    sealed = seal(evaluation={"influence": True})
+    terms = secure_terms(sealed, 4, dimension=5, train=True, evaluate=True)
+    assert terms.shape == (len(ZEROS) + 1, *ZEROS.shape[1:])
+    counts = np.zeros(terms.shape, dtype=np.int64)
+    counts[0, 3, 1], counts[0, 4, 0] = 6, 2
+    features = len(sealed.manifest.features)
+    for cell, votes, fits in ((0, 8, True), (features - 1, 8, True), (0, 9, False), (features, 1, False)):
+        counts[-1] = 0
+        counts[-1].reshape(-1)[cell] = votes
+        if fits:
+            _, total = terms.decode(opened(np.zeros(5, np.int64), counts), names(sealed))
+            np.testing.assert_array_equal(total, counts)
+        else:
+            with pytest.raises(ProtocolError, match="or more votes"):
+                terms.decode(opened(np.zeros(5, np.int64), counts), names(sealed))
+
+
 # --- plans that no ring could hold ----------------------------------------------------------------------------------------------
 
 # 11 sites, each of which may show 2 · declared + 10 patients: 11 · (2 · 97 612 888 + 10) = 2³¹ − 1 − 1, two more are too many.

@@ -57,6 +57,7 @@ def as_data(home: SiteHome, sealed: AnySealed) -> dict[str, Any]:
         "warnings": warnings(home.ledger(), sealed, dataset.patients) if dataset else [],
         "objections": [{"code": o.code, "text": o.text} for o in _objections(home, sealed, dataset, demand)],
         "eligibility": None if demand is None else demand.to_json(),
+        "votes": _gives_votes(home, sealed),
         "count_deviation": sealed.count_deviation if isinstance(sealed, SealedManifest) else None,
         "privacy": {
             "spent": spent,
@@ -66,6 +67,13 @@ def as_data(home: SiteHome, sealed: AnySealed) -> dict[str, Any]:
             "meaning": privacy_words(sealed.manifest),
         },
     }
+
+
+def _gives_votes(home: SiteHome, sealed: AnySealed) -> bool | None:
+    """Whether votes would leave here; None where the study asks for none."""
+    if not (isinstance(sealed, SealedManifest) and sealed.manifest.evaluation.influence):
+        return None
+    return load_policy(home.policy_file).share_influence
 
 
 def print_review(home: SiteHome, sealed: AnySealed) -> None:
@@ -131,11 +139,26 @@ def _print_training(home: SiteHome, sealed: SealedManifest) -> None:
         say(
             f"  combines     the sites' updates by {training.aggregation}{_against(training.byzantine)}; sizes do not weigh"
         )
+    if manifest.evaluation.influence:
+        say(f"  votes        {_votes(home, sealed)}")
     say("  leaves here  in each round one update of the model"
         + (", noised" if sealed.entry(home.site).noise_multiplier > 0 else ", NOT noised")
-        + ", and in some rounds counts of test patients by score, outcome and group. "
+        + ", and in some rounds counts of test patients by score, outcome and group"
+        + (", and their votes. " if manifest.evaluation.influence else ". ")
         + _who_sees(sealed)
         + " No record, no column, no file ever leaves.")  # fmt: skip
+
+
+def _votes(home: SiteHome, sealed: SealedManifest) -> str:
+    """What is asked of held-out patients besides counts, and whether it is given here."""
+    asked = (
+        f"each test patient votes for one of the {len(sealed.manifest.features)} features, drawn by how much each moves the "
+        "model's prediction for that patient; how many voted for each is counted like the other counts, and no vote is told"
+    )
+    if not load_policy(home.policy_file).share_influence:
+        zeros = "zeros leave in their place, charged all the same"
+        return f"{asked}. This site's policy does NOT let them go (share_influence): {zeros}"
+    return f"{asked}. This site's policy lets them go (share_influence)"
 
 
 def _against(byzantine: int) -> str:

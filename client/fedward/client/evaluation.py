@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedward.privacy.draws import Draws
+from fedward.study.attribution import one_by_one
 from fedward.study.encoding import Encoded
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.metrics import Counts, histogram
+from fedward.study.votes import drawn, middle_patient, patient_shares, voted_features
 
 
 def held_out_counts(model: nn.Module, held_out: Encoded, manifest: Manifest) -> Counts:
@@ -21,6 +23,18 @@ def held_out_counts(model: nn.Module, held_out: Encoded, manifest: Manifest) -> 
     unseen, plan = held_out.last_encounters(), manifest.counting
     scores = _scores_one_by_one(model, unseen.inputs)
     return histogram(scores, unseen.outcomes, unseen.membership, plan.bins, plan.temper)
+
+
+def held_out_votes(model: nn.Module, held_out: Encoded, manifest: Manifest, draws: Draws) -> Counts:
+    """Votes (features,) of the same encounters, one a patient at most, each from the patient's own row and its own draw."""
+    inputs = held_out.last_encounters().inputs
+    shares = patient_shares(manifest, one_by_one(model, inputs, middle_patient(manifest)))
+    return drawn(shares, draws.uniform(len(inputs)))
+
+
+def no_votes(manifest: Manifest) -> Counts:
+    """The votes of a hospital that gives none."""
+    return np.zeros(voted_features(manifest), dtype=np.int64)
 
 
 @torch.no_grad()

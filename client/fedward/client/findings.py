@@ -18,6 +18,7 @@ from fedward.client.exploring import answer, check_request
 from fedward.client.home import SiteHome
 from fedward.client.log import SiteLog
 from fedward.client.own_metrics import OwnMetrics
+from fedward.client.policy import load_policy
 from fedward.client.split import held_out
 from fedward.privacy.draws import Draws
 from fedward.privacy.errors import FedwardError, InputError
@@ -33,6 +34,7 @@ from fedward.study.metrics import Counts
 from fedward.study.shared import shared_noise
 from fedward.study.terms import site_terms
 from fedward.study.vectors import vector_digest
+from fedward.study.votes import with_votes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,7 +94,7 @@ class Finder:
         if request.evaluate:
             exact = held_out_counts(model, cohort.held_out, sealed.manifest)
             self._keep_metrics(sealed, request.round, exact)
-            counts = noised(exact, sealed, self._draws)
+            counts = noised(self._with_votes(sealed, model, cohort.held_out, exact), sealed, self._draws)
         if request.train:
             update = self._train(sealed, request, model, cohort.training)
         self._log.write(
@@ -116,6 +118,18 @@ class Finder:
         if noise is not None:
             return unnoised_sum(model, patients, noise.clipping_norm).noised(noise, self._draws)
         return np.asarray(train(model, patients, site_terms(sealed, self._site), self._draws), dtype=np.float32)
+
+    def _with_votes(self, sealed: SealedManifest, model: nn.Module, held_out: Encoded, exact: Counts) -> Counts:
+        """The counts with what the held-out patients vote for, where the study asks; with zeros where the policy does not allow."""
+        from fedward.client.evaluation import held_out_votes, no_votes  # noqa: PLC0415
+
+        manifest = sealed.manifest
+        if not manifest.evaluation.influence:
+            return exact
+        allowed = load_policy(self._home.policy_file).share_influence
+        return with_votes(
+            exact, held_out_votes(model, held_out, manifest, self._draws) if allowed else no_votes(manifest)
+        )
 
     def _keep_metrics(self, sealed: SealedManifest, round_: int, counts: Counts) -> None:
         try:

@@ -49,6 +49,7 @@ allow_explore = false      # answer explorations: noised counts, histograms, mea
 max_explore_epsilon = 0.5  # the most that one exploration may cost a patient here
 explore_denied_columns = []  # columns that no exploration may touch, not even in a condition
 share_metrics = false      # let this hospital's own metrics be given away; no noise, counts under 11 suppressed
+share_influence = false    # let held-out patients vote for the feature that their prediction follows; zeros are given else
 """
 
 
@@ -74,6 +75,7 @@ class Policy(Part):
     max_explore_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     explore_denied_columns: tuple[Annotated[str, Field(max_length=64)], ...] = ()
     share_metrics: bool = False
+    share_influence: bool = False
     period_days: Annotated[int, Field(ge=1, le=36_525)] | None = None
     max_epsilon_per_period: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 

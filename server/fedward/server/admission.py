@@ -11,6 +11,7 @@ from fedward.study import messages
 from fedward.study.messages import Refusal, Reply, Result, Work
 from fedward.study.metrics import Counts
 from fedward.study.vectors import Vector, norm
+from fedward.study.votes import fit_together
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,14 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a site can honestly answer: the histogram's shape, the patients that it may count, the update's L2 norm, and
-    what noise adds to a count at most, up or down."""
+    """What a site can honestly answer: the counts' shape, the patients that it may count, the update's L2 norm, what noise adds to
+    a count at most, up or down, and for how many features the counts' last slice holds votes; 0 without votes."""
 
     shape: tuple[int, ...]
     patients: int
     norm: float
     noise: int = 0
+    voted: int = 0
 
 
 def open_answer(data: bytes, *, site: str, key: str, request_digest: str) -> tuple[Reply, bytes]:
@@ -128,8 +130,8 @@ def _plausible_counts(counts: Counts, limits: Limits) -> None:
     # In floats: the sum of a liar's int64 counts would wrap.
     if not float(counts[0].astype(np.float64).sum()) <= limits.patients:
         raise InputError("a histogram counts more patients than were declared", code="out-of-bounds")
-    if (counts[1:] > counts[0]).any():
-        raise InputError("a histogram counts more patients in a group than in all", code="out-of-bounds")
+    if not fit_together(counts, limits.voted):
+        raise InputError("a histogram counts more patients in a group than in all, or more votes", code="out-of-bounds")
 
 
 def _same_attempt(reply: Result, request: Work) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedward.privacy.errors import InputError
 from fedward.server.records import Evaluation, MetricRow
 from fedward.study.manifest import Manifest
 from fedward.study.messages import counts_to_bytes
-from fedward.study.metrics import Counts, Estimate, auroc, estimates, histogram_shape, slice_names
+from fedward.study.metrics import Counts, Estimate, auroc, estimates, slice_names
+from fedward.study.votes import parts
 
 
 def evaluate(
@@ -20,20 +20,18 @@ def evaluate(
         manifest: the study.
         version: the model's.
         sites: whose counts were summed.
-        total: their sum, (groups + 1, bins, 2).
+        total: their sum, the slice of votes among it where the study asks for votes; they are kept and not looked at.
         deviation: of the noise on each of its cells; 0 without.
 
     Raises:
         InputError: the sum is of another shape.
     """
-    shape = histogram_shape(manifest)
-    if total.shape != shape:
-        raise InputError("the summed histogram does not fit the study", expected=str(shape), got=str(total.shape))
+    histogram, _ = parts(manifest, total)
     names = slice_names(manifest)
-    patients = {name: _patients(counts) for name, counts in zip(names, total, strict=True)}
-    found = estimates(manifest, total, deviation, names)
+    patients = {name: _patients(counts) for name, counts in zip(names, histogram, strict=True)}
+    found = estimates(manifest, histogram, deviation, names)
     if deviation == 0:
-        exact = {name: _delong(name, counts) for name, counts in zip(names, total, strict=True)}
+        exact = {name: _delong(name, counts) for name, counts in zip(names, histogram, strict=True)}
         found = [exact[one.slice] if one.name == "auroc" else one for one in found]
     rows = [
         MetricRow(

@@ -31,6 +31,7 @@ from fedward.study.secure import SecureTerms
 from fedward.study.sums import AnswerTerms, answer_terms, counts_shape, most_each, sum_terms
 from fedward.study.terms import most_patients, plain_bound, training_cohort
 from fedward.study.vectors import Vector
+from fedward.study.votes import voted_features
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class PlainExchange:
                 # A site rounds its clipped update to float32.
                 plain_bound(sealed, site, self.request.dimension) * (1 + 1e-6),
                 most_noise(sealed),
+                voted_features(sealed.manifest),
             ),
         )
 

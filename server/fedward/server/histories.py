@@ -11,6 +11,7 @@ from fedward.server.records import AlarmRow, JournalEntry, SharedMetrics, Status
 from fedward.server.views import StudyView
 
 if TYPE_CHECKING:
+    from fedward.study.hospital_influence import HospitalInfluence
     from fedward.study.kinds import AnyManifest, AnySealed
     from fedward.study.metrics import CalibrationGroup
 
@@ -29,6 +30,8 @@ class History:
     shared: tuple[SharedMetrics, ...] = ()
     """What hospitals gave of their own metrics."""
     calibration: tuple[CalibrationGroup, ...] = ()
+    votes: HospitalInfluence | None = None
+    """What held-out patients voted for in that evaluation, as it may be shown; None where none vote."""
 
     @cached_property
     def sealed(self) -> AnySealed | None:

@@ -10,18 +10,20 @@ import numpy as np
 from fedward.server.consulting import question
 from fedward.server.gates import withheld
 from fedward.server.histories import History
-from fedward.server.records import ANSWERED, ANSWERS, ASKED, StudyRow
+from fedward.server.records import ANSWERED, ANSWERS, ASKED, Evaluation, StudyRow
 from fedward.server.store import Store
 from fedward.server.views import StudyHead, StudyView
 from fedward.study.answers import Answer, answers_of
 from fedward.study.exploration import Exploration, SealedExploration
+from fedward.study.hospital_influence import HospitalInfluence, hospital_influence
 from fedward.study.kinds import AnyManifest, parse_sealed, parse_stored
 from fedward.study.manifest import SealedManifest
 from fedward.study.messages import counts_from_bytes
-from fedward.study.metrics import CalibrationGroup, bin_centres, bin_edges, calibration_groups, histogram_shape
+from fedward.study.metrics import CalibrationGroup, Counts, bin_centres, bin_edges, calibration_groups
 from fedward.study.schedule import study_costs
 from fedward.study.secure import secure_words
 from fedward.study.terms import privacy_words, shares_noise
+from fedward.study.votes import given_shape, parts
 
 
 def _secure(study: StudyRow) -> str | None:
@@ -122,6 +124,7 @@ def history(store: Store, study: StudyRow, *, whole: bool = True) -> History:
         evidence=store.evidence(study.key) if whole else {},
         shared=tuple(store.shared(study.key)),
         calibration=calibration(store, study, made),
+        votes=votes(store, study, made),
     )
 
 
@@ -132,10 +135,28 @@ def calibration(store: Store, study: StudyRow, made: StudyView) -> tuple[Calibra
     if found is None or not isinstance(sealed, SealedManifest):
         return ()
     plan = sealed.manifest.counting
-    total = counts_from_bytes(
-        found.counts, histogram_shape(sealed.manifest), np.iinfo(np.int64).min
-    )  # noise may be negative
+    total, _ = _summed(sealed, found)
     deviation = sealed.count_deviation * len(found.sites) ** 0.5
     return calibration_groups(
         total[0], deviation, bin_edges(plan.bins, plan.temper), bin_centres(plan.bins, plan.temper)
     )
+
+
+def votes(store: Store, study: StudyRow, made: StudyView) -> HospitalInfluence | None:
+    """What the held-out patients voted for, of the newest version that was evaluated; None before that, and where none vote."""
+    measured, sealed = made.measured(), parse_sealed(study.sealed) if study.sealed is not None else None
+    found = store.evaluation(study.key, measured[0].version) if measured else None
+    if found is None or not isinstance(sealed, SealedManifest):
+        return None
+    total, counted = _summed(sealed, found)
+    if counted is None:
+        return None
+    names = tuple(feature.column for feature in sealed.manifest.features)
+    deviation = sealed.count_deviation * len(found.sites) ** 0.5
+    return hospital_influence(names, counted, int(total[0].sum()), deviation, found.version, found.sites)
+
+
+def _summed(sealed: SealedManifest, found: Evaluation) -> tuple[Counts, Counts | None]:
+    """The histogram and the votes of a stored sum."""
+    least = np.iinfo(np.int64).min  # noise may be negative
+    return parts(sealed.manifest, counts_from_bytes(found.counts, given_shape(sealed.manifest), least))

@@ -99,6 +99,7 @@ def study(
     """
     if not hospitals or seed < 0:
         raise InputError("a simulation needs hospitals and a seed of at least 0", got=f"{len(hospitals)}, seed {seed}")
+    _without_votes(manifest)
     splits = {
         site: split(data, manifest.training.holdout, split_key(seed, site)) for site, data in sorted(hospitals.items())
     }
@@ -142,12 +143,22 @@ def trial(
         InputError: the study does not fit the hospitals.
         RefusalError: no noise multiplier in reach keeps the manifest's promise.
     """
+    _without_votes(manifest)
     training = {site: part.training for site, part in splits.items()}
     sealed = rehearse(manifest, {site: len(part.training) + len(part.held_out) for site, part in splits.items()})
     unseen = Unseen.of(manifest, splits)
     run = _Run(manifest, sealed, training, unseen, seed, engine_name, lambda _line: None, options)
     last = run.federated().last
     return math.nan if last is None else unseen.auroc(run.chances(last))
+
+
+def _without_votes(manifest: Manifest) -> None:
+    if manifest.evaluation.influence:
+        raise InputError(
+            "a simulation counts no votes of held-out patients",
+            expected="a study without evaluation.influence",
+            remedy="leave it out here; `fedward plan` counts what votes cost, and hospitals' nodes cast them",
+        )
 
 
 def baselines(manifest: Manifest, training: Mapping[str, Encoded]) -> dict[str, Vector]:

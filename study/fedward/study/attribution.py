@@ -1,4 +1,4 @@
-"""Integrated gradients of a catalogue model's output. Captum's only door."""
+"""Integrated gradients of a catalogue model's output: many patients' by Captum, whose only door this is, and each by itself."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def integrated_gradients(model: nn.Module, inputs: Matrix, baseline: NDArray[np.
     installed()
     from captum.attr import IntegratedGradients  # noqa: PLC0415 - an extra, and slow
 
-    exact = copy.deepcopy(model).double().eval()
-    points = torch.from_numpy(np.asarray(inputs, dtype=np.float64))
-    start = torch.from_numpy(np.asarray(baseline, dtype=np.float64))[None, :]
+    exact, points, start = _doubles(model, inputs, baseline)
     found = IntegratedGradients(exact).attribute(
         points, start, n_steps=STEPS, internal_batch_size=max(_BATCH, len(points))
     )
@@ -67,3 +65,30 @@ def integrated_gradients(model: nn.Module, inputs: Matrix, baseline: NDArray[np.
             remedy="its output jumps, or is not finite: such a model has no integrated gradients",
         )
     return Attributed(values, gap)
+
+
+def one_by_one(model: nn.Module, inputs: Matrix, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same attributions (n, width), each row's from that row alone; what the model makes of it is not checked, and may be NaN.
+
+    In a product of many rows the last bits of one depend on the others, and whether rows are refused must not depend on one of
+    them. Captum works its steps out anew in each call, which for single rows takes 10 to 25 times as long: so this is the same
+    rule (its default, Gauss-Legendre's), written out. A hospital's node needs no Captum.
+    """
+    exact, points, start = _doubles(model, inputs, baseline)
+    places, weights = (torch.from_numpy(one)[:, None] for one in np.polynomial.legendre.leggauss(STEPS))
+    values, path = np.empty(inputs.shape), torch.empty(STEPS, inputs.shape[1], dtype=torch.float64, requires_grad=True)
+    for row, point in enumerate(points):
+        way = point - start
+        with torch.no_grad():
+            path.copy_(start + (places + 1) / 2 * way)
+        [slopes] = torch.autograd.grad(exact(path).sum(), path)
+        values[row] = (way * (weights / 2 * slopes).sum(0)).numpy()[0]
+    return values
+
+
+def _doubles(
+    model: nn.Module, inputs: Matrix, baseline: NDArray[np.float64]
+) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A copy of the model, and the inputs and the baseline (1, width), as float64."""
+    points = torch.from_numpy(np.asarray(inputs, dtype=np.float64))
+    return copy.deepcopy(model).double().eval(), points, torch.from_numpy(np.asarray(baseline, dtype=np.float64))[None]

@@ -36,6 +36,7 @@ _WORDS: Final = MappingProxyType(
         "evaluation.noise": "noise on counts of held-out patients",
         "evaluation.epsilon": "ε of a held-out patient",
         "evaluation.every": "rounds between evaluations",
+        "evaluation.influence": "votes of held-out patients for a feature",
         "federation.quorum": "quorum",
         "outcome.column": "what it predicts",
         "study.title": "title",

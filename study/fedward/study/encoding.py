@@ -7,6 +7,7 @@ estimated from patients, so encoding costs no privacy. Sizes are fixed by the ma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedward.privacy.errors import InputError
 from fedward.study.attributes import attributes
-from fedward.study.manifest import CategoricalFeature, ImageFeature, Manifest, NumericFeature
+from fedward.study.manifest import CategoricalFeature, Feature, ImageFeature, Manifest, NumericFeature
 
 if TYPE_CHECKING:
     import pandas as pd  # a table is given: what only reads a manifest need not wait for the import
@@ -73,6 +74,18 @@ def input_names(manifest: Manifest) -> tuple[str, ...]:
         if indicator and not isinstance(feature, ImageFeature):
             names.append(f"{feature.column}:missing")
     return tuple(names)
+
+
+def feature_spans(manifest: Manifest) -> Iterator[tuple[Feature, slice]]:
+    """Each feature with its inputs' columns, as `input_names` orders them."""
+    indicator, start = manifest.training.missing == "midpoint", 0
+    for feature in manifest.features:
+        if isinstance(feature, ImageFeature):
+            size = feature.pixels
+        else:
+            size = (len(feature.levels) if isinstance(feature, CategoricalFeature) else 1) + indicator
+        yield feature, slice(start, start + size)
+        start += size
 
 
 def group_names(manifest: Manifest) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Noised counts of held-out patients: what one patient changes, how much noise the plan needs, and what that costs.
 
 A patient is in one bin and has one outcome, so changes one cell of everybody's histogram by 1, and one cell for each fairness
-attribute, single or crossed: levels are disjoint, so are bands, and so are their products. Add or remove one patient and the counts
-move by √(1 + attributes) at most (L2). Each cell carries independent discrete Gaussian noise, drawn at the site (Canonne, Kamath &
-Steinke 2020).
+attribute, single or crossed: levels are disjoint, so are bands, and so are their products. Where patients vote (`votes`), one cell
+more. Add or remove one patient and the counts move by √(1 + attributes), or √(2 + attributes) with votes, at most (L2). Each cell
+carries independent discrete Gaussian noise, drawn at the site (Canonne, Kamath & Steinke 2020).
 
 Held-out patients lie at other hash positions than training patients, so a study costs each only one of the two; an event's
 share says which.
@@ -20,7 +20,7 @@ from fedward.privacy.accounting import calibrate, epsilon
 from fedward.privacy.events import CountEvent, History, Share
 from fedward.study.attributes import attributes
 from fedward.study.manifest import Manifest, SealedManifest
-from fedward.study.metrics import histogram_shape
+from fedward.study.votes import given_shape, voted_features
 
 WRAP_BITS = 40
 """Counts of honest sites reach past what the ring leaves them with a probability of at most 2^-40 a sum."""
@@ -42,7 +42,8 @@ def count_event(manifest: Manifest, deviation: float, times: int = 1) -> CountEv
     Raises:
         InputError: there is no noise, or no evaluation.
     """
-    return CountEvent(deviation, 1, 1 + len(attributes(manifest)), times, share=held_out_share(manifest))
+    coordinates = 1 + len(attributes(manifest)) + (voted_features(manifest) > 0)
+    return CountEvent(deviation, 1, coordinates, times, share=held_out_share(manifest))
 
 
 def count_events(manifest: Manifest, deviation: float) -> History:
@@ -93,5 +94,5 @@ def most_noise(sealed: SealedManifest) -> int:
     """
     if sealed.count_deviation == 0:
         return 0
-    cells = math.prod(histogram_shape(sealed.manifest)) * len(sealed.roster)
+    cells = math.prod(given_shape(sealed.manifest)) * len(sealed.roster)
     return math.ceil(sealed.count_deviation * math.sqrt(2 * ((WRAP_BITS + 1) * math.log(2) + math.log(cells))))

@@ -19,11 +19,12 @@ from torch import nn
 
 from fedward.privacy.errors import InputError
 from fedward.study.attribution import integrated_gradients
-from fedward.study.encoding import Matrix, encode, input_names
+from fedward.study.encoding import Matrix, encode, feature_spans
 from fedward.study.manifest import CategoricalFeature, Feature, ImageFeature, Manifest, NumericFeature
 from fedward.study.metrics import Z95
 from fedward.study.models import to_vector
 from fedward.study.vectors import Vector
+from fedward.study.votes import middle_patient
 
 ROWS: Final = 1000
 MOST_ROWS: Final = 100_000
@@ -107,12 +108,8 @@ def synthetic(manifest: Manifest, rows: int = ROWS, seed: int = 0) -> Patients:
         f"The patients are synthetic: {rows} drawn with seed {seed}, every feature for itself, uniform within the manifest's "
         "bounds and levels. Real patients are not like that, and shares over them differ."
     )
-    # Known, and so not drawn anew by a bootstrap: the middle of every number, and equal shares of levels.
-    average = np.zeros(len(input_names(manifest)))
-    for feature, span in _spans(manifest):
-        if isinstance(feature, CategoricalFeature):
-            average[span.start : span.start + len(feature.levels)] = 1 / len(feature.levels)
-    return Patients(_encoded(pd.DataFrame(columns), manifest), average, words)
+    # Known, and so not drawn anew by a bootstrap.
+    return Patients(_encoded(pd.DataFrame(columns), manifest), middle_patient(manifest), words)
 
 
 def public(path: Path, manifest: Manifest) -> Patients:
@@ -155,7 +152,7 @@ def influence(
     """
     inputs = patients.inputs
     found = integrated_gradients(model, inputs, patients.average)
-    spans = list(_spans(manifest))
+    spans = list(feature_spans(manifest))
     by_feature = np.stack([found.values[:, span].sum(1) for _, span in spans], axis=1)
     means = np.abs(by_feature).mean(0)
     if not means.sum() > 0:
@@ -190,7 +187,7 @@ def odds_ratios(manifest: Manifest, parameters: Vector, deviation: float | None)
         parameters: its weights in the inputs' order, and then its bias.
         deviation: of independent noise on each parameter; None where it is not known.
     """
-    for feature, span in _spans(manifest):
+    for feature, span in feature_spans(manifest):
         weights = parameters[span].astype(np.float64)
         if isinstance(feature, CategoricalFeature):
             first = feature.levels[0]
@@ -212,15 +209,6 @@ def _odds(feature: Feature, per: str, log_odds: float, deviation: float | None, 
         return Odds(feature.column, per, math.exp(log_odds), None, None)
     half = Z95 * deviation * scale
     return Odds(feature.column, per, math.exp(log_odds), math.exp(log_odds - half), math.exp(log_odds + half))
-
-
-def _spans(manifest: Manifest) -> Iterator[tuple[Feature, slice]]:
-    """Each feature with its inputs' columns, as `encoding.input_names` orders them."""
-    indicator, start = manifest.training.missing == "midpoint", 0
-    for feature in manifest.features:
-        size = len(feature.levels) if isinstance(feature, CategoricalFeature) else 1
-        yield feature, slice(start, start + size + indicator)
-        start += size + indicator
 
 
 def _direction(feature: Feature, values: Matrix, attributed: NDArray[np.float64]) -> str:

@@ -257,11 +257,14 @@ class Evaluation(Part):
     """Bins are equal in sigmoid(logit(score) / temper): at 1, equal in the score itself."""
     threshold: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
     """A score from here on is called positive where a metric needs a decision; left out, 0.5. It counts by whole bins."""
+    influence: bool = False
+    """Whether held-out patients also vote for the feature that their prediction follows (`fedward.study.votes`)."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a threshold that is not given: a study keeps the digest under which it was approved."""
-        return {name: value for name, value in plain(self).items() if name != "threshold" or value is not None}
+        """Without what is not said: a study keeps the digest under which it was approved."""
+        later = {"threshold": None, "influence": False}
+        return {name: value for name, value in plain(self).items() if name not in later or value is not later[name]}
 
 
 @dataclass(frozen=True)
@@ -528,6 +531,24 @@ class Manifest(BaseManifest):
             raise ValueError('evaluation.noise "counts" and evaluation.epsilon need mechanism "dp-sgd"')
         if self.evaluation.noise == "none" and self.evaluation.epsilon is not None:
             raise ValueError('evaluation.noise "none" promises no epsilon: leave it out')
+        return self
+
+    @model_validator(mode="after")
+    def _can_vote(self) -> Self:
+        if not self.evaluation.influence:
+            return self
+        images = [feature.column for feature in self.features if isinstance(feature, ImageFeature)]
+        if images:
+            raise ValueError(
+                f'evaluation.influence asks which feature a prediction follows, and "{images[0]}" is an image, one feature '
+                "whatever is on it: leave it out"
+            )
+        cells = 2 * self.counting.bins
+        if len(self.features) > cells:
+            raise ValueError(
+                f"evaluation.influence counts votes for {len(self.features)} features in {cells} cells, two a bin: give "
+                f"evaluation.bins = {-(-len(self.features) // 2)} or more, or leave it out"
+            )
         return self
 
     @property

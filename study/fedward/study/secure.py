@@ -29,9 +29,10 @@ from fedward.privacy.secagg.shamir import Entropy
 from fedward.privacy.shared_noise import SharedNoise
 from fedward.study.evaluation import most_noise
 from fedward.study.manifest import BaseSealed, SealedManifest
-from fedward.study.metrics import Counts, histogram_shape
+from fedward.study.metrics import Counts
 from fedward.study.shared import shared_noise
 from fedward.study.terms import DEFAULT_BOUND, most_patients, most_update, site_terms, training_cohort
+from fedward.study.votes import fit_together, given_shape, voted_features
 
 _UPDATE, _HISTOGRAM = "update", "histogram"
 
@@ -45,9 +46,10 @@ class SecureTerms:
         grid: the weighted update that one unit stands for; below 0 with shared noise, as updates go against gradients.
         weights: Nᵢ / N_max of each site of the roster, in (0, 1].
         bounds: Bᵢ, the largest L2 norm of each site's update.
-        shape: the histogram's shape, or None when the round does not evaluate.
+        shape: that of the counts (`votes.given_shape`), or None when the round does not evaluate.
         noise: the noise that sites share, or None where an update is a vector of reals.
         count_noise: what a site's noise adds to a count at most, up or down; 0 where counts carry none.
+        voted: the features that patients vote for; 0 without votes.
     """
 
     ring: RingTerms
@@ -57,6 +59,7 @@ class SecureTerms:
     shape: tuple[int, ...] | None
     noise: SharedNoise | None = None
     count_noise: int = 0
+    voted: int = 0
 
     def encode(
         self,
@@ -113,7 +116,7 @@ class SecureTerms:
                 delta = total / sum(self.weights[site] for site in survivors)
             elif self.shape is not None:
                 counts = values.reshape(self.shape)
-                _check_counts(counts, self.count_noise * len(survivors))
+                _check_counts(counts, self.count_noise * len(survivors), self.voted)
         return delta, counts
 
     def _check_norm(self, total: NDArray[np.float64], survivors: Sequence[str]) -> None:
@@ -137,7 +140,7 @@ def secure_terms(sealed: SealedManifest, members: int, *, dimension: int, train:
     most = most_per_member(bits, members)
     noise = shared_noise(sealed, dimension)
     bounds = {entry.site: update_bound(sealed, entry.site, dimension) for entry in sealed.roster}
-    shape = histogram_shape(sealed.manifest) if evaluate else None
+    shape = given_shape(sealed.manifest) if evaluate else None
     count_noise = most_noise(sealed) if evaluate else 0
     blocks: list[Block] = []
     if train:
@@ -159,7 +162,8 @@ def secure_terms(sealed: SealedManifest, members: int, *, dimension: int, train:
     if noise is not None:
         outer["deviation"] = noise.deviation
     ring = RingTerms(bits, members, tuple(blocks), bytes.fromhex(digest_of(outer)))
-    return SecureTerms(ring, grid, weights, bounds, shape, noise, count_noise)
+    voted = voted_features(sealed.manifest) if evaluate else 0
+    return SecureTerms(ring, grid, weights, bounds, shape, noise, count_noise, voted)
 
 
 def update_bound(sealed: SealedManifest, site: str, dimension: int) -> float:
@@ -227,11 +231,11 @@ def check_plan(sealed: SealedManifest, dimension: int) -> None:
         secure_terms(sealed, len(sealed.roster), dimension=dimension, train=True, evaluate=True)
 
 
-def _check_counts(counts: Counts, noise: int) -> None:
+def _check_counts(counts: Counts, noise: int, voted: int) -> None:
     if (counts < -noise).any():
         raise _beyond("the summed histogram holds a negative count that no noise explains")
-    if noise == 0 and (counts[1:] > counts[0]).any():
-        raise _beyond("the summed histogram counts more patients in a group than in all")
+    if noise == 0 and not fit_together(counts, voted):
+        raise _beyond("the summed histogram counts more patients in a group than in all, or more votes")
 
 
 def _beyond(what: str) -> ProtocolError:

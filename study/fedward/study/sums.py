@@ -23,9 +23,10 @@ from fedward.privacy.secagg.shamir import Entropy
 from fedward.study import answers
 from fedward.study.exploration import SealedExploration
 from fedward.study.kinds import AnySealed
-from fedward.study.metrics import Counts, histogram_shape
+from fedward.study.metrics import Counts
 from fedward.study.secure import SecureTerms, secure_terms
 from fedward.study.terms import most_patients
+from fedward.study.votes import given_shape
 
 TAIL = 10.0
 """Deviations of noise that a coordinate has room for."""
@@ -102,4 +103,4 @@ def counts_shape(sealed: AnySealed) -> tuple[int, ...]:
     """The shape of the counts that a site gives when it is asked for some."""
     if isinstance(sealed, SealedExploration):
         return (answers.shape_of(sealed.manifest).length,)
-    return histogram_shape(sealed.manifest)
+    return given_shape(sealed.manifest)

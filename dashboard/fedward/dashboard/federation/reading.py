@@ -17,7 +17,7 @@ from fedward.server.consulting import question
 from fedward.server.gates import withheld
 from fedward.server.histories import History
 from fedward.server.leases import Lease
-from fedward.server.readings import SUMS, calibration
+from fedward.server.readings import SUMS, calibration, votes
 from fedward.server.records import (
     AlarmRow,
     AttemptRow,
@@ -258,7 +258,7 @@ class Reader:
         journal = tuple(e for e in look.journal if e.kind != "opened" or e.data["attempt"] in opened)
         return History(
             study=look.study, view=view, journal=journal, alarms=look.alarms, evidence={}, shared=tuple(self.shared(look)),
-            calibration=calibration(self._store, look.study, view),
+            calibration=calibration(self._store, look.study, view), votes=votes(self._store, look.study, view),
         )  # fmt: skip
 
     def _of(self, study: StudyRow) -> _Kept:

@@ -21,6 +21,7 @@ from fedward.server.verdicts import Verdict
 from fedward.study.manifest import SealedManifest
 
 if TYPE_CHECKING:
+    from fedward.study.hospital_influence import HospitalInfluence
     from fedward.study.influence import Influence
     from fedward.study.metrics import CalibrationGroup
 
@@ -66,6 +67,7 @@ class Card:
         calibration: groups of scores over everybody, of the newest evaluation; nothing where that was of another version.
         verdicts: of the gates; None where they were not evaluated.
         influence: what the model's output follows; None unless it was asked for.
+        votes: what held-out patients voted for, of the version that was measured; None where none vote.
     """
 
     study_id: str
@@ -101,6 +103,7 @@ class Card:
     signature: str
     release: Released | None
     influence: Influence | None = None
+    votes: HospitalInfluence | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -175,6 +178,7 @@ def card(
         signature=to_text(signature),
         release=None if release is None else _released(release),
         influence=influence,
+        votes=history.votes if found is not None and history.votes and history.votes.version == found.version else None,
     )
 
 

@@ -32,7 +32,7 @@ SECTIONS = (
     ("limits", "Limits"),
     ("tripod", "TRIPOD+AI"),
 )
-"""Anchor and heading, in the order of the page; influence only where it was asked for."""
+"""Anchor and heading, in the order of the page; influence only where it was asked for, or patients voted."""
 
 
 def html(card: Card) -> str:
@@ -50,7 +50,7 @@ def _plot(card: Card) -> Markup:
 
 
 def _facts(card: Card) -> dict[str, Any]:
-    sections = [one for one in SECTIONS if one[0] != "influence" or card.influence is not None]
+    sections = [one for one in SECTIONS if one[0] != "influence" or card.influence or card.votes]
     return {"card": card, "sections": sections, "source": SOURCE}
 
 

@@ -436,8 +436,44 @@ class CalibrationGroup(_message.Message):
     observed_high: float
     def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ..., score: _Optional[float] = ..., patients: _Optional[int] = ..., observed: _Optional[float] = ..., observed_low: _Optional[float] = ..., observed_high: _Optional[float] = ...) -> None: ...
 
+class VotedFeature(_message.Message):
+    __slots__ = ("feature", "shown", "votes", "share", "low", "high")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    shown: str
+    votes: int
+    share: float
+    low: float
+    high: float
+    def __init__(self, feature: _Optional[str] = ..., shown: _Optional[str] = ..., votes: _Optional[int] = ..., share: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class HospitalInfluence(_message.Message):
+    __slots__ = ("version", "sites", "patients", "voters", "of_all", "deviation", "features", "why")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    PATIENTS_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    OF_ALL_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    sites: _containers.RepeatedScalarFieldContainer[str]
+    patients: int
+    voters: int
+    of_all: bool
+    deviation: float
+    features: _containers.RepeatedCompositeFieldContainer[VotedFeature]
+    why: str
+    def __init__(self, version: _Optional[int] = ..., sites: _Optional[_Iterable[str]] = ..., patients: _Optional[int] = ..., voters: _Optional[int] = ..., of_all: _Optional[bool] = ..., deviation: _Optional[float] = ..., features: _Optional[_Iterable[_Union[VotedFeature, _Mapping]]] = ..., why: _Optional[str] = ...) -> None: ...
+
 class History(_message.Message):
-    __slots__ = ("study", "view", "journal", "alarms", "evidence", "shared", "calibration")
+    __slots__ = ("study", "view", "journal", "alarms", "evidence", "shared", "calibration", "votes")
     STUDY_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     JOURNAL_FIELD_NUMBER: _ClassVar[int]
@@ -445,6 +481,7 @@ class History(_message.Message):
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
     study: StudyRow
     view: Study
     journal: _containers.RepeatedCompositeFieldContainer[JournalEntry]
@@ -452,7 +489,8 @@ class History(_message.Message):
     evidence: _containers.RepeatedCompositeFieldContainer[Evidence]
     shared: _containers.RepeatedCompositeFieldContainer[SharedMetrics]
     calibration: _containers.RepeatedCompositeFieldContainer[CalibrationGroup]
-    def __init__(self, study: _Optional[_Union[StudyRow, _Mapping]] = ..., view: _Optional[_Union[Study, _Mapping]] = ..., journal: _Optional[_Iterable[_Union[JournalEntry, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ..., shared: _Optional[_Iterable[_Union[SharedMetrics, _Mapping]]] = ..., calibration: _Optional[_Iterable[_Union[CalibrationGroup, _Mapping]]] = ...) -> None: ...
+    votes: HospitalInfluence
+    def __init__(self, study: _Optional[_Union[StudyRow, _Mapping]] = ..., view: _Optional[_Union[Study, _Mapping]] = ..., journal: _Optional[_Iterable[_Union[JournalEntry, _Mapping]]] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ..., shared: _Optional[_Iterable[_Union[SharedMetrics, _Mapping]]] = ..., calibration: _Optional[_Iterable[_Union[CalibrationGroup, _Mapping]]] = ..., votes: _Optional[_Union[HospitalInfluence, _Mapping]] = ...) -> None: ...
 
 class Alarm(_message.Message):
     __slots__ = ("site", "what", "at")

@@ -118,6 +118,11 @@ def _of_study(name: str) -> type[Any]:
         from fedward.study.metrics import CalibrationGroup  # noqa: PLC0415 - few calls have one
 
         return CalibrationGroup
+    if name in {"HospitalInfluence", "VotedFeature"}:
+        from fedward.study import hospital_influence  # noqa: PLC0415
+
+        voted: type[Any] = getattr(hospital_influence, name)
+        return voted
     from fedward.study.answers import Answer, Estimate  # noqa: PLC0415 - pandas takes its time, and few studies have answers
 
     return {"Answer": Answer, "Estimate": Estimate}[name]
@@ -151,6 +156,7 @@ def history_message(history: History) -> pb.History:
         evidence=[pb.Evidence(site=site, message=message) for site, message in history.evidence.items()],
         shared=[to_message(pb.SharedMetrics, one) for one in history.shared],
         calibration=[to_message(pb.CalibrationGroup, one) for one in history.calibration],
+        votes=None if history.votes is None else to_message(pb.HospitalInfluence, history.votes),
     )
 
 
@@ -164,6 +170,7 @@ def history_of(message: pb.History) -> History:
         evidence={one.site: one.message for one in message.evidence},
         shared=tuple(from_message(one) for one in message.shared),
         calibration=tuple(from_message(one) for one in message.calibration),
+        votes=from_message(message.votes) if message.HasField("votes") else None,
     )
 
 

@@ -26,12 +26,13 @@ from fedward.study.metrics.counting import (
     slice_names,
     suppress_small,
 )
-from fedward.study.metrics.intervals import Estimate, attribute_slices, calibration_curve, estimates
+from fedward.study.metrics.intervals import SURE, Estimate, attribute_slices, calibration_curve, estimates
 from fedward.study.metrics.ranking import Z95, Auroc, auroc, exact_auroc
-from fedward.study.metrics.suppression import SMALL, suppressed_slices
+from fedward.study.metrics.suppression import SMALL, suppressed_cells, suppressed_slices
 
 __all__ = [
     "SMALL",
+    "SURE",
     "TEMPER",
     "Z95",
     "Auroc",
@@ -50,5 +51,6 @@ __all__ = [
     "histogram_shape",
     "slice_names",
     "suppress_small",
+    "suppressed_cells",
     "suppressed_slices",
 ]

@@ -72,6 +72,17 @@ def suppressed_slices(attributes: Sequence[Attribute], table: Table, *, exact: b
     return frozenset(hidden)
 
 
+def suppressed_cells(counts: Table, nowhere: int = 0) -> frozenset[int]:
+    """The counts (n,) that may not be shown of patients in one group each, or in none; rules 1 to 3 of one outcome alone.
+
+    Args:
+        counts: exact ones, whose sum with `nowhere` is known.
+        nowhere: how many are in no group, which is never shown; 0 where that may be known.
+    """
+    both = np.array([nowhere, *counts.tolist()], dtype=np.int64)[:, None].repeat(2, axis=1)
+    return frozenset(_Margin.of(both[1:], both[0]).hidden - {len(counts)})
+
+
 def _rings(attributes: Sequence[Attribute]) -> list[Attribute]:
     """The crossed attributes that are part of a ring: their two are crossed by way of others, too."""
     edges = {place: set(one.crosses) for place, one in enumerate(attributes) if one.crosses is not None}

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from fedward.dashboard.federation.reading import Look
 from fedward.server.records import Evaluation
 from fedward.study.manifest import Manifest, SealedManifest
-from fedward.study.metrics import SMALL, bin_centres, calibration_curve, histogram_shape, slice_names
+from fedward.study.metrics import SMALL, bin_centres, calibration_curve, slice_names
 from fedward.study.metrics.intervals import project
 from fedward.study.metrics.measures import first_bin
+from fedward.study.votes import given_shape, parts
 
 Real = NDArray[np.float64]
 
@@ -53,14 +54,15 @@ def sums(look: Look, evaluation: Evaluation | None) -> Sums | None:
     """None where nothing was evaluated, or the study trains nothing."""
     if evaluation is None or not isinstance(look.manifest, Manifest):
         return None
-    shape = histogram_shape(look.manifest)
+    shape = given_shape(look.manifest)
     flat = np.frombuffer(evaluation.counts, dtype="<i8").astype(np.int64)
     if flat.size != math.prod(shape):
         return None
+    histogram, _ = parts(look.manifest, flat.reshape(shape))
     noise = look.sealed.count_deviation if isinstance(look.sealed, SealedManifest) else 0.0
     plan = look.manifest.counting
     return Sums(
-        counts=flat.reshape(shape),
+        counts=histogram,
         names=slice_names(look.manifest),
         centres=bin_centres(plan.bins, plan.temper),
         deviation=noise * len(evaluation.sites) ** 0.5,  # every site noised its own counts
