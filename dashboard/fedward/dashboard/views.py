@@ -361,3 +361,24 @@ def csv(frame: pd.DataFrame) -> bytes:
                 f"'{cell}" if str(cell)[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell for cell in safe[name]
             ]
     return safe.to_csv(index=False).encode()
+
+
+def printed(frame: pd.DataFrame, signed: Sequence[str] = ()) -> pd.DataFrame:
+    """A frame as text: three digits where there are any, none of a column of whole numbers, and undefined figures say so.
+
+    `signed`: the columns that are differences, and show their sign.
+    """
+    shown = frame.copy()
+    for name in shown.columns:
+        form = ("{:+.3f}" if name in signed else "{:.3f}") if fractional(shown[name]) else "{:.0f}"
+        numbers = pd.api.types.is_numeric_dtype(shown[name])
+        shown[name] = [
+            (words.UNDEFINED if pd.isna(cell) else form.format(cell)) if numbers else str(cell) for cell in shown[name]
+        ]
+    return shown
+
+
+def fractional(column: pd.Series[float]) -> bool:
+    """Whether a column holds numbers with digits after the point."""
+    known = column.dropna()
+    return bool(pd.api.types.is_float_dtype(column)) and not bool((known == known.round()).all())
