@@ -13,3 +13,12 @@ def test_no_page_imports_what_trains() -> None:
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert {"streamlit", "pandas"} <= set(done.stdout.split())
     assert not set(HEAVY) & set(done.stdout.split())
+
+
+def test_a_report_needs_no_streamlit() -> None:
+    told = "import sys, fedward.dashboard.report.federation, fedward.dashboard.report.run, fedward.dashboard.report.pages as _; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{told}print(*sorted(sys.modules))"], capture_output=True, text=True, check=True
+    )
+    assert "altair" in done.stdout.split()
+    assert not {"streamlit", *HEAVY} & set(done.stdout.split())

@@ -11,7 +11,7 @@ import pytest
 from runs import broken_off, written
 from streamlit.testing.v1 import AppTest
 
-from fedward.dashboard import pages
+from fedward.dashboard import layouts, pages
 from fedward.dashboard.record import stamp
 from fedward.privacy.errors import InputError
 
@@ -114,7 +114,7 @@ def test_many_hospitals_are_the_least_gaining_in_the_order_of_their_names(tmp_pa
             (f"alone:h{number:02}", f"site=h{number:02}"): 0.5 + number / 100,
         }
     app = page("accuracy", written(tmp_path / "run", [scores, scores]))
-    assert f"{pages.MOST} of 30 hospitals that gain least" in words(app)
+    assert f"{layouts.MOST} of 30 hospitals that gain least" in words(app)
     assert len(next(table.value for table in app.dataframe if "hospital" in table.value)) == 60
 
 

@@ -14,7 +14,20 @@ from typing import Annotated
 import click
 import typer
 
-from fedward.cli import audit, coordinator, demo, example, explain, monitor, plan, privacy, simulate, site, sweep
+from fedward.cli import (
+    audit,
+    coordinator,
+    demo,
+    example,
+    explain,
+    monitor,
+    plan,
+    privacy,
+    report,
+    simulate,
+    site,
+    sweep,
+)
 from fedward.cli.output import print_error, stderr
 from fedward.privacy.durable import disk_error, is_disk_error
 from fedward.privacy.errors import FedwardError, UsageError
@@ -40,6 +53,7 @@ app.command("example")(example.example)
 app.command("explain")(explain.explain)
 app.command("monitor")(monitor.monitor)
 app.command("plan")(plan.plan)
+app.command("report")(report.report)
 app.command("simulate")(simulate.simulate)
 app.command("sweep")(sweep.sweep)
 

@@ -27,6 +27,8 @@ SERIES = (FEDERATED, OWN, POOLED, ALONE, UNTUNED, UNATTACKED)
 
 _EVERYBODY, _SITE, _PREFIX = "everybody", "site=", "alone:"
 _FIGURES = ("mean", "low", "high", "deviation", "seeds")
+_ABSENT = frozenset({"suppressed", "not shared"})
+"""Words of a column `shown` that say why a row has no figures."""
 _KNOWN = frozenset({"seeds", "diverged", "auroc", "gain_over_own_model", "fairness_gap"})
 
 
@@ -361,3 +363,28 @@ def csv(frame: pd.DataFrame) -> bytes:
                 f"'{cell}" if str(cell)[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell for cell in safe[name]
             ]
     return safe.to_csv(index=False).encode()
+
+
+def printed(frame: pd.DataFrame, signed: Sequence[str] = ()) -> pd.DataFrame:
+    """A frame as text: three digits where there are any, none of a column of whole numbers, and a figure that is missing says why:
+    what the row's column `shown` says of it ("suppressed", "not shared"), else that it is undefined.
+
+    `signed`: the columns that are differences, and show their sign.
+    """
+    why = list(frame["shown"]) if "shown" in frame else [words.UNDEFINED] * len(frame)
+    absent = [word if word in _ABSENT else words.UNDEFINED for word in why]
+    shown = frame.copy()
+    for name in shown.columns:
+        form = ("{:+.3f}" if name in signed else "{:.3f}") if fractional(shown[name]) else "{:.0f}"
+        numbers = pd.api.types.is_numeric_dtype(shown[name])
+        shown[name] = [
+            (word if pd.isna(cell) else form.format(cell)) if numbers else str(cell)
+            for cell, word in zip(shown[name], absent, strict=True)
+        ]
+    return shown
+
+
+def fractional(column: pd.Series[float]) -> bool:
+    """Whether a column holds numbers with digits after the point."""
+    known = column.dropna()
+    return bool(pd.api.types.is_float_dtype(column)) and not bool((known == known.round()).all())

@@ -1,4 +1,4 @@
-"""A card as one HTML file that needs no other, and as Markdown with the same figures. Jinja's only door.
+"""A card as one HTML file that needs no other, and as Markdown with the same figures. The only door of Jinja in the server.
 
 Every text goes through `words`: in HTML it is escaped besides, in Markdown every sign of it stands for itself. What the templates
 write themselves, and what is marked as `Markup`, is taken as it is.

@@ -1,12 +1,8 @@
-"""The pages of a federation: they only lay out. Each answers one question: a sentence, figures, charts, the tables behind."""
+"""The pages of a federation: what `layouts` puts on each, on the screen, and what only a screen can do."""
 
-from fedward.dashboard.federation.pages.accuracy import accuracy
 from fedward.dashboard.federation.pages.audit import audit
-from fedward.dashboard.federation.pages.fairness import fairness
 from fedward.dashboard.federation.pages.models import models
-from fedward.dashboard.federation.pages.participation import participation
-from fedward.dashboard.federation.pages.privacy import privacy
-from fedward.dashboard.federation.pages.study import study
+from fedward.dashboard.federation.pages.plain import accuracy, fairness, participation, privacy, study
 
 FEDERATION = (
     ("Study", "study", study),

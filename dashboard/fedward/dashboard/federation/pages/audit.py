@@ -1,4 +1,4 @@
-"""Audit: can I trust this record?"""
+"""The Audit page: the log is verified and searched before one's eyes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from pathlib import Path
 import streamlit as st
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.pages.frame import PRINTED, Here, empty, heading, note, page, table
-from fedward.dashboard.federation.record import Entries, copied, load_sightings
+from fedward.dashboard.federation.here import Here
+from fedward.dashboard.federation.layouts import audit as layout
+from fedward.dashboard.federation.pages.frame import page
+from fedward.dashboard.federation.record import Entries
 from fedward.dashboard.federation.views import auditing as views
-from fedward.dashboard.federation.views import marks
+from fedward.dashboard.screen import Screen
 from fedward.privacy.auditentries import LogEntry
-from fedward.privacy.errors import FedwardError
 from fedward.server.home import CoordinatorHome
 from fedward.study.audit import FOLDER
-
-SHOWN = 500
-"""Entries that the table shows; the search looks through all."""
-_ICONS = {True: marks.HOLDS, False: marks.FAILS, None: marks.UNKNOWN}
 
 
 def audit(named: str) -> None:
@@ -36,17 +33,12 @@ def _all(home: CoordinatorHome) -> tuple[LogEntry, ...]:
     return _entries(str(home.path), tree.stat().st_ino if tree.exists() else 0).all()
 
 
-def _signed(here: Here, home: CoordinatorHome) -> list[views.Countersigned]:
-    return views.countersigned(load_sightings(home.path), here.reader.identities())
-
-
 def _sentence(here: Here) -> str:
     home = here.place.home
     if home is None:
-        return "The audit log lies in the coordinator's own folder, and this is its database alone."
+        return layout.ELSEWHERE
     entries = _all(home)
-    made = _checked(len(entries))
-    return views.sentence(len(entries), made, _signed(here, home), len(here.reader.identities()))
+    return layout.sentence(here, home, entries, _checked(len(entries)))
 
 
 def _checked(size: int) -> list[views.Check] | None:
@@ -56,63 +48,36 @@ def _checked(size: int) -> list[views.Check] | None:
 
 
 def _lay_out(here: Here) -> None:
-    home = here.place.home
+    home, sheet = here.place.home, Screen()
     if home is None:
-        empty("Give the coordinator's folder instead, on its machine.", "fedward monitor --store DIR")
+        sheet.empty("Give the coordinator's folder instead, on its machine.", "fedward monitor --store DIR")
         return
-    entries, signed = _all(home), _signed(here, home)
-    heading("Verify it now")
-    note(
-        "Every entry and every hash is computed again, on a copy; signatures are checked by the keys that hospitals enrolled with."
-    )
+    entries = _all(home)
+    sheet.heading("Verify it now")
+    sheet.note(layout.CHECKED)
     if st.button("Verify the audit log", icon=":material/verified_user:"):
         st.session_state["wanted"] = True  # until it is done: a page that is drawn anew meanwhile does not lose it
     if st.session_state.get("wanted"):
         _verify(here, home, len(entries))
-    _results(_checked(len(entries)))
-    heading("Up to where each hospital vouches for it")
-    sites = sorted(here.reader.identities())
-    table(
-        "countersignatures",
-        views.signatures(signed, sites, len(entries)),
-        "countersignatures",
-        open_=len(sites) <= PRINTED,
-    )
-    heading("Entries")
+    layout.results(sheet, _checked(len(entries)) or ())
+    layout.vouched(here, home, sheet, len(entries))
+    sheet.heading("Entries")
     wanted = st.text_input(
         "Search the entries",
         key="search",
         placeholder="a kind, a hospital, a study's digest, a day such as 2030-01-31",
     )
-    found = views.table(entries, wanted or "")
-    note(
-        f"{len(found)} of {words.counted(len(entries), 'entry', 'entries')}"
-        + (f"; the newest {SHOWN} are shown" if len(found) > SHOWN else "")
-    )
-    table("audit entries", found[:SHOWN], "audit", open_=True)
+    layout.listed(sheet, entries, wanted or "")
 
 
 def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
-    """Make every check, and say each as it is done; a log that cannot be read at all is one that fails."""
+    """Make every check, and say each as it is done."""
     made: list[views.Check] = []
     with st.status("Verifying", expanded=True) as status:
-        try:
-            sightings, key = load_sightings(home.path), here.reader.coordinator_key()
-            with copied(home.path) as log:
-                for check in views.checks(log, home.settings.federation_id, key, sightings, here.reader.identities()):
-                    made.append(check)
-                    st.write(words.plain(f"{check.name}: {check.found}", 400))
-        except FedwardError as error:
-            made.append(views.Check("The log can be read", False, error.what))
+        for check in layout.verify(here, home):
+            made.append(check)
+            st.write(words.plain(f"{check.name}: {check.found}", 400))
         failed = any(check.holds is False for check in made)
         status.update(label="It does not hold" if failed else "Verified", state="error" if failed else "complete")
     st.session_state["verified"], st.session_state["wanted"] = (size, made), False
     st.rerun()
-
-
-def _results(made: list[views.Check] | None) -> None:
-    for check in made or ():
-        mark = _ICONS[check.holds]
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.badge(mark.word, icon=f":material/{mark.icon}:", color=mark.tone)
-            st.markdown(words.plain(f"{check.name}: {check.found}", 400), width="content")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import pandas as pd
 import streamlit as st
 
 from fedward.dashboard import gatekeeper, words
 from fedward.dashboard import pages as parts
-from fedward.dashboard import views as texts
 from fedward.dashboard.access import sees_record
-from fedward.dashboard.federation.charts.drawn import Spec
+from fedward.dashboard.federation.here import Here, Sentence
 from fedward.dashboard.federation.place import Place
 from fedward.dashboard.federation.place import place as find
 from fedward.dashboard.federation.reading import Look, Reader, Stamp
 from fedward.dashboard.federation.views import marks, overview, promise
+from fedward.dashboard.screen import Screen
 from fedward.privacy.errors import FedwardError
 from fedward.server.leases import Lease
 from fedward.server.records import StudyRow
@@ -27,21 +25,9 @@ EVERY_S = 2
 STALE_S = 60
 """A running study of which the record says nothing for so long is told as stale."""
 PICKED = "study"
-PRINTED = 16
-"""Rows of a page's own table that is printed whole; a longer one scrolls."""
-
-
-@dataclass(frozen=True)
-class Here:
-    """What a page lays out."""
-
-    place: Place
-    reader: Reader
-    look: Look
 
 
 LayOut = Callable[[Here], None]
-Sentence = Callable[[Here], str]
 
 
 @st.cache_resource(max_entries=4, show_spinner="Opening the coordinator's record")
@@ -79,7 +65,7 @@ def page(named: str, sentence: Sentence, lay_out: LayOut) -> None:
         st.subheader(words.plain(sentence(here), 600), anchor=False)
         _watch(place, stamp, here.look)
         lay_out(here)
-        note(words.plain(promise.words_of(here.look), 1000))
+        Screen().note(promise.words_of(here.look))
     except FedwardError as error:
         parts.tell(error)
         _retry(named)
@@ -163,7 +149,7 @@ def _say_fresh(look: Look, lease: Lease | None, now: int) -> None:
             icon=":material/hourglass_top:",
         )
     else:
-        note(f"Running; the newest entry of the record came {words.ago(silent)}. The page follows by itself.")
+        Screen().note(f"Running; the newest entry of the record came {words.ago(silent)}. The page follows by itself.")
 
 
 @gatekeeper.fragment(run_every=EVERY_S)
@@ -176,73 +162,3 @@ def _retry(named: str) -> None:
     if st.session_state.get("retried", 0.0) < time.monotonic() - 5 * EVERY_S:
         st.session_state["retried"] = time.monotonic()
         st.rerun()
-
-
-def note(text: str) -> None:
-    """Small print: how a figure came about. Streamlit's own captions are too pale for who sees little contrast."""
-    st.markdown(f":small[:gray[{text}]]")
-
-
-def heading(text: str) -> None:
-    st.markdown(f"#### {text}")
-
-
-def figures(found: list[tuple[str, str, str]]) -> None:
-    """At most four figures in a row: label, value, what it means."""
-    for column, (label, value, meaning) in zip(st.columns(max(len(found), 1)), found, strict=False):
-        column.metric(label, value, help=meaning)
-
-
-def chart(made: Spec, told: str, title: str, frame: pd.DataFrame, file: str) -> None:
-    """A chart with its words for those who do not see it, and its table behind a click, with download."""
-    st.vega_lite_chart(spec=dict(made), width="stretch", alt=words.one_line(told, 3000))
-    table(title, frame, file)
-
-
-def table(title: str, frame: pd.DataFrame, file: str, *, open_: bool = False) -> None:
-    """A table with download, behind a click unless it is the page's own. Three digits, and undefined figures say so."""
-    place = st.container() if open_ else st.expander(f"Table: {words.plain(title)}")
-    with place:
-        if open_ and len(frame) <= PRINTED:
-            st.table(_printed(frame), hide_index=True, border="horizontal", alt=words.one_line(title))
-        else:
-            form = {
-                name: st.column_config.NumberColumn(name, format="%.3f") for name in frame.columns if _real(frame[name])
-            }
-            st.dataframe(
-                frame, hide_index=True, column_config=form, placeholder=words.UNDEFINED, alt=words.one_line(title)
-            )
-        st.download_button(
-            "Download CSV", texts.csv(frame), f"{file}.csv", "text/csv", key=f"csv-{file}", on_click="ignore",
-            icon=":material/download:", help=f"{title}, as a spreadsheet reads it",
-        )  # fmt: skip
-
-
-def _printed(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame as text that stays text: the place reads Markdown."""
-    shown = frame.copy()
-    for name in shown.columns:
-        form = "{:.3f}" if _real(shown[name]) else "{:.0f}"
-        numbers = pd.api.types.is_numeric_dtype(shown[name])
-        shown[name] = [
-            (words.UNDEFINED if pd.isna(cell) else form.format(cell)) if numbers else words.plain(cell, 300)
-            for cell in shown[name]
-        ]
-    return shown
-
-
-def _real(column: pd.Series[float]) -> bool:
-    """Whether a column holds numbers with digits after the point."""
-    return bool(pd.api.types.is_float_dtype(column)) and not _whole(column)
-
-
-def _whole(column: pd.Series[float]) -> bool:
-    known = column.dropna()
-    return bool((known == known.round()).all())
-
-
-def empty(what: str, helps: str = "") -> None:
-    """Nothing to show yet, why, and the command that helps."""
-    st.info(what, icon=":material/hourglass_empty:")
-    if helps:
-        st.code(helps, language=None, wrap_lines=True)

@@ -1,69 +1,36 @@
-"""Models: which model may be used?"""
+"""The Models page: which model may be used, and two studies side by side."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from fedward.dashboard import words
 from fedward.dashboard.federation.charts import pairs as charts
 from fedward.dashboard.federation.charts.drawn import drawn
-from fedward.dashboard.federation.pages.checklist import checklist
-from fedward.dashboard.federation.pages.frame import Here, chart, heading, named_study, page, table
-from fedward.dashboard.federation.views import accuracy, gates
+from fedward.dashboard.federation.here import Here
+from fedward.dashboard.federation.layouts import models as layout
+from fedward.dashboard.federation.pages.frame import named_study, page
+from fedward.dashboard.federation.views import accuracy
 from fedward.dashboard.federation.views import models as views
+from fedward.dashboard.screen import Screen
 from fedward.server.comparing import compare
-from fedward.server.histories import History
-from fedward.server.verdicts import Verdict, failing
 
 
 def models(named: str) -> None:
     """Which model may be used?"""
-    page(named, _sentence, _lay_out)
-
-
-def _history(here: Here) -> History:
-    return here.reader.history(here.look)
-
-
-def _verdicts(here: Here) -> tuple[Verdict, ...] | None:
-    return gates.verdicts(_history(here)) if here.look.trains else None
-
-
-def _sentence(here: Here) -> str:
-    made = _verdicts(here)
-    return views.sentence(here.look, here.reader.releases(here.look.study.study_id), made, failing(made or ()))
+    page(named, layout.sentence, _lay_out)
 
 
 def _lay_out(here: Here) -> None:
-    if here.look.trains:
-        _releases(here)
-        heading("The gates of the newest model")
-        checklist(here)
-    heading("Two studies side by side")
-    _compare(here)
+    sheet = Screen()
+    layout.lay_out(here, sheet)
+    sheet.heading("Two studies side by side")
+    _compare(here, sheet)
 
 
-def _releases(here: Here) -> None:
-    found = here.reader.releases(here.look.study.study_id)
-    heading("Releases")
-    if found:
-        table("releases", views.table(found), "releases", open_=True)
-    else:
-        st.info(
-            "No release yet: a model becomes one when its study's gates hold and a person releases it.",
-            icon=":material/inventory_2:",
-        )
-    table("the newest model", views.newest(here.look), "model", open_=True)
-    for name, data in views.cards(_history(here), _verdicts(here), found).items():
-        st.download_button(
-            f"Model card ({name})", data, name, key=f"card-{name}", on_click="ignore", icon=":material/description:"
-        )
-
-
-def _compare(here: Here) -> None:
+def _compare(here: Here, sheet: Screen) -> None:
     others = [row for row in here.reader.studies() if row.key != here.look.study.key]
     if not others:
-        st.info("There is one study only: a second one can be set beside it here.", icon=":material/compare:")
+        sheet.inform("There is one study only: a second one can be set beside it here.", "compare")
         return
     keys = {row.key: row for row in others}
     chosen = st.selectbox(
@@ -77,24 +44,17 @@ def _compare(here: Here) -> None:
     if chosen is None:
         return
     beside = here.reader.look(int(chosen))
-    made = compare(_history(here), here.reader.history(beside))
-    table("the two studies", views.facts(made), "studies", open_=True)
+    made = compare(here.reader.history(here.look), here.reader.history(beside))
+    sheet.table("the two studies", views.facts(made), "studies", open_=True)
     if made.differences:
-        st.markdown(
-            "The manifests differ:\n" + "\n".join(f"- {words.plain(text, 300)}" for text in made.differences[:40])
-        )
+        sheet.listing("The manifests differ:", [("", text) for text in made.differences[:40]])
     frame = views.side_by_side(made, here.look, beside)
     if frame.empty:
-        st.info("Neither study's model has been evaluated.", icon=":material/help:")
+        sheet.inform("Neither study's model has been evaluated.", "help")
         return
-    names = [label for label, _ in accuracy.NAMES.values() if label in set(frame["metric"])]
-    metric = (
-        st.segmented_control(
-            "Metric", names, default=names[0], key="paired", required=True, label_visibility="collapsed"
-        )
-        or names[0]
-    )
-    part = frame[frame["metric"] == metric]
-    chart(
-        drawn(charts.pairs, part, metric), charts.pairs_words(part, metric), f"{metric} of both", frame, "side-by-side"
-    )
+    measured = set(frame["metric"])
+    names = {label: label for label, _ in accuracy.NAMES.values() if label in measured}
+    for metric in sheet.choices("Metric", names, "paired"):
+        part = frame[frame["metric"] == metric]
+        told = charts.pairs_words(part, metric)
+        sheet.chart(drawn(charts.pairs, part, metric), told, f"{metric} of both", frame, "side-by-side")

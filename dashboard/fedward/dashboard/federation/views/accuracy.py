@@ -61,7 +61,7 @@ def sentence(look: Look, metrics: Sequence[MetricRow], sites: int) -> str:
     return f"AUROC {words.estimate(*estimate(found))} on patients held out at {hospitals}, after round {found.version}.{held}"
 
 
-COMPARED: Final = "What pooled records would reach no coordinator knows; on public data `fedward simulate` tells."
+COMPARED: Final = "What pooled records would reach no coordinator knows; on public data “fedward simulate” tells."
 
 
 def table(metrics: Sequence[MetricRow]) -> pd.DataFrame:
