@@ -10,7 +10,7 @@ import numpy as np
 from fedward.server.consulting import question
 from fedward.server.gates import withheld
 from fedward.server.histories import History
-from fedward.server.records import ANSWERED, ANSWERS, ASKED, StudyRow
+from fedward.server.records import ANSWERED, ANSWERS, ASKED, Evaluation, StudyRow
 from fedward.server.store import Store
 from fedward.server.views import StudyHead, StudyView
 from fedward.study.answers import Answer, answers_of
@@ -123,6 +123,12 @@ def history(store: Store, study: StudyRow, *, whole: bool = True) -> History:
         shared=tuple(store.shared(study.key)),
         calibration=calibration(store, study, made),
     )
+
+
+def newest_evaluation(store: Store, study: StudyRow) -> Evaluation | None:
+    """The counts of the newest version that was evaluated; None before that, and for an exploration."""
+    rows = store.metrics(study.key, newest=True)
+    return store.evaluation(study.key, rows[0].version) if rows else None
 
 
 def calibration(store: Store, study: StudyRow, made: StudyView) -> tuple[CalibrationGroup, ...]:

@@ -10,6 +10,7 @@ from fedward.dashboard.federation.charts import heat as charts
 from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.pages.checklist import checklist
 from fedward.dashboard.federation.pages.frame import Here, chart, empty, heading, note, page
+from fedward.dashboard.federation.pages.mitigation import mitigation
 from fedward.dashboard.federation.views import accuracy, contrasts, counts
 from fedward.dashboard.federation.views import fairness as views
 from fedward.study.manifest import Manifest
@@ -56,6 +57,7 @@ def _lay_out(here: Here) -> None:
     )
     _differences(here)
     _over_rounds(here, look.manifest.gates.max_equalized_odds_gap)
+    mitigation(here)
     heading("The study's gates")
     checklist(here)
 
