@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
 from fedward.privacy.errors import InputError
-from fedward.study.metrics import bin_edges
-from fedward.study.metrics.mitigation import Choice, Criterion, mitigate
+from fedward.study.metrics import SMALL, bin_edges
+from fedward.study.metrics.mitigation import Allowed, Choice, Criterion, apart, mitigate
 
 BINS = 5
 EDGES = bin_edges(BINS)
@@ -92,6 +92,52 @@ def test_what_is_told_is_what_the_thresholds_do(counts: Counts, bound: float, cr
             mine = group == place
             assert point.sensitivity == pytest.approx(recall_score(outcome[mine], called[mine]))
             assert point.specificity == pytest.approx(recall_score(1 - outcome[mine], ~called[mine]))
+
+
+@st.composite
+def tables_with_edges(draw: st.DrawFn) -> tuple[Counts, int, Allowed]:
+    """Counts, the common threshold, and which edges each group's own may be: that one, the last, and any others."""
+    counts, first = draw(tables), draw(st.integers(0, BINS))
+    allowed = draw(arrays(np.bool_, (len(counts), BINS + 1)))
+    allowed[:, [first, -1]] = True
+    return counts, first, allowed
+
+
+@settings(max_examples=150)
+@given(tables_with_edges(), bounds, criteria)
+def test_no_combination_of_the_edges_that_are_allowed_is_better(
+    drawn: tuple[Counts, int, Allowed], bound: float, criterion: Criterion
+) -> None:
+    counts, first, allowed = drawn
+    found = mitigate(counts, EDGES, names(counts), first, bound, criterion, allowed)
+    which = 0 if criterion == "equal_opportunity" else 1
+    tried = [rates(counts, edges) for edges in itertools.product(*(np.flatnonzero(row) for row in allowed))]
+    best = max(one[2] for one in tried if one[which] <= bound + 1e-9)
+    assert found.after.balanced_accuracy == pytest.approx(best, abs=1e-9)
+    places = tuple(int(np.searchsorted(EDGES, point.threshold)) for point in found.after.groups)
+    assert all(row[place] for row, place in zip(allowed, places, strict=True))
+    assert rates(counts, places)[which] <= bound + 1e-9
+
+
+@settings(max_examples=150)
+@given(arrays(np.int64, (2, 8, 2), elements=st.integers(0, 30)), st.integers(0, 8))
+def test_edges_that_are_apart_have_many_patients_between_them_and_no_more_could_be_added(
+    counts: Counts, first: int
+) -> None:
+    """But for calling everybody, nobody and by the common threshold, which is told anyway."""
+    allowed = apart(counts, first)
+
+    def many(group: Counts, low: int, high: int) -> bool:
+        return bool((group[low:high].sum(0) >= SMALL).all())
+
+    for group, row in zip(counts, allowed, strict=True):
+        assert row[[0, first, 8]].all()
+        for low, high in itertools.pairwise(sorted({0, first, 8})):  # each side of the common threshold by itself
+            kept = [edge for edge in range(low, high + 1) if row[edge]]
+            for before, after in itertools.pairwise(kept):
+                assert len(kept) == 2 or many(group, before, after)
+                between = range(before + 1, after)
+                assert not any(many(group, before, edge) and many(group, edge, after) for edge in between)
 
 
 def binormal(groups: int, bins: int, patients_: int = 2000) -> Counts:
@@ -184,3 +230,6 @@ def test_what_cannot_be_analysed_is_refused() -> None:
             mitigate(counts, edges, who, first, bound, criterion)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="two groups"):
         mitigate(fine[:1], EDGES, who[:1], 2, 0.1)
+    for allowed in (np.ones((3, BINS + 1), dtype=np.bool_), np.zeros((len(fine), BINS + 1), dtype=np.bool_)):
+        with pytest.raises(InputError, match="do not fit"):
+            mitigate(fine, EDGES, who, 2, 0.1, allowed=allowed)

@@ -22,6 +22,7 @@ from fedward.cli import (
     coordinator_extend,
     coordinator_influence,
     coordinator_life,
+    coordinator_mitigation,
     coordinator_operators,
     coordinator_persons,
     coordinator_releases,
@@ -322,6 +323,7 @@ app.command()(coordinator_extend.extend)
 app.command()(coordinator_export.export)
 app.command()(coordinator_card.card)
 app.command()(coordinator_influence.influence)
+app.command()(coordinator_mitigation.mitigation)
 
 
 @app.command("clear-alarm")

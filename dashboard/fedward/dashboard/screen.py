@@ -96,12 +96,13 @@ class Screen:
             with column:
                 part()
 
-    def choices(self, label: str, options: Mapping[str, str], key: str) -> Iterator[str]:
+    def choices(self, label: str, options: Mapping[str, str], key: str, *, usual: str | None = None) -> Iterator[str]:
+        first = next(iter(options)) if usual is None else usual
         chosen = st.segmented_control(
-            label, list(options), default=next(iter(options)), format_func=lambda name: options[name], key=key,
+            label, list(options), default=first, format_func=lambda name: options[name], key=key,
             label_visibility="collapsed", required=True,
         )  # fmt: skip
-        yield str(chosen or next(iter(options)))
+        yield str(chosen or first)
 
     def window(self, label: str, sizes: Sequence[int], key: str) -> int:
         chosen = st.segmented_control(

@@ -72,8 +72,11 @@ class Sheet(Protocol):
     def beside(self, *parts: Callable[[], None], shares: Sequence[int] = ()) -> None:
         """Parts side by side; `shares` of the width, alike unless given."""
 
-    def choices(self, label: str, options: Mapping[str, str], key: str) -> Iterator[str]:
-        """What of several to lay out, by its name in `options`: on a screen the one that was chosen, in a file each in turn."""
+    def choices(self, label: str, options: Mapping[str, str], key: str, *, usual: str | None = None) -> Iterator[str]:
+        """What of several to lay out, by its name in `options`: on a screen the one that was chosen, in a file each in turn.
+
+        `usual` is what a screen shows until somebody chooses, and then all that a file has; without it, a screen begins with the first.
+        """
 
     def window(self, label: str, sizes: Sequence[int], key: str) -> int:
         """How many of the newest to lay out: on a screen what was chosen, and the fewest before; in a file the most."""

@@ -18,8 +18,9 @@ from fedward.server.enrolment import Enrolled, enrol, outdated
 from fedward.server.histories import History
 from fedward.server.home import CoordinatorHome
 from fedward.server.lifecycle import Event, Launch, Pause, Resume, Stop, after, is_busy
+from fedward.server.mitigating import Mitigated, mitigated
 from fedward.server.operators import LOCAL, Operators
-from fedward.server.readings import head, history, view
+from fedward.server.readings import head, history, newest_evaluation, view
 from fedward.server.records import ANSWERED, AlarmRow, Membership, ReleaseRow, SharedMetrics, StudyRow
 from fedward.server.releases import Releases
 from fedward.server.seconding import Asker, Policy, Request
@@ -32,6 +33,7 @@ from fedward.server.views import StudyHead, StudyView
 from fedward.study.enrolment import JoinRequest, RotationRequest
 from fedward.study.kinds import AnyManifest, parse_sealed
 from fedward.study.manifest import Manifest
+from fedward.study.metrics.mitigation import Criterion
 from fedward.study.releases import Override, Signed, sign_override
 from fedward.study.transcript import Transcript
 
@@ -103,6 +105,9 @@ class Coordinator(Protocol):
 
     def gates(self, reference: str) -> Judgement:
         """Whether a study's newest model holds the manifest's gates."""
+
+    def mitigation(self, reference: str, attribute: str | None, bound: float, criterion: Criterion) -> Mitigated:
+        """What a threshold for each group would do to a study's newest model that was evaluated; nothing is changed."""
 
     def override(self, reference: str, reason: str) -> Override:
         """What two persons sign to release a model that missed a gate."""
@@ -359,6 +364,12 @@ class LocalCoordinator:
 
     def gates(self, reference: str) -> Judgement:
         return self._releases.judgement(reference, int(time.time()))
+
+    def mitigation(self, reference: str, attribute: str | None, bound: float, criterion: Criterion) -> Mitigated:
+        """Errors as `mitigating.mitigated`."""
+        study = self._store.find(reference)
+        sealed = None if study.sealed is None else parse_sealed(study.sealed)
+        return mitigated(sealed, newest_evaluation(self._store, study), attribute, bound, criterion)
 
     def override(self, reference: str, reason: str) -> Override:
         return self._releases.override(reference, reason, int(time.time()))

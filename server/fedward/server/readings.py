@@ -128,6 +128,12 @@ def history(store: Store, study: StudyRow, *, whole: bool = True) -> History:
     )
 
 
+def newest_evaluation(store: Store, study: StudyRow) -> Evaluation | None:
+    """The counts of the newest version that was evaluated; None before that, and for an exploration."""
+    rows = store.metrics(study.key, newest=True)
+    return store.evaluation(study.key, rows[0].version) if rows else None
+
+
 def calibration(store: Store, study: StudyRow, made: StudyView) -> tuple[CalibrationGroup, ...]:
     """Of the newest version that was evaluated; nothing before that, and for an exploration."""
     measured, sealed = made.measured(), parse_sealed(study.sealed) if study.sealed is not None else None

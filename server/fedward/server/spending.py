@@ -50,10 +50,11 @@ def spending(history: History) -> tuple[Spending, ...]:
     def cost(events: Events, view: View) -> float:
         return 0.0 if delta is None else epsilon(events, delta, view)
 
+    evaluated = _evaluated(sealed.manifest, history.view.attempts)
     made = []
     promises: dict[float, Mapping[View, float]] = {}
     for entry in sealed.roster:
-        trainings, evaluations = _asked(history, sealed.manifest, entry.site)
+        trainings, evaluations = _asked(history, sealed.manifest, evaluated, entry.site)
         events = _events(sealed, entry.site, trainings, evaluations)
         private = delta is not None and sealed.manifest.privacy.mechanism == "dp-sgd"
         if entry.noise_multiplier not in promises:
@@ -63,17 +64,25 @@ def spending(history: History) -> tuple[Spending, ...]:
     return tuple(made)
 
 
-def _asked(history: History, manifest: Manifest, site: str) -> tuple[int, int]:
+def _evaluated(manifest: Manifest, attempts: Sequence[AttemptRow]) -> frozenset[int]:
+    """The rounds of these attempts that ask for counts: the same for every site."""
+    return frozenset(number for number in {row.round for row in attempts} if evaluates(manifest, number))
+
+
+def _asked(history: History, manifest: Manifest, evaluated: frozenset[int], site: str) -> tuple[int, int]:
     """How often a site was asked to train and to count."""
-    return _counted(manifest, history.view.attempts, lambda attempt: site in history.asked.get(attempt, ()))
+    return _counted(manifest, history.view.attempts, evaluated, lambda attempt: site in history.asked.get(attempt, ()))
 
 
 def _counted(
-    manifest: Manifest, attempts: Sequence[AttemptRow], asked: Callable[[int], bool] = lambda _: True
+    manifest: Manifest,
+    attempts: Sequence[AttemptRow],
+    evaluated: frozenset[int],
+    asked: Callable[[int], bool] = lambda _: True,
 ) -> tuple[int, int]:
     """Trainings and evaluations of the attempts that count. A noised evaluation is not repeated with its round (`running`), and no
     ledger lets more be charged than was planned."""
-    trainings = evaluations = 0
+    trainings, evaluations, noised = 0, 0, manifest.counting.noised
     seen: set[int] = set()
     for row in attempts:
         again, trains = row.round in seen, row.round <= manifest.training.rounds
@@ -81,8 +90,8 @@ def _counted(
         if not asked(row.attempt):
             continue
         trainings += trains
-        saved = again and trains and manifest.counting.noised
-        evaluations += evaluates(manifest, row.round) and not saved
+        saved = again and trains and noised
+        evaluations += row.round in evaluated and not saved
     return min(trainings, manifest.planned_attempts), min(evaluations, manifest.planned_evaluations)
 
 
@@ -103,5 +112,6 @@ def spent_at_most(sealed: SealedManifest, attempts: Sequence[AttemptRow]) -> flo
     """
     delta = sealed.manifest.privacy.delta
     least = min(sealed.roster, key=lambda entry: entry.noise_multiplier)
-    events = _events(sealed, least.site, *_counted(sealed.manifest, attempts))
+    counted = _counted(sealed.manifest, attempts, _evaluated(sealed.manifest, attempts))
+    events = _events(sealed, least.site, *counted)
     return 0.0 if delta is None or not events else epsilon(events, delta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fedward.server.records import AttemptRow, Contribution, MetricRow, Question, StandingRow, StatusRow
@@ -73,6 +74,11 @@ class StudyView:
 
     def contributions(self) -> dict[str, int]:
         """Committed training rounds that each site contributed to."""
+        return dict(self._contributions)
+
+    @cached_property
+    def _contributions(self) -> dict[str, int]:
+        """Counted once: a long study has tens of thousands of statuses."""
         if self.contributed:
             return {one.site: one.rounds for one in self.contributed}
         committed = {a.attempt for a in self.attempts if a.outcome == "committed" and a.round <= self.rounds}

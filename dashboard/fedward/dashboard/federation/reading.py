@@ -105,14 +105,14 @@ class Tally:
     trained: int = 0
     evaluated: int = 0
 
-    def add(self, row: StatusRow, attempt: AttemptRow, manifest: AnyManifest) -> None:
-        self.statuses[row.status] = self.statuses.get(row.status, 0) + 1
-        if row.status == "absent":
+    def add(self, status: str, *, trains: bool, counts: bool, committed: bool) -> None:
+        """A status of an attempt: whether that trained, asked for counts, and was committed."""
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        if status == "absent":
             return
-        trains = attempt.round <= manifest.planned_rounds
         self.trained += trains
-        self.evaluated += isinstance(manifest, Manifest) and evaluates(manifest, attempt.round)
-        self.committed += trains and row.status == "contributed" and attempt.outcome == "committed"
+        self.evaluated += counts
+        self.committed += trains and status == "contributed" and committed
 
 
 @dataclass
@@ -131,6 +131,17 @@ class _Kept:
     metrics: dict[tuple[str, ...], tuple[Stamp, list[MetricRow]]] = field(default_factory=dict)
     measured: tuple[Stamp, tuple[MetricRow, ...]] | None = None
     evaluations: dict[int, tuple[Stamp, Evaluation | None]] = field(default_factory=dict)
+    histories: dict[int | None, tuple[Stamp, tuple[SharedMetrics, ...], History]] = field(default_factory=dict)
+
+    def count(self, attempt: AttemptRow, statuses: Sequence[StatusRow]) -> None:
+        """Take an attempt's statuses into the tallies."""
+        trains = attempt.round <= self.manifest.planned_rounds
+        counts = isinstance(self.manifest, Manifest) and evaluates(self.manifest, attempt.round)
+        committed = attempt.outcome == "committed"
+        for row in statuses:
+            self.tallies.setdefault(row.site, Tally()).add(
+                row.status, trains=trains, counts=counts, committed=committed
+            )
 
 
 class Reader:
@@ -212,8 +223,8 @@ class Reader:
             if not kept.tallies:
                 rows = {row.attempt: row for row in look.attempts}
                 for attempt, statuses in kept.statuses.items():
-                    for status in statuses if attempt in rows else ():
-                        kept.tallies.setdefault(status.site, Tally()).add(status, rows[attempt], kept.manifest)
+                    if attempt in rows:
+                        kept.count(rows[attempt], statuses)
             return {site: kept.tallies.get(site, Tally()) for site in look.sites}
 
     def metrics(self, look: Look, slices: Sequence[str]) -> list[MetricRow]:
@@ -248,16 +259,25 @@ class Reader:
     def history(self, look: Look, newest: int | None = None) -> History:
         """The study for what explains and compares histories; with so many attempts alone, the newest: then its counts are of them,
         and whether it may be released is left open. What each site signed is not in it, nor are the messages of sums."""
+        with self._lock:
+            kept, shared = self._of(look.study), tuple(self.shared(look))
+            found = kept.histories.get(newest)
+            if found is None or found[:2] != (look.stamp, shared):
+                found = (look.stamp, shared, self._history(look, newest, shared))
+                kept.histories[newest] = found
+            return found[2]
+
+    def _history(self, look: Look, newest: int | None, shared: tuple[SharedMetrics, ...]) -> History:
         kept, statuses = self._of(look.study), self.statuses(look, newest)
         attempts = tuple(row for row in look.attempts if row.attempt in statuses)
         rows = tuple(row for attempt in statuses.values() for row in attempt)
         view = _view(look, kept, attempts, rows, self.measured(look))
         if newest is None:
-            view = replace(view, not_releasable=withheld(kept.manifest, view, kept.sealed, self.shared(look)))
+            view = replace(view, not_releasable=withheld(kept.manifest, view, kept.sealed, shared))
         opened = {row.attempt for row in attempts}
         journal = tuple(e for e in look.journal if e.kind != "opened" or e.data["attempt"] in opened)
         return History(
-            study=look.study, view=view, journal=journal, alarms=look.alarms, evidence={}, shared=tuple(self.shared(look)),
+            study=look.study, view=view, journal=journal, alarms=look.alarms, evidence={}, shared=shared,
             calibration=calibration(self._store, look.study, view), votes=votes(self._store, look.study, view),
         )  # fmt: skip
 
@@ -325,8 +345,8 @@ class Reader:
                 found[row.attempt].append(row)
         for attempt, rows in found.items():
             kept.statuses[attempt] = tuple(rows)
-            for row in rows if counted else ():
-                kept.tallies.setdefault(row.site, Tally()).add(row, closed[attempt], kept.manifest)
+            if counted:
+                kept.count(closed[attempt], rows)
 
 
 def _answered(attempts: Sequence[AttemptRow]) -> int:

@@ -100,8 +100,16 @@ class Paper:
         self._parts, self._width = before, wide
         self._parts.append(Beside(tuple(columns), tuple(whole)))
 
-    def choices(self, label: str, options: Mapping[str, str], key: str) -> Iterator[str]:  # noqa: ARG002 - nobody chooses
-        for name, shown in options.items():
+    def choices(
+        self,
+        label: str,
+        options: Mapping[str, str],
+        key: str,
+        *,
+        usual: str | None = None,  # noqa: ARG002 - nobody chooses
+    ) -> Iterator[str]:
+        for name in options if usual is None else (usual,):
+            shown = options[name]
             self._parts.append(Text("subheading", _capital(shown)))
             yield name
 

@@ -562,6 +562,80 @@ class Judgement(_message.Message):
     waiting: Waits
     def __init__(self, study_id: _Optional[str] = ..., ended: _Optional[bool] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., waiting: _Optional[_Union[Waits, _Mapping]] = ...) -> None: ...
 
+class MitigationRequest(_message.Message):
+    __slots__ = ("reference", "attribute", "bound", "criterion")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    CRITERION_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    attribute: str
+    bound: float
+    criterion: str
+    def __init__(self, reference: _Optional[str] = ..., attribute: _Optional[str] = ..., bound: _Optional[float] = ..., criterion: _Optional[str] = ...) -> None: ...
+
+class GroupPoint(_message.Message):
+    __slots__ = ("group", "threshold", "sensitivity", "specificity")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    SENSITIVITY_FIELD_NUMBER: _ClassVar[int]
+    SPECIFICITY_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    threshold: float
+    sensitivity: float
+    specificity: float
+    def __init__(self, group: _Optional[str] = ..., threshold: _Optional[float] = ..., sensitivity: _Optional[float] = ..., specificity: _Optional[float] = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("equal_opportunity_gap", "equalized_odds_gap", "balanced_accuracy", "groups")
+    EQUAL_OPPORTUNITY_GAP_FIELD_NUMBER: _ClassVar[int]
+    EQUALIZED_ODDS_GAP_FIELD_NUMBER: _ClassVar[int]
+    BALANCED_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    equal_opportunity_gap: float
+    equalized_odds_gap: float
+    balanced_accuracy: float
+    groups: _containers.RepeatedCompositeFieldContainer[GroupPoint]
+    def __init__(self, equal_opportunity_gap: _Optional[float] = ..., equalized_odds_gap: _Optional[float] = ..., balanced_accuracy: _Optional[float] = ..., groups: _Optional[_Iterable[_Union[GroupPoint, _Mapping]]] = ...) -> None: ...
+
+class LeftOut(_message.Message):
+    __slots__ = ("group", "why")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    why: str
+    def __init__(self, group: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class Mitigated(_message.Message):
+    __slots__ = ("study_id", "version", "sites", "attribute", "attributes", "threshold", "deviation", "choices", "left_out", "criterion", "bound", "before", "after")
+    STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    CRITERION_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    study_id: str
+    version: int
+    sites: int
+    attribute: str
+    attributes: _containers.RepeatedScalarFieldContainer[str]
+    threshold: float
+    deviation: float
+    choices: _containers.RepeatedScalarFieldContainer[int]
+    left_out: _containers.RepeatedCompositeFieldContainer[LeftOut]
+    criterion: str
+    bound: float
+    before: Choice
+    after: Choice
+    def __init__(self, study_id: _Optional[str] = ..., version: _Optional[int] = ..., sites: _Optional[int] = ..., attribute: _Optional[str] = ..., attributes: _Optional[_Iterable[str]] = ..., threshold: _Optional[float] = ..., deviation: _Optional[float] = ..., choices: _Optional[_Iterable[int]] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ..., criterion: _Optional[str] = ..., bound: _Optional[float] = ..., before: _Optional[_Union[Choice, _Mapping]] = ..., after: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
+
 class ShareRequest(_message.Message):
     __slots__ = ("reference", "file")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]

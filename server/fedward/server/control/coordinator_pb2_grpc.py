@@ -144,6 +144,11 @@ class CoordinatorStub:
                 request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.SerializeToString,
                 response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Judgement.FromString,
                 _registered_method=True)
+        self.Mitigation = channel.unary_unary(
+                '/fedward.v1.Coordinator/Mitigation',
+                request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.MitigationRequest.SerializeToString,
+                response_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Mitigated.FromString,
+                _registered_method=True)
         self.Override = channel.unary_unary(
                 '/fedward.v1.Coordinator/Override',
                 request_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.OverrideRequest.SerializeToString,
@@ -329,6 +334,13 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Mitigation(self, request, context):
+        """What a threshold for each group would do to the newest model that was evaluated: an analysis that changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Override(self, request, context):
         """what two persons sign to release a model that missed a gate
         """
@@ -479,6 +491,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Gates,
                     request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.FromString,
                     response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Judgement.SerializeToString,
+            ),
+            'Mitigation': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mitigation,
+                    request_deserializer=fedward_dot_server_dot_control_dot_coordinator__pb2.MitigationRequest.FromString,
+                    response_serializer=fedward_dot_server_dot_control_dot_coordinator__pb2.Mitigated.SerializeToString,
             ),
             'Override': grpc.unary_unary_rpc_method_handler(
                     servicer.Override,
@@ -1105,6 +1122,33 @@ class Coordinator:
             '/fedward.v1.Coordinator/Gates',
             fedward_dot_server_dot_control_dot_coordinator__pb2.StudyRequest.SerializeToString,
             fedward_dot_server_dot_control_dot_coordinator__pb2.Judgement.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mitigation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedward.v1.Coordinator/Mitigation',
+            fedward_dot_server_dot_control_dot_coordinator__pb2.MitigationRequest.SerializeToString,
+            fedward_dot_server_dot_control_dot_coordinator__pb2.Mitigated.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,6 +19,7 @@ from fedward.server.control.wire import (
     history_of,
     joined,
     judgement_of,
+    mitigated_of,
     policy_of,
     request_of,
     study_view,
@@ -36,7 +37,9 @@ from fedward.study.releases import Override, Signed, sign_override
 
 if TYPE_CHECKING:
     from fedward.server.enrolment import Enrolled
+    from fedward.server.mitigating import Mitigated
     from fedward.study.kinds import AnyManifest
+    from fedward.study.metrics.mitigation import Criterion
     from fedward.study.transcript import Transcript
 
 CALL_S: Final = 20.0
@@ -157,6 +160,10 @@ class RemoteCoordinator:
 
     def gates(self, reference: str) -> Judgement:
         return judgement_of(self._ask(self._stub.Gates, pb.StudyRequest(reference=reference)))
+
+    def mitigation(self, reference: str, attribute: str | None, bound: float, criterion: Criterion) -> Mitigated:
+        asked = pb.MitigationRequest(reference=reference, attribute=attribute, bound=bound, criterion=criterion)
+        return mitigated_of(self._ask(self._stub.Mitigation, asked))
 
     def override(self, reference: str, reason: str) -> Override:
         asked = self._ask(self._stub.Override, pb.OverrideRequest(reference=reference, reason=reason))

@@ -10,7 +10,7 @@ Role = Literal["coordinator", "auditor", "viewer"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 _VIEWER: Final = frozenset(
-    {"Whoami", "Studies", "Status", "History", "Alarms", "Waiting", "Policy", "Gates", "Releases"}
+    {"Whoami", "Studies", "Status", "History", "Alarms", "Waiting", "Policy", "Gates", "Mitigation", "Releases"}
 )
 _AUDITOR: Final = _VIEWER | {"Sites", "Record", "Model", "Transcript"}
 _COORDINATOR: Final = _AUDITOR | {

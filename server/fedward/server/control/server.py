@@ -41,6 +41,7 @@ from fedward.server.control.wire import (
     error_message,
     history_message,
     judgement_message,
+    mitigated_message,
     parts,
     policy_of,
     study_message,
@@ -349,6 +350,11 @@ class _Servicer(stubs.CoordinatorServicer):
 
     def Gates(self, request: pb.StudyRequest, context: object) -> pb.Judgement:
         return judgement_message(self._coordinator.gates(request.reference))
+
+    def Mitigation(self, request: pb.MitigationRequest, context: object) -> pb.Mitigated:
+        attribute = request.attribute if request.HasField("attribute") else None
+        criterion: Any = request.criterion  # any other text is refused where it is used
+        return mitigated_message(self._coordinator.mitigation(request.reference, attribute, request.bound, criterion))
 
     def Override(self, request: pb.OverrideRequest, context: object) -> pb.OverrideText:
         return pb.OverrideText(override=self._coordinator.override(request.reference, request.reason).canonical)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from google.protobuf.message import Message
 from pydantic import ValidationError
@@ -44,6 +44,9 @@ from fedward.server.verdicts import Judgement, Verdict
 from fedward.server.views import StudyHead, StudyView
 from fedward.study.manifest import explain
 from fedward.study.releases import Override
+
+if TYPE_CHECKING:
+    from fedward.server.mitigating import Mitigated
 
 R = TypeVar("R")
 M = TypeVar("M")
@@ -114,6 +117,11 @@ def _form(kind: str) -> tuple[type[Any], tuple[tuple[str, str], ...]]:
 
 
 def _of_study(name: str) -> type[Any]:
+    if name in {"GroupPoint", "Choice", "LeftOut"}:
+        from fedward.server.mitigating import LeftOut  # noqa: PLC0415
+        from fedward.study.metrics.mitigation import Choice, GroupPoint  # noqa: PLC0415
+
+        return {"GroupPoint": GroupPoint, "Choice": Choice, "LeftOut": LeftOut}[name]
     if name == "CalibrationGroup":
         from fedward.study.metrics import CalibrationGroup  # noqa: PLC0415 - few calls have one
 
@@ -205,6 +213,32 @@ def judgement_of(message: pb.Judgement) -> Judgement:
         tuple(from_message(one) for one in message.verdicts),
         request_of(message.waiting) if message.HasField("waiting") else None,
     )
+
+
+def mitigated_message(made: Mitigated) -> pb.Mitigated:
+    """An analysis of thresholds."""
+    plain = {name: value for name, value in vars(made).items() if name not in {"left_out", "found"}}
+    return pb.Mitigated(
+        **plain,
+        left_out=[to_message(pb.LeftOut, one) for one in made.left_out],
+        criterion=made.found.criterion,
+        bound=made.found.bound,
+        before=to_message(pb.Choice, made.found.before),
+        after=to_message(pb.Choice, made.found.after),
+    )
+
+
+def mitigated_of(message: pb.Mitigated) -> Mitigated:
+    """The inverse of `mitigated_message`."""
+    from fedward.server.mitigating import Mitigated  # noqa: PLC0415 - few calls have one
+    from fedward.study.metrics.mitigation import Mitigation  # noqa: PLC0415
+
+    criterion: Any = message.criterion
+    return Mitigated(
+        message.study_id, message.version, message.sites, message.attribute, tuple(message.attributes), message.threshold,
+        message.deviation, tuple(message.choices), tuple(from_message(one) for one in message.left_out),
+        Mitigation(criterion, message.bound, from_message(message.before), from_message(message.after)),
+    )  # fmt: skip
 
 
 def policy_of(message: pb.TwoPersonPolicy) -> Policy:

@@ -7,6 +7,9 @@ trade-off can be better than the one found. It is the best for these counts, and
 With P and N the patients with and without the outcome, balanced accuracy over all patients is the sum over groups g of
 (tp_g / P + tn_g / N) / 2. A choice holds the bound just if all rates lie in one interval of the bound's length that begins at
 the rate of some edge; within it, each group takes its best edge by itself. So a sweep over intervals is exact without products.
+
+What is told of a threshold is a point of a group's ROC curve, and asking for one bound after another traces it. So that no small
+count follows, a group's thresholds may be held to edges far enough apart (`apart`).
 """
 
 from __future__ import annotations
@@ -21,9 +24,12 @@ from numpy.typing import NDArray
 from fedward.privacy.errors import InputError
 from fedward.study.metrics.intervals import project
 from fedward.study.metrics.measures import Real, spread
+from fedward.study.metrics.suppression import SMALL
 
 Criterion: TypeAlias = Literal["equal_opportunity", "equalized_odds"]
 Edges: TypeAlias = NDArray[np.int64]
+Allowed: TypeAlias = NDArray[np.bool_]
+"""(groups, bins + 1): the edges that a group's threshold may be."""
 
 _ROUND_OFF = 1e-12
 
@@ -73,14 +79,20 @@ class _Rates:
     tpr: Real
     fpr: Real
     gain: Real
+    allowed: Allowed
+
+    @property
+    def worth(self) -> Real:
+        """The gain of edges that may be chosen; of others none that is ever chosen."""
+        return np.where(self.allowed, self.gain, -np.inf)
 
     def sweep(self, criterion: Criterion, bound: float) -> Iterator[tuple[Edges, Edges]]:
         """First and last edges (intervals, groups) that a bound leaves, for each interval that leaves every group one."""
-        first, last = _within(self.tpr, bound)
+        first, last = _within(self.tpr, self.allowed, bound)
         if criterion == "equal_opportunity":
             yield first, last
             return
-        others = _within(self.fpr, bound)
+        others = _within(self.fpr, self.allowed, bound)
         for low, high in zip(first, last, strict=True):
             lows, highs = np.maximum(low, others[0]), np.minimum(high, others[1])
             left = (lows <= highs).all(1)
@@ -95,6 +107,7 @@ def mitigate(
     first: int,
     bound: float,
     criterion: Criterion = "equal_opportunity",
+    allowed: Allowed | None = None,
 ) -> Mitigation:
     """The best thresholds for each group of an attribute.
 
@@ -105,14 +118,15 @@ def mitigate(
         first: the lowest bin that the common threshold calls positive (`first_bin`).
         bound: what the gap may be, from 0 to 1.
         criterion: "equal_opportunity", the gap in sensitivity; "equalized_odds", the larger of that and the one in specificity.
+        allowed: which edges, (groups, bins + 1); all of them without it. `first` and the last, which calls nobody, must be.
 
     Raises:
         InputError: shapes differ, there are fewer than two groups, a group lacks an outcome, or there is no such bound, criterion
             or bin.
     """
     _check(counts, edges, names, first, bound, criterion)
-    rates = _rates(np.asarray(counts, dtype=np.float64))
-    table, groups = _maxima(rates.gain), np.arange(len(names))
+    rates = _rates(np.asarray(counts, dtype=np.float64), _allowed(allowed, len(names), len(edges), first))
+    table, groups = _maxima(rates.worth), np.arange(len(names))
     best, chosen = -np.inf, None
     for lows, highs in rates.sweep(criterion, bound):
         level = np.frexp(highs - lows + 1)[1] - 1  # the largest power of two that fits
@@ -122,11 +136,51 @@ def mitigate(
             best, chosen = float(gains[place]), (lows[place], highs[place])
     if chosen is None:  # calling nobody is always allowed
         raise InputError("no thresholds hold the bound", got=f"{bound:g}", remedy="report this: counts are not finite")
-    after = _nearest_best(rates.gain, *chosen, first)
+    after = _nearest_best(rates.worth, *chosen, first)
     common = np.full(len(names), first)
     return Mitigation(
         criterion, float(bound), _choice(rates, common, edges, names), _choice(rates, after, edges, names)
     )  # fmt: skip
+
+
+def apart(counts: Real, first: int) -> Allowed:
+    """The edges of which may be told what a threshold there would do to exact counts, so that no small one follows from it.
+
+    Calling everybody, nobody, or from the common threshold on is told anyway. From there outwards an edge is added once it has
+    `SMALL` patients or more of each outcome between it and the last, and as many left beyond it.
+
+    Args:
+        counts: (groups, bins, 2).
+        first: the lowest bin that the common threshold calls positive.
+    """
+    groups, bins = counts.shape[:2]
+    allowed = np.zeros((groups, bins + 1), dtype=np.bool_)
+    allowed[:, [0, first, bins]] = True
+    for place, group in enumerate(counts):
+        allowed[place, [first + steps for steps in _steps(group[first:])]] = True
+        allowed[place, [first - steps for steps in _steps(group[:first][::-1])]] = True
+    return allowed
+
+
+def _steps(counts: Real) -> list[int]:
+    """How many of these bins (bins, 2) to go over from the first on, for each edge to stop at."""
+    found, start = list[int](), 0
+    for end in range(1, len(counts)):
+        if (counts[start:end].sum(0) >= SMALL).all() and (counts[end:].sum(0) >= SMALL).all():
+            found.append(end)
+            start = end
+    return found
+
+
+def _allowed(allowed: Allowed | None, groups: int, edges: int, first: int) -> Allowed:
+    if allowed is None:
+        return np.ones((groups, edges), dtype=np.bool_)
+    if np.shape(allowed) != (groups, edges) or not np.asarray(allowed)[:, [first, -1]].all():
+        raise InputError(
+            "the edges that are allowed do not fit", expected=f"{(groups, edges)}, the common threshold and the last among them",
+            got=str(np.shape(allowed)),
+        )  # fmt: skip
+    return np.asarray(allowed, dtype=np.bool_)
 
 
 def _check(counts: Real, edges: Real, names: Sequence[str], first: int, bound: float, criterion: str) -> None:
@@ -151,21 +205,22 @@ def _check(counts: Real, edges: Real, names: Sequence[str], first: int, bound: f
         raise InputError("there is no such criterion", expected="equal_opportunity or equalized_odds", got=criterion)
 
 
-def _rates(counts: Real) -> _Rates:
+def _rates(counts: Real, allowed: Allowed) -> _Rates:
     known = np.where((counts < 0).any((1, 2), keepdims=True), project(counts), counts)
     nobody = np.zeros((len(known), 1, 2))
     called = np.concatenate([np.cumsum(known[:, ::-1], 1)[:, ::-1], nobody], axis=1)
     false, true = called[..., 0], called[..., 1]
     none, ill = false[:, :1], true[:, :1]
-    return _Rates(true / ill, false / none, (true / ill.sum() + (none - false) / none.sum()) / 2)
+    return _Rates(true / ill, false / none, (true / ill.sum() + (none - false) / none.sum()) / 2, allowed)
 
 
-def _within(rates: Real, bound: float) -> tuple[Edges, Edges]:
-    """The first and last edge of each group, (intervals, groups), whose falling rate is in [start, start + bound], for every start.
+def _within(rates: Real, allowed: Allowed, bound: float) -> tuple[Edges, Edges]:
+    """The first and last edge of each group, (intervals, groups), whose falling rate is in [start, start + bound], for the rate of
+    every edge that is allowed as start.
 
-    An interval that leaves a group no edge is left out.
+    An interval that leaves a group no edge is left out; edges that are not allowed are in it as others are.
     """
-    starts = np.unique(rates)
+    starts = np.unique(rates[allowed])
     first = np.stack([np.searchsorted(-rate, -(starts + bound + _ROUND_OFF)) for rate in rates], axis=1)
     last = np.stack([np.searchsorted(-rate, -starts, side="right") - 1 for rate in rates], axis=1)
     left = (first <= last).all(1)

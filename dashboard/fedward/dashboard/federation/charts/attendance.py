@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import altair as alt
 import pandas as pd
 
@@ -35,10 +37,13 @@ def grid(frame: pd.DataFrame) -> Chart:
 def grid_words(frame: pd.DataFrame) -> str:
     if frame.empty:
         return "No round has begun."
-    told = []
-    for site, part in frame.groupby("hospital", sort=False):
-        counts = part["status"].value_counts()
-        told.append(f"{site}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    counts: dict[str, Counter[str]] = {}
+    for site, status in zip(frame["hospital"], frame["status"], strict=True):
+        counts.setdefault(site, Counter())[status] += 1
+    told = [
+        f"{site}: " + ", ".join(f"{count} {name}" for name, count in found.most_common())
+        for site, found in counts.items()
+    ]
     return f"Each hospital's status in {frame['attempt'].nunique()} attempts. {words.listed(told, 50)}."
 
 

@@ -52,11 +52,11 @@ def values(
         own = alt.Chart(alone.assign(series=ALONE)).mark_point(filled=True, size=90, shape="diamond", opacity=1)
         said = alt.Tooltip("alone", title=f"{title}, {ALONE}", format=".2f")
         layers.append(own.encode(y=rows(kind, order), x="alone:Q", color=colour, tooltip=tips(kind, said)))
-    missing = _missing(frame[frame["value"].isna()], kind, order, absent)
-    return stacked(*layers, height=_FRAME + _ROW * max(len(order), 1), words=missing)
+    absences = missing(frame[frame["value"].isna()], kind, order, absent)
+    return stacked(*layers, height=_FRAME + _ROW * max(len(order), 1), words=absences)
 
 
-def _missing(frame: pd.DataFrame, kind: str, order: list[str], absent: str) -> alt.Chart | None:
+def missing(frame: pd.DataFrame, kind: str, order: list[str], absent: str) -> alt.Chart | None:
     """The word for a value that is not there, at the left of its row; None where every value is there."""
     if frame.empty:
         return None
@@ -92,8 +92,8 @@ def differences(frame: pd.DataFrame, kind: str, title: str) -> Chart:
             x=x, tooltip=tips(kind, alt.Tooltip("told", title=f"{title} (95%)"))
         ),
     ]
-    missing = _missing(frame[frame["value"].isna()], kind, order, "shown")
-    return stacked(*layers, height=_FRAME + _ROW * max(len(order), 1), words=missing)
+    absences = missing(frame[frame["value"].isna()], kind, order, "shown")
+    return stacked(*layers, height=_FRAME + _ROW * max(len(order), 1), words=absences)
 
 
 def differences_words(frame: pd.DataFrame, kind: str, title: str) -> str:

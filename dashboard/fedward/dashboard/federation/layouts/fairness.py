@@ -7,6 +7,7 @@ from fedward.dashboard.federation.charts import heat as charts
 from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.here import Here
 from fedward.dashboard.federation.layouts.checklist import checklist
+from fedward.dashboard.federation.layouts.mitigation import mitigation
 from fedward.dashboard.federation.views import accuracy, contrasts, counts
 from fedward.dashboard.federation.views import fairness as views
 from fedward.dashboard.sheet import Sheet
@@ -47,6 +48,7 @@ def lay_out(here: Here, sheet: Sheet) -> None:
     )
     _differences(here, sheet)
     _over_rounds(here, sheet, look.manifest.gates.max_equalized_odds_gap)
+    mitigation(here, sheet)
     sheet.heading("The study's gates")
     checklist(here, sheet)
 

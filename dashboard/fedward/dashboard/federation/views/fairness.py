@@ -126,11 +126,11 @@ def gaps(look: Look, rows: Sequence[MetricRow], measured: Sequence[MetricRow]) -
 
     An attribute of which a group is suppressed is left out: its gap would tell of that group.
     """
-    small = {words.attribute(name) for name in hidden(look, measured)}
+    small, known = {words.attribute(name) for name in hidden(look, measured)}, frozenset(attributes(look))
     named = [
         (row.version, row.slice, GAPS[row.name][0], *estimate(row))
         for row in rows
-        if row.name in GAPS and row.slice in attributes(look) and row.slice not in small
+        if row.name in GAPS and row.slice in known and row.slice not in small
     ]
     return pd.DataFrame(named, columns=["round", "attribute", "gap", "mean", "low", "high"]).dropna(subset=["mean"])
 
