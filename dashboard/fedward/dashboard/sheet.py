@@ -75,7 +75,7 @@ class Sheet(Protocol):
     def choices(self, label: str, options: Mapping[str, str], key: str, *, usual: str | None = None) -> Iterator[str]:
         """What of several to lay out, by its name in `options`: on a screen the one that was chosen, in a file each in turn.
 
-        `usual` is what a screen shows until somebody chooses, and then all that a file has; without it, a screen begins with the first.
+        `usual` is what a screen shows until somebody chooses, and all that a file has; without it a screen begins with the first.
         """
 
     def window(self, label: str, sizes: Sequence[int], key: str) -> int:
