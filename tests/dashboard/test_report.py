@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -24,12 +25,15 @@ from federation import Federation
 from runs import broken_off, written
 from streamlit.testing.v1 import AppTest
 
+from fedward.dashboard import app as dashboard_app
 from fedward.dashboard.federation.pages import FEDERATION
 from fedward.dashboard.federation.place import Place, place
 from fedward.dashboard.federation.reading import Reader
 from fedward.dashboard.report import federation as of_record
-from fedward.dashboard.report import pages, svg, theme
+from fedward.dashboard.report import pages, svg
 from fedward.dashboard.report import run as of_run
+from fedward.dashboard.report.contents import Report, Section
+from fedward.dashboard.report.paper import Paper
 from fedward.privacy.errors import InputError
 from fedward.study.schedule import study_costs
 
@@ -173,6 +177,15 @@ def test_a_choice_is_laid_out_whole(sections: dict[str, Element]) -> None:
     assert len(list(sections["fairness"].iter("figure"))) == 1 + len(shown)
 
 
+def test_a_file_has_the_most_of_the_newest_and_a_command_s_every_line() -> None:
+    paper = Paper("study")
+    assert paper.window("Newest attempts", (25, 50, 100), "window") == 100
+    paper.warn("It waits for <va>.", "fedward coordinator wait x\nfedward coordinator carry-on x")
+    made = pages.html(Report("t", "s", (), "p", (), (Section("Study", "study", "q", "a", paper.parts),)))
+    assert "It waits for &lt;va&gt;." in made
+    assert ">fedward coordinator wait x\nfedward coordinator carry-on x</pre>" in made
+
+
 def test_suppressed_groups_are_never_zero(record: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     """One group is too small, and its complement would give it away."""
     whole = Reader.measured
@@ -264,10 +277,14 @@ def test_each_chart_has_words_and_its_own_names(html: str, sections: dict[str, E
 
 
 def test_the_colours_are_the_themes(sections: dict[str, Element]) -> None:
+    said = tomllib.loads(
+        (Path(dashboard_app.__file__).parent / ".streamlit" / "config.toml").read_text(encoding="utf-8")
+    )
     light, dark = next(iter(sections["study"].iter("figure"))).findall("svg")
     for drawing, scheme in ((light, "light"), (dark, "dark")):
         drawn = {one.get("fill") for one in drawing.iter()} | {one.get("stroke") for one in drawing.iter()}
-        assert theme.config(scheme)["range"]["category"][2] in drawn  # a committed round's  # type: ignore[arg-type]
+        colours = said["theme"][scheme]["chartCategoricalColors"]
+        assert {colours[2], colours[1]} <= drawn  # a committed round's, and one's with too few hospitals
 
 
 def test_the_same_record_gives_the_same_bytes_in_another_process(record: Federation, html: str, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def dots(frame: pd.DataFrame, kind: str, title: str) -> Chart:
         tooltip=_tips(kind, "model", "told"),
     )
     axis = alt.X("mean:Q", title=title, scale=alt.Scale(zero=False), axis=_values(".2f"))
-    shapes = alt.Scale(domain=present, range=[SHAPES[name] for name in present])
+    # the domain of the colours, so that one legend shows both
+    shapes = alt.Scale(domain=[*SERIES, _ZERO], range=[*SHAPES.values(), "circle"])
     lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     marks = base.mark_point(filled=True, size=75, opacity=1).encode(
         x=axis, shape=alt.Shape("model:N", scale=shapes, legend=_legend(present), title=None)
