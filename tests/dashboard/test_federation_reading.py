@@ -10,11 +10,15 @@ import pytest
 from federation import Federation
 from monitored import STUDY
 
+from fedward.dashboard.federation.pages.frame import reader_of
 from fedward.dashboard.federation.place import place
 from fedward.dashboard.federation.reading import EVERYBODY, Reader
+from fedward.dashboard.serve import _read_ahead
 from fedward.privacy.errors import InputError
 from fedward.server.chronicle import attempts
 from fedward.server.readings import history, view
+from fedward.server.records import SharedMetrics
+from fedward.server.spending import spending
 from fedward.server.store import Store
 
 
@@ -82,6 +86,48 @@ def test_a_refresh_asks_for_what_is_new_alone(template: Federation, tmp_path: Pa
     histories.lived(federation, look)
     assert len(read) == histories.ROUNDS + 1
     assert max(read) <= len(federation.sites)
+
+
+def test_a_history_is_made_once_until_the_record_changes(template: Federation, tmp_path: Path) -> None:
+    federation = template.copy(tmp_path / "copy")
+    histories.completed(federation)
+    store = Watched(federation.store)
+    reader = Reader(store)  # type: ignore[arg-type]
+    look = reader.look(federation.key)
+    whole, newest = reader.history(look), reader.history(look, 2)
+    assert (len(whole.by_attempt), len(newest.by_attempt)) == (len(look.attempts), 2)
+    store.rows.clear()
+    assert reader.history(look) is whole
+    assert reader.history(look, 2) is newest
+    assert store.rows == {}
+    federation.store.share(federation.key, SharedMetrics("va", 3, 0.8, None), "ab" * 32)
+    assert [one.site for one in reader.history(reader.look(federation.key)).shared] == ["va"]
+
+
+def test_tallies_are_those_by_which_cards_tell_what_a_study_cost(record: Federation) -> None:
+    reader = Reader(record.store)
+    for study in record.store.studies():
+        found = reader.tallies(reader.look(study.key))
+        assert {site: (one.trained, one.evaluated) for site, one in found.items()} == {
+            one.site: (one.trainings, one.evaluations) for one in spending(history(record.store, study))
+        }
+
+
+def test_the_monitor_reads_ahead_into_the_reader_of_its_pages(record: Federation) -> None:
+    _read_ahead(str(record.home.path))
+    reader = reader_of(place(str(record.home.path)))
+    store = Watched(reader._store)
+    reader._store = store  # type: ignore[assignment]
+    look = reader.look(record.key)
+    assert {site: one.committed for site, one in reader.tallies(look).items()} == reader.history(
+        look
+    ).view.contributions()
+    assert set(store.rows) == {"stamp"}  # all the rest is there
+    reader._store = store._store
+
+
+def test_what_cannot_be_read_ahead_is_left_to_the_pages(tmp_path: Path) -> None:
+    _read_ahead(str(tmp_path / "none"))
 
 
 def test_what_was_lost_is_read_anew(template: Federation, tmp_path: Path) -> None:

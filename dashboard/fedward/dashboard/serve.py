@@ -19,7 +19,7 @@ from typing import Any
 import tomli_w
 
 from fedward.dashboard.accessfile import CALLBACK, Access, client_secret, cookie_secret, load, loopback, tls_files
-from fedward.privacy.errors import InputError, RefusalError, UnreachableError
+from fedward.privacy.errors import FedwardError, InputError, RefusalError, UnreachableError
 
 HOST = "127.0.0.1"
 PORT = 8501
@@ -160,8 +160,10 @@ def serve(kind: str, named: str, at: Listener, browser: bool) -> None:
     threading.Thread(target=_warm, daemon=True).start()
     # Imported before anybody waits for the first page.
     from fedward.dashboard import charts, gatekeeper  # noqa: F401, PLC0415
-    from fedward.dashboard.federation import reading  # noqa: F401, PLC0415
+    from fedward.dashboard.federation import pages  # noqa: F401, PLC0415
 
+    if kind == "store":
+        threading.Thread(target=_read_ahead, args=(named,), daemon=True).start()
     net_util._external_ip = HOST  # else Streamlit asks the internet for it at any page's foreign origin
     gatekeeper.guard(at.file)
     script = str(Path(__file__).with_name("app.py"))
@@ -215,6 +217,15 @@ def _sign_in(at: Listener, access: Access, folder: Path) -> Mapping[str, Any]:
             "client_kwargs": {"scope": access.provider.scope, "code_challenge_method": "S256"},
         }
     }
+
+
+def _read_ahead(named: str) -> None:
+    """Reads the newest study into the reader that all pages share; what cannot be read, they say."""
+    from fedward.dashboard.federation.pages.frame import reader_of  # noqa: PLC0415
+    from fedward.dashboard.federation.place import place  # noqa: PLC0415
+
+    with contextlib.suppress(FedwardError):
+        reader_of(place(named)).read_ahead()
 
 
 def _warm() -> None:

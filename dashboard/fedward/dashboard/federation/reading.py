@@ -131,7 +131,7 @@ class _Kept:
     metrics: dict[tuple[str, ...], tuple[Stamp, list[MetricRow]]] = field(default_factory=dict)
     measured: tuple[Stamp, tuple[MetricRow, ...]] | None = None
     evaluations: dict[int, tuple[Stamp, Evaluation | None]] = field(default_factory=dict)
-    histories: dict[int | None, tuple[Stamp, tuple[SharedMetrics, ...], History]] = field(default_factory=dict)
+    histories: dict[int | None, tuple[Stamp, History]] = field(default_factory=dict)
 
     def count(self, attempt: AttemptRow, statuses: Sequence[StatusRow]) -> None:
         """Take an attempt's statuses into the tallies."""
@@ -152,6 +152,14 @@ class Reader:
         self._lock = threading.RLock()
         self._studies: tuple[Stamp, tuple[StudyRow, ...]] | None = None
         self._kept: dict[tuple[int, str | None], _Kept] = {}
+
+    def read_ahead(self) -> None:
+        """What most pages need of the newest study, read before anybody waits for it; afterwards only what is new is read."""
+        for study in self.studies()[:1]:
+            look = self.look(study.key)
+            self.tallies(look)
+            self.metrics(look, EVERYBODY)
+            self.history(look)
 
     def stamp(self) -> Stamp:
         """Changes with the record."""
@@ -260,15 +268,15 @@ class Reader:
         """The study for what explains and compares histories; with so many attempts alone, the newest: then its counts are of them,
         and whether it may be released is left open. What each site signed is not in it, nor are the messages of sums."""
         with self._lock:
-            kept, shared = self._of(look.study), tuple(self.shared(look))
+            kept = self._of(look.study)
             found = kept.histories.get(newest)
-            if found is None or found[:2] != (look.stamp, shared):
-                found = (look.stamp, shared, self._history(look, newest, shared))
+            if found is None or found[0] != look.stamp:
+                found = (look.stamp, self._history(look, newest))
                 kept.histories[newest] = found
-            return found[2]
+            return found[1]
 
-    def _history(self, look: Look, newest: int | None, shared: tuple[SharedMetrics, ...]) -> History:
-        kept, statuses = self._of(look.study), self.statuses(look, newest)
+    def _history(self, look: Look, newest: int | None) -> History:
+        kept, statuses, shared = self._of(look.study), self.statuses(look, newest), tuple(self.shared(look))
         attempts = tuple(row for row in look.attempts if row.attempt in statuses)
         rows = tuple(row for attempt in statuses.values() for row in attempt)
         view = _view(look, kept, attempts, rows, self.measured(look))
