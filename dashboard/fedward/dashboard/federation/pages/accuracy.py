@@ -101,12 +101,10 @@ def _sites(here: Here) -> None:
             frame,
             "hospitals",
         )
+        if not here.whole:
+            note("What other hospitals gave away is not shown to your role.")
     else:
-        st.info(
-            f"Not shared: none of the {len(here.look.sites)} hospitals has given its own metrics away, and "
-            "the coordinator sees sums alone.",
-            icon=":material/lock:",
-        )
+        st.info(given.unshared(here.look), icon=":material/lock:")
     note(
         "A hospital whose policy allows it (share_metrics) gives a file that it signed, `fedward site metrics DIGEST --release "
         "FILE`, and `fedward coordinator share` takes it in. These numbers carry no noise: no ε covers them. Alone: the model "

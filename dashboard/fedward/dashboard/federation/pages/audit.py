@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
 
 from fedward.dashboard import words
-from fedward.dashboard.federation.pages.frame import PRINTED, Here, empty, heading, note, page, table
+from fedward.dashboard.federation.pages.frame import PRINTED, Here, empty, heading, note, page, reader_of, table
 from fedward.dashboard.federation.record import Entries, copied, load_sightings
 from fedward.dashboard.federation.views import auditing as views
 from fedward.dashboard.federation.views import marks
@@ -36,8 +37,13 @@ def _all(home: CoordinatorHome) -> tuple[LogEntry, ...]:
     return _entries(str(home.path), tree.stat().st_ino if tree.exists() else 0).all()
 
 
+def _keys(here: Here) -> dict[str, str]:
+    """Every hospital's key: whose signatures are checked is the same for whoever looks, and what is said of them is not."""
+    return reader_of(here.place).identities()
+
+
 def _signed(here: Here, home: CoordinatorHome) -> list[views.Countersigned]:
-    return views.countersigned(load_sightings(home.path), here.reader.identities())
+    return views.countersigned(load_sightings(home.path), _keys(here))
 
 
 def _sentence(here: Here) -> str:
@@ -45,14 +51,16 @@ def _sentence(here: Here) -> str:
     if home is None:
         return "The audit log lies in the coordinator's own folder, and this is its database alone."
     entries = _all(home)
-    made = _checked(len(entries))
-    return views.sentence(len(entries), made, _signed(here, home), len(here.reader.identities()))
+    made = _checked(here, len(entries))
+    return views.sentence(len(entries), made, _signed(here, home), len(_keys(here)))
 
 
-def _checked(size: int) -> list[views.Check] | None:
-    """What was verified on this page, as long as the log is what it was then."""
+def _checked(here: Here, size: int) -> list[views.Check] | None:
+    """What was verified on this page, as long as the log is what it was then, in words for whoever looks now."""
     kept = st.session_state.get("verified")
-    return kept[1] if kept is not None and kept[0] == size else None
+    if kept is None or kept[0] != size:
+        return None
+    return [replace(check, found=here.reader.told(check.found)) for check in kept[1]]
 
 
 def _lay_out(here: Here) -> None:
@@ -71,8 +79,8 @@ def _lay_out(here: Here) -> None:
         )
     if st.session_state.get("wanted"):
         _verify(here, home, len(entries))
-    _results(_checked(len(entries)))
-    heading("Up to where each hospital vouches for it")
+    _results(_checked(here, len(entries)))
+    heading(f"Up to where {'each' if here.whole else 'your'} hospital vouches for it")
     sites = sorted(here.reader.identities())
     table(
         "countersignatures",
@@ -81,6 +89,13 @@ def _lay_out(here: Here) -> None:
         open_=len(sites) <= PRINTED,
     )
     heading("Entries")
+    if not here.whole:
+        st.info(
+            "Entries say what each hospital did and when, and are for coordinators and auditors. Whether they are whole and "
+            "unchanged is checked above all the same.",
+            icon=":material/visibility_off:",
+        )
+        return
     wanted = st.text_input(
         "Search the entries",
         key="search",
@@ -99,11 +114,11 @@ def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
     made: list[views.Check] = []
     with st.status("Verifying", expanded=True) as status:
         try:
-            sightings, key = load_sightings(home.path), here.reader.coordinator_key()
+            sightings, key, keys = load_sightings(home.path), here.reader.coordinator_key(), _keys(here)
             with copied(home.path) as log:
-                for check in views.checks(log, home.settings.federation_id, key, sightings, here.reader.identities()):
+                for check in views.checks(log, home.settings.federation_id, key, sightings, keys):
                     made.append(check)
-                    st.write(words.plain(f"{check.name}: {check.found}", 400))
+                    st.write(words.plain(f"{check.name}: {here.reader.told(check.found)}", 400))
         except FedwardError as error:
             made.append(views.Check("The log can be read", False, error.what))
         failed = any(check.holds is False for check in made)

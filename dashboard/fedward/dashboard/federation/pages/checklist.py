@@ -12,7 +12,7 @@ from fedward.dashboard.federation.views import gates
 def checklist(here: Here) -> None:
     """How each gate stands by the newest model that was evaluated."""
     look = here.look
-    made = gates.verdicts(here.reader.history(look)) if look.trains else None
+    made = here.reader.verdicts(look)
     if made is None:
         named = gates.asked(look)
         st.info("Not evaluated yet.", icon=":material/hourglass_empty:")

@@ -8,12 +8,11 @@ from fedward.dashboard import words
 from fedward.dashboard.federation.charts import pairs as charts
 from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.pages.checklist import checklist
-from fedward.dashboard.federation.pages.frame import Here, chart, heading, named_study, page, table
-from fedward.dashboard.federation.views import accuracy, gates
+from fedward.dashboard.federation.pages.frame import Here, chart, heading, named_study, note, page, table
+from fedward.dashboard.federation.views import accuracy
 from fedward.dashboard.federation.views import models as views
 from fedward.server.comparing import compare
-from fedward.server.histories import History
-from fedward.server.verdicts import Verdict, failing
+from fedward.server.verdicts import failing
 
 
 def models(named: str) -> None:
@@ -21,16 +20,8 @@ def models(named: str) -> None:
     page(named, _sentence, _lay_out)
 
 
-def _history(here: Here) -> History:
-    return here.reader.history(here.look)
-
-
-def _verdicts(here: Here) -> tuple[Verdict, ...] | None:
-    return gates.verdicts(_history(here)) if here.look.trains else None
-
-
 def _sentence(here: Here) -> str:
-    made = _verdicts(here)
+    made = here.reader.verdicts(here.look)
     return views.sentence(here.look, here.reader.releases(here.look.study.study_id), made, failing(made or ()))
 
 
@@ -54,7 +45,13 @@ def _releases(here: Here) -> None:
             icon=":material/inventory_2:",
         )
     table("the newest model", views.newest(here.look), "model", open_=True)
-    for name, data in views.cards(_history(here), _verdicts(here), found).items():
+    if not here.whole:
+        note(
+            "The model card names every hospital with its part, and is for coordinators and auditors: ask them for it."
+        )
+        return
+    history = here.reader.history(here.look)
+    for name, data in views.cards(history, here.reader.verdicts(here.look), found).items():
         st.download_button(
             f"Model card ({name})", data, name, key=f"card-{name}", on_click="ignore", icon=":material/description:"
         )
@@ -77,8 +74,8 @@ def _compare(here: Here) -> None:
     if chosen is None:
         return
     beside = here.reader.look(int(chosen))
-    made = compare(_history(here), here.reader.history(beside))
-    table("the two studies", views.facts(made), "studies", open_=True)
+    made = compare(here.reader.history(here.look), here.reader.history(beside))
+    table("the two studies", views.facts(made, here.look, beside), "studies", open_=True)
     if made.differences:
         st.markdown(
             "The manifests differ:\n" + "\n".join(f"- {words.plain(text, 300)}" for text in made.differences[:40])

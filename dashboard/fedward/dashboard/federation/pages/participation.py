@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from fedward.dashboard import words
 from fedward.dashboard.federation.charts import attendance as charts
 from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.pages.frame import PRINTED, Here, chart, empty, heading, note, page, table
@@ -51,7 +52,7 @@ def _lay_out(here: Here) -> None:
     chart(drawn(charts.answers, took), charts.answers_words(took), "seconds until the answer", took, "answers")
     why = views.causes(look, history)
     if why.empty:
-        note("In the attempts shown nobody was refused, dropped or absent.")
+        note(words.plain(views.undisturbed(look), 400))
     else:
         heading("What kept hospitals out, and what helps")
         table("causes", why, "causes", open_=len(why) <= PRINTED)

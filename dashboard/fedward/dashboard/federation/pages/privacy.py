@@ -30,14 +30,18 @@ def _lay_out(here: Here) -> None:
         most = [(label, max(getattr(one, name) for one in found)) for label, name in _FIGURES]
         figures(
             [
-                (label, f"{value:.2f}", f"The hospital where it is most; δ = {look.manifest.privacy.delta:g}")
+                (
+                    label,
+                    f"{value:.2f}",
+                    f"{'The hospital where it is most' if here.whole else 'At your hospital'}; δ = {look.manifest.privacy.delta:g}",
+                )
                 for label, value in most
             ]
         )
-        heading("ε of this study at each hospital")
+        heading(f"ε of this study at {'each' if here.whole else 'your'} hospital")
         frame = views.table(found)
         chart(drawn(charts.bars, frame), charts.bars_words(frame), "ε by hospital", frame, "epsilon")
-        note(words.plain(views.shared(here.reader.tallies(look)), 800))
+        note(words.plain(f"{views.shared(here.reader.tallies(look))} {views.elsewhere(look)}", 1000))
     elif look.manifest.privacy.epsilon is not None:
         empty("The study is not sealed yet: each hospital's noise, and so its ε, is fixed with the seal.")
     heading("What is promised to patients")

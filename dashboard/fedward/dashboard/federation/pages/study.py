@@ -28,7 +28,8 @@ def _lay_out(here: Here) -> None:
     look, reader = here.look, here.reader
     for what, command in overview.notices(look):
         st.warning(words.plain(what, 500), icon=":material/notification_important:")
-        st.code(command, language=None)
+        if here.whole:
+            st.code(command, language=None)
     statuses, metrics = reader.statuses(look, NEWEST), reader.metrics(look, EVERYBODY)
     figures(overview.figures(look, statuses, metrics))
     if look.attempts:
