@@ -7,6 +7,7 @@ tables, the numbers behind charts, alternatives of charts, files to download.
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from fedward.dashboard.access import LOCAL, Granted, visible
 from fedward.dashboard.federation.pages import FEDERATION
 from fedward.dashboard.federation.pages import frame as frames
 from fedward.dashboard.federation.reading import Reader
-from fedward.dashboard.federation.views import privacy
+from fedward.dashboard.federation.views import given, privacy
 from fedward.privacy.errors import IntegrityError
 from fedward.privacy.ledger import Budget
 from fedward.server.records import ASKED, ReleaseRow, SharedMetrics
@@ -37,8 +38,11 @@ pytestmark = pytest.mark.timeout(600)
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 PAGES = [name for _, name, _ in FEDERATION]
-ALONE, ASKING = "heart-without-va", "heart-asking"
+ALONE, ASKING = "heart-trio", "heart-asking"
 SECONDS = {"cleveland": 0.6137, "hungarian": 0.5371, "switzerland": 0.4219, "va": 1.9463}
+"""How long each hospital's answers take, and a little longer with each attempt."""
+BUDGETS = {"cleveland": 10.0, "hungarian": 4.7, "switzerland": 4.0, "va": 4.3}
+"""So that each adds noise of its own to its updates, and has an ε of its own."""
 REASONS = {
     site: f"the {thing} has a fault" for site, thing in zip(SITES, ("lift", "pump", "well", "roof"), strict=True)
 }
@@ -51,13 +55,10 @@ def hospital(site: str) -> Granted:
 
 
 def made(folder: Path) -> Federation:
-    """A record with everything on it: absences, refusals, alarms, shared metrics, releases, a question, a study without VA."""
+    """A record with everything on it: absences, refusals, alarms, shared metrics, releases, a question, a study of three alone."""
     create = SiteHome.create
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitored, "SECONDS", SECONDS)
-        patch.setattr(  # so that its noise is another
-            SiteHome, "create", lambda at, site, budget: create(at, site, Budget(4.2, 1e-3) if site == "va" else budget)
-        )
+        patch.setattr(SiteHome, "create", lambda at, site, _: create(at, site, Budget(BUDGETS[site], 1e-3)))
         federation = monitored.monitored(folder)
         store, now = federation.store, federation.clock.unix()
         key, study = federation.key, federation.sealed()
@@ -78,13 +79,24 @@ def made(folder: Path) -> Federation:
             store.set_standing(key, site, "refused", REASONS[site], None, now)
         without(federation, "va")
         asking(federation)
+    slowed(federation)
     return federation
+
+
+def slowed(federation: Federation) -> None:
+    """Each hospital's answers took a time of its own: the network of the tests has all of them arrive at once."""
+    with sqlite3.connect(federation.home.path / "store.sqlite") as store:
+        for site, seconds in SECONDS.items():
+            store.execute(
+                "UPDATE statuses SET seconds = ? + 0.0101 * attempt WHERE site = ? AND seconds IS NOT NULL",
+                (seconds, site),
+            )
 
 
 def gave(study: str, site: str, area: int) -> SharedMetrics:
     """What a hospital gave away, with an area under the curve and counts of its own."""
     groups = ((None,) * len(METRICS),) * len(slice_names(monitored.study())[1:])
-    everybody = (area + 1, area + 2, area + 31, 20)
+    everybody = (1000 + area, 700 + 3 * area, area + 31, 20)
     figures = SiteFigures(site=site, study=study, round=6, values=(everybody, *groups), alone=area + 33)
     return SharedMetrics(site, 5, figures.auroc, figures.auroc_alone, figures.canonical, "ef" * 32, 5)
 
@@ -126,9 +138,12 @@ class Known:
 
     def found(self, said: str, site: str) -> list[str]:
         """What of a site stands in a text."""
-        named = [site] if re.search(rf"(?<![A-Za-z0-9]){site}(?![A-Za-z0-9])", said, re.IGNORECASE) else []
-        numbers = [one for one in self.numbers[site] if re.search(rf"(?<![\d.]){re.escape(one)}(?![\d])", said)]
-        return [*named, *numbers, *(one for one in self.texts[site] if one in said)]
+        name = rf"(?<![A-Za-z0-9])(?i:{site})(?![A-Za-z0-9])"
+        numbers = (rf"(?<![\d.]){re.escape(one)}(?!\d)" for one in self.numbers[site])
+        found = (
+            re.search(f".{{,40}}{one}.{{,40}}", said) for one in (name, *numbers, *map(re.escape, self.texts[site]))
+        )
+        return [one[0] for one in found if one is not None]
 
 
 @pytest.fixture(scope="module")
@@ -151,18 +166,21 @@ def known(record: Federation) -> Known:
                 if status.seconds is not None:
                     numbers[status.site].add(repr(status.seconds))
         for cost in privacy.costs(look, reader.tallies(look)):
-            numbers[cost.site] |= {repr(cost.spent), repr(cost.forecast), repr(cost.promised), f"{cost.spent:.2f}"}
+            numbers[cost.site] |= {repr(cost.spent), repr(cost.forecast), repr(cost.promised)}
+            numbers[cost.site] |= {f"ε at most {cost.spent:.2f}", f"{cost.spent:.2f} spent"}
         for verdict in reader.verdicts(look) or ():
-            common |= {repr(verdict.value), f"{verdict.value or 0:.2f}"}
+            common.add(repr(verdict.value))
         for entry in look.sealed.roster if look.sealed is not None else ():
             numbers[entry.site].add(repr(entry.noise_multiplier))
             texts[entry.site].add(entry.identity_key)
         for one in store.shared(row.key):
-            numbers[one.site] |= {repr(one.auroc), repr(one.alone)}
             texts[one.site].add(one.figures.decode())
+        for line in given.by_site(look, store.shared(row.key)).dropna(subset=["value"]).to_dict("records"):
+            numbers[str(line["hospital"])] |= {repr(line["low"]), repr(line["high"]), repr(float(line["patients"]))}
+    found = {site: set(numbers[site]) for site in SITES}
     for site in SITES:
-        others = set().union(*(numbers[one] for one in SITES if one != site))
-        numbers[site] = {one for one in numbers[site] - common if one not in others and len(one) > 3}
+        others = set().union(*(found[one] for one in SITES if one != site))
+        numbers[site] = {one for one in found[site] - common if one not in others and len(one) > 3}
     assert all(len(one) > 3 for one in numbers.values())  # there is something to look for
     assert len({next(iter(one)) for one in texts.values()}) == len(SITES)
     return Known(numbers, texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, make_dataclass, replace
@@ -199,7 +200,7 @@ def records(draw: st.DrawFn) -> Given:
         gave=tuple(SharedMetrics(site, 1, number(site), None, mark(site).encode()) for site in sites),
         released=(release,),
         found=(
-            Verdict("max_site_drop", "most", 0.05, False, number(sites[0]), number(sites[0]), None, sites[0], mark(sites[0])),
+            Verdict("max_site_drop", "most", 0.05, False, number(sites[0]), None, None, sites[0], f"{sites[0]}: {mark(sites[0])}"),
             Verdict("min_auroc", "least", 0.8, False, 0.7, why=text()),
         ),
         measures=(
@@ -227,9 +228,9 @@ def names_of(said: str, sites: Sequence[str]) -> set[str]:
     """Sites that are named: longest first, so that a name within another is not found there."""
     found = set()
     for site in sorted(sites, key=len, reverse=True):
-        if site in said:
+        said, times = re.subn(rf"(?<![a-z0-9]){site}(?![a-z0-9])", "·", said)
+        if times:
             found.add(site)
-            said = said.replace(site, "·")
     return found
 
 
