@@ -25,6 +25,8 @@ class Page:
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection, self._numbers = connection, itertools.count(1)
+        self.received: list[bytes] = []
+        """Every message that came over the page's own websockets since `listen`."""
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the protocol. Raises: AssertionError, if the browser refuses it."""
@@ -32,10 +34,18 @@ class Page:
         self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
             reply = json.loads(self._connection.recv(timeout=30))
+            if reply.get("method") == "Network.webSocketFrameReceived":
+                came = reply["params"]["response"]
+                text = came["opcode"] == 1
+                self.received.append(came["payloadData"].encode() if text else base64.b64decode(came["payloadData"]))
             if reply.get("id") == number:
                 assert "error" not in reply, reply
                 result: dict[str, Any] = reply["result"]
                 return result
+
+    def listen(self) -> None:
+        """Keep from now on what comes over websockets."""
+        self.call("Network.enable")
 
     def open(self, address: str, width: int = 1440, height: int = 900, dark: bool = False) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

@@ -78,11 +78,13 @@ def written(folder: Path, said: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def monitor(
-    run: Path, file: Path, port: int, certificate: Path | None = None, **environment: str
+    run: Path, file: Path, port: int, certificate: Path | None = None, *, store: bool = False, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """`fedward monitor RUN --access FILE` as a process of its own. `certificate`: of the authority, where it speaks TLS."""
+    """`fedward monitor RUN --access FILE` as a process of its own; `store`: of a coordinator's home instead of a run's folder.
+    `certificate`: of the authority, where it speaks TLS."""
+    shown = ["--store", str(run)] if store else [str(run)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "fedward.cli.main", "monitor", str(run), "--access", str(file)],
+        [sys.executable, "-m", "fedward.cli.main", "monitor", *shown, "--access", str(file)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=file.parent,
         env={name: value for name, value in os.environ.items() if name != INSECURE} | environment,
     )  # fmt: skip
@@ -126,13 +128,13 @@ class Watched:
 @contextmanager
 def watched(
     run: Path, folder: Path, people: Sequence[User], rules: Sequence[Mapping[str, str]],
-    lasting: timedelta = timedelta(hours=1), **environment: str,
+    lasting: timedelta = timedelta(hours=1), *, store: bool = False, **environment: str,
 ) -> Iterator[Watched]:  # fmt: skip
-    """A monitor of a run's folder, behind a provider that knows these people."""
+    """A monitor of a run's folder, or of a coordinator's home (`store`), behind a provider that knows these people."""
     port = free_ports(1)[0]
     with provider(*people, lasting=lasting) as issuer:
         said = access(issuer, port, rules)
-        with monitor(run, written(folder, said), port, **environment) as process:
+        with monitor(run, written(folder, said), port, store=store, **environment) as process:
             yield Watched(f"http://localhost:{port}", folder, said, process)
 
 

@@ -14,7 +14,18 @@ from hypothesis import strategies as some
 from visitors import access as said_of
 from visitors import written
 
-from fedward.dashboard.access import LOCAL, SKEW_S, Denied, Granted, Rules, decide, site_details, visible
+from fedward.dashboard.access import (
+    LOCAL,
+    SKEW_S,
+    Denied,
+    Granted,
+    Rules,
+    decide,
+    sees_all,
+    sees_study,
+    site_details,
+    visible,
+)
 from fedward.dashboard.accessfile import Access, Allow, client_secret, cookie_secret, load, tls_files
 from fedward.privacy.errors import FedwardError, InputError, IntegrityError
 
@@ -137,11 +148,18 @@ def test_pages_and_details_by_role() -> None:
         assert visible(all_seeing, "audit")
         assert visible(all_seeing, "anything new")
         assert site_details(all_seeing, "va")
-    assert not visible(hospital, "audit")
+    assert visible(hospital, "audit")  # in part: see the attacks
+    assert not visible(hospital, "run")
     assert not visible(hospital, "anything new")
+    assert not visible(viewer, "audit")
     assert visible(hospital, "participation")
     assert not visible(viewer, "participation")
     assert visible(viewer, "fairness")
+    assert sees_all(LOCAL)
+    assert not sees_all(hospital)
+    assert [sees_study(one, {"va"}) for one in (LOCAL, viewer, hospital)] == [True, True, False]
+    assert sees_study(hospital, {"va", "cleveland"})
+    assert not sees_study(Granted("hospital", None, NOW), set())
     assert site_details(hospital, "cleveland")
     assert not site_details(hospital, "cleveland-clinic")
     assert not site_details(viewer, "cleveland")

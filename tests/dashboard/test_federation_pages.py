@@ -10,7 +10,7 @@ from laidout import page, said, script
 from streamlit.testing.v1 import AppTest
 
 from fedward.dashboard import gatekeeper
-from fedward.dashboard.access import Denied, Granted
+from fedward.dashboard.access import Denied, Granted, Role
 from fedward.dashboard.federation.pages import FEDERATION, frame
 
 PAGES = [name for _, name, _ in FEDERATION]
@@ -77,18 +77,26 @@ def test_a_coordinator_without_a_study_says_how_one_is_proposed(tmp_path: Path) 
     assert "fedward coordinator propose" in told
 
 
-@pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("granted", [Granted("hospital", "va", None), Granted("viewer", None, None)], ids=str)
-def test_a_role_that_sees_no_other_hospital_s_part_sees_no_page_of_a_record(
-    record: Federation, monkeypatch: pytest.MonkeyPatch, name: str, granted: Granted
+@pytest.mark.parametrize(
+    ("role", "site", "few"), [("viewer", None, {"privacy", "participation", "audit"}), ("hospital", "va", set())]
+)
+def test_a_page_that_a_role_has_not_reads_nothing(
+    record: Federation, monkeypatch: pytest.MonkeyPatch, role: Role, site: str | None, few: set[str]
 ) -> None:
     """Whatever the address: the page itself asks, before it reads anything."""
-    monkeypatch.setattr(gatekeeper, "judged", lambda: granted)
-    monkeypatch.setattr(frame, "find", lambda *_: pytest.fail("the record was read"))
-    told = said(page(name, str(record.home.path)))
-    assert "This record is not for your role" in told
-    assert not any(site in told for site in record.sites)
-    assert "AUROC" not in told
+
+    def read(*_: object) -> None:
+        raise RuntimeError("the record was read")
+
+    monkeypatch.setattr(gatekeeper, "judged", lambda: Granted(role, site, None))
+    monkeypatch.setattr(frame, "find", read)
+    for name in few:
+        told = said(page(name, str(record.home.path)))
+        assert "This page is not for your role" in told
+        assert "AUROC" not in told
+    for name in set(PAGES) - few:
+        with pytest.raises(AssertionError, match="the record was read"):
+            page(name, str(record.home.path))
 
 
 @pytest.mark.parametrize("name", PAGES)

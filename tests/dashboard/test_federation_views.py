@@ -331,7 +331,7 @@ def test_the_newest_release_that_was_not_rolled_back_is_in_use(look: Look) -> No
 def test_two_studies_side_by_side(record: Federation, reader: Reader, look: Look) -> None:
     pilot = reader.look(record.store.find("heart-pilot").key)
     made = compare(reader.history(look), reader.history(pilot))
-    facts = models.facts(made).set_index("what")
+    facts = models.facts(made, look, pilot).set_index("what")
     assert list(facts.columns) == [STUDY, "heart-pilot"]
     assert list(facts.loc["rounds committed"]) == ["5 of 5", "2 of 2"]
     frame = models.side_by_side(made, look, pilot)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import chromium
+import monitored
 import pytest
+from federation import Federation
 from oidc_provider_mock import User
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from visitors import Watched, run_of_three, watched
+from watching import JOINER, texts
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -126,3 +132,77 @@ def test_sign_in_pages_fit_both_widths_in_light_and_dark(site: Watched, tmp_path
                 says(page, "Sign in to the monitor")
                 assert page.value("document.querySelector('[data-testid=stMain]').scrollWidth") <= width
                 page.picture(tmp_path / f"{width}-{dark}.png")
+
+
+PAGES = {"": 2, "accuracy": 4, "fairness": 1, "privacy": 1, "participation": 2, "models": 0, "audit": 0}
+"""Every page of a record, and how many charts it has at least."""
+IDLE = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return monitored.monitored(tmp_path_factory.mktemp("monitored"))
+
+
+def whole(page: chromium.Page, address: str, charts: int) -> None:
+    page.open(address)
+    ready = f"document.querySelectorAll('[data-testid=stVegaLiteChart] svg').length >= {charts}"
+    page.wait(f"{ready} && document.body.innerText.includes('This study costs a patient') && {IDLE}", 60)
+
+
+def came(page: chromium.Page) -> str:
+    """All that the server sent the page, whether the browser shows it or not."""
+    said = []
+    for data in page.received:
+        message = ForwardMsg()
+        message.ParseFromString(data)
+        said.extend(texts(message))
+    page.received.clear()
+    return "\n".join(said).replace("\\", "").replace(JOINER, "")
+
+
+def others(said: str) -> set[str]:
+    return {site for site in monitored.SECONDS if site != "va" and re.search(rf"(?i)(?<![a-z]){site}(?![a-z])", said)}
+
+
+def test_a_hospital_looks_at_a_coordinator_s_record_and_gets_its_own_part_alone(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Neither on the page nor over its websocket: a table's rows that are scrolled away, a chart's numbers, what is drawn anew."""
+    pictures = os.environ.get("FEDWARD_PICTURES")
+    ours = {"group": "cleveland-data", "role": "hospital", "site": "va"}
+    with (
+        watched(federation.home.path, tmp_path / "access", [ADA, BOB], [ours], store=True) as site,
+        chromium.page(tmp_path) as page,
+    ):
+        page.listen()
+        sign_in(page, site.address, "ada")
+        says(page, "ada@example.org")
+        for name, charts in PAGES.items():
+            came(page)
+            whole(page, f"{site.address}/{name}", charts)
+            said, shown = came(page), page.value("document.documentElement.outerHTML")
+            assert others(said) == set(), name
+            assert others(str(shown)) == set(), name
+            assert ("va" in re.findall(r"[a-z]+", said)) is (name not in ("fairness", "models")), name
+            assert page.value("document.querySelectorAll('[data-testid=stException]').length") == 0
+            assert page.value("document.querySelector('[data-testid=stMain]').scrollWidth") <= 1440, name
+            if pictures:
+                page.picture(Path(pictures) / f"hospital-{name or 'study'}.png")
+        press(page, "Verify the audit log")
+        says(page, "Verified:")
+        assert others(came(page) + page.text()) == set()
+
+        site.allow({"group": "cleveland-data", "role": "viewer"})
+        page.open(f"{site.address}/participation")
+        page.wait(
+            f"document.body.innerText.includes('This study costs a patient') && {IDLE}", 60
+        )  # the first of its own
+        assert "Participation" not in page.text()
+        whole(page, f"{site.address}/", 2)
+        last = came(page)
+        site.allow({"group": "cleveland-data", "role": "coordinator"})  # the same search over what is not cut
+        page.received.clear()
+        whole(page, f"{site.address}/participation", 2)
+        assert others(came(page)) == {"cleveland", "hungarian", "switzerland"}
+        assert last

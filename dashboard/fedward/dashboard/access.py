@@ -11,7 +11,7 @@ Claims: OpenID Connect Core 1.0, sections 2 and 5.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -26,7 +26,7 @@ ROLES: Final[Mapping[Role, str]] = {
 }
 _DETAILED: Final = frozenset({"coordinator", "auditor"})
 _PAGES: Final[Mapping[Role, frozenset[str]]] = {
-    "hospital": frozenset({"study", "accuracy", "fairness", "privacy", "participation", "models"}),
+    "hospital": frozenset({"study", "accuracy", "fairness", "privacy", "participation", "models", "audit"}),
     "viewer": frozenset({"study", "accuracy", "fairness", "models"}),
 }
 """What those see who do not see everything: a page that nobody thought of here is not theirs."""
@@ -132,17 +132,24 @@ def _until(claims: Claims, now: float, minutes: int, who: str) -> float | Denied
 
 def visible(granted: Granted, page: str) -> bool:
     """Whether a role has a page, by the last part of its address."""
-    return granted.role in _DETAILED or page in _PAGES.get(granted.role, frozenset())
+    return sees_all(granted) or page in _PAGES.get(granted.role, frozenset())
 
 
-def sees_record(granted: Granted) -> bool:
-    """Whether a role sees a coordinator's record, whose pages show every site's part."""
+def sees_all(granted: Granted) -> bool:
+    """Whether a role sees a record whole, with every site's part."""
     return granted.role in _DETAILED
+
+
+def sees_study(granted: Granted, sites: Collection[str]) -> bool:
+    """Whether a role sees that there is a study that these sites were invited to: a hospital, of its own studies alone."""
+    return (
+        granted.role in _DETAILED or granted.role == "viewer" or (granted.role == "hospital" and granted.site in sites)
+    )
 
 
 def site_details(granted: Granted, site: str) -> bool:
     """Whether a role sees a site's name beside what it did: reasons, times and numbers of its own."""
-    return granted.role in _DETAILED or (granted.role == "hospital" and granted.site == site)
+    return sees_all(granted) or (granted.role == "hospital" and granted.site == site)
 
 
 def _fits(rule: Rule, claims: Claims, subject: str, groups_claim: str) -> bool:

@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from fedward.dashboard import gatekeeper, pages
-from fedward.dashboard.access import sees_record, visible
+from fedward.dashboard.access import visible
 from fedward.dashboard.federation.pages import FEDERATION
 
 T = TypeVar("T")
@@ -29,10 +29,8 @@ def main(kind: str, named: str) -> None:
     granted = gatekeeper.admitted()
     if kind == "run":
         chosen = _navigation([one for one in RUN if visible(granted, one[1])], Path(named))
-    elif sees_record(granted):
-        chosen = _navigation(FEDERATION, named)
     else:
-        chosen = _navigation([("Monitor", "monitor", gatekeeper.not_for)], granted)
+        chosen = _navigation([one for one in FEDERATION if visible(granted, one[1])], named)
     gatekeeper.account(granted)
     chosen.run()
 

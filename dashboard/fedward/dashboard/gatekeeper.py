@@ -24,7 +24,7 @@ from typing import Final, NoReturn, ParamSpec
 import streamlit as st
 
 from fedward.dashboard import words
-from fedward.dashboard.access import LOCAL, Decision, Denied, Granted, decide
+from fedward.dashboard.access import LOCAL, Decision, Denied, Granted, decide, visible
 from fedward.dashboard.accessfile import Access, load, loopback
 from fedward.privacy.errors import FedwardError
 
@@ -91,12 +91,25 @@ def fragment(run_every: float | None = None) -> Callable[[Callable[P, None]], Ca
     return made
 
 
-def not_for(granted: Granted) -> None:
-    """The page of whoever may look at some things, and not at a coordinator's record."""
-    st.subheader("This record is not for your role", anchor=False)
+def kept(name: str, page: Callable[[str], None]) -> Callable[[str], None]:
+    """A page as those get it whose role has it; any other reads nothing. `name`: the last part of its address."""
+
+    @functools.wraps(page)
+    def asked(named: str) -> None:
+        granted = admitted()
+        if visible(granted, name):
+            page(named)
+        else:
+            _not_for(granted)
+
+    return asked
+
+
+def _not_for(granted: Granted) -> None:
+    """In the place of a page that whoever looks at others may not look at."""
+    st.subheader("This page is not for your role", anchor=False)
     st.info(
-        f"The pages of a coordinator's record show every hospital's part, and are for its coordinators and auditors; your role is "
-        f"{words.plain(granted.role)}. Ask the coordinator for the study's report, or for its model card.",
+        f"It is for the study's coordinators and auditors; your role is {words.plain(granted.role)}.",
         icon=":material/visibility_off:",
     )
 

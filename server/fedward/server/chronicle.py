@@ -326,7 +326,7 @@ def _missing(out: Out) -> str:
         return "there, but not asked"
     verb = {"refused": "refused", "dropped": "dropped", "absent": "absent"}.get(out.status, out.status)
     why = out.detail if out.cause.name == "other" else out.cause.means
-    return f"{verb}: {why} [{out.cause.name}]"
+    return f"{verb}: {why} [{out.cause.name}]" if why else verb
 
 
 def _took(tries: Sequence[Attempt]) -> str:

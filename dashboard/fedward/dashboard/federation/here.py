@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedward.dashboard.federation.place import Place
 from fedward.dashboard.federation.reading import Look, Reader
+from fedward.dashboard.federation.seen import Seen
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,13 @@ class Here:
     """What a page lays out."""
 
     place: Place
-    reader: Reader
+    reader: Reader | Seen
     look: Look
+
+    @property
+    def whole(self) -> bool:
+        """Whether whoever looks sees every hospital's part."""
+        return isinstance(self.reader, Reader)
 
 
 Sentence = Callable[[Here], str]

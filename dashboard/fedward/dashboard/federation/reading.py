@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from fedward.dashboard.federation.charges import Charge, charges
+from fedward.server import gates
 from fedward.server.consulting import question
-from fedward.server.gates import withheld
 from fedward.server.histories import History
 from fedward.server.leases import Lease
 from fedward.server.readings import SUMS, calibration, votes
@@ -32,6 +33,7 @@ from fedward.server.records import (
     StudyRow,
 )
 from fedward.server.store import Store
+from fedward.server.verdicts import Verdict
 from fedward.server.views import StudyView
 from fedward.study.kinds import parse_sealed, parse_stored
 from fedward.study.manifest import Manifest, SealedManifest
@@ -52,7 +54,11 @@ _PAST: Final = frozenset({"lost", "restored"})
 
 @dataclass(frozen=True)
 class Look:
-    """One study as its record stood at a stamp; `journal` is without the messages of sums, `alarms` are its own sites'."""
+    """One study as its record stood at a stamp; `journal` is without the messages of sums, `alarms` are its own sites'.
+
+    `charges` is what ε is computed from; `count_deviation` that of the noise on each site's counts. Who does not see every site's
+    part gets them without `sealed` (`seen`): pages ask for these, and for `sites`.
+    """
 
     stamp: Stamp
     study: StudyRow
@@ -65,6 +71,8 @@ class Look:
     version: int
     model: str | None
     question: Question | None
+    count_deviation: float = 0.0
+    charges: Mapping[str, Charge] = field(default_factory=dict)
 
     @property
     def trains(self) -> bool:
@@ -114,6 +122,14 @@ class Tally:
         self.evaluated += counts
         self.committed += trains and status == "contributed" and committed
 
+    def join(self, other: Tally) -> None:
+        """Count another site's as well."""
+        for status, times in other.statuses.items():
+            self.statuses[status] = self.statuses.get(status, 0) + times
+        self.committed += other.committed
+        self.trained += other.trained
+        self.evaluated += other.evaluated
+
 
 @dataclass
 class _Kept:
@@ -123,6 +139,7 @@ class _Kept:
     sealed: AnySealed | None
     secure: str | None
     all_others: float | None
+    charges: Mapping[str, Charge]
     look: Look | None = None
     attempts: list[AttemptRow] = field(default_factory=list)
     journal: list[JournalEntry] = field(default_factory=list)
@@ -152,6 +169,7 @@ class Reader:
         self._lock = threading.RLock()
         self._studies: tuple[Stamp, tuple[StudyRow, ...]] | None = None
         self._kept: dict[tuple[int, str | None], _Kept] = {}
+        self._rosters: dict[tuple[int, str], frozenset[str]] = {}
 
     def read_ahead(self) -> None:
         """What most pages need of the newest study, read before anybody waits for it; afterwards only what is new is read."""
@@ -173,6 +191,31 @@ class Reader:
         """By site, the identity key of every hospital that is enrolled and not revoked."""
         with self._lock:
             return {row.site: row.identity_key for row in self._store.sites() if not row.revoked}
+
+    def keys(self) -> dict[str, str]:
+        """The keys that signatures of the audit log are checked by."""
+        return self.identities()
+
+    def names(self) -> frozenset[str]:
+        """Every site that was ever enrolled or invited to a study."""
+        with self._lock:
+            enrolled = {row.site for row in self._store.sites()}
+            return frozenset(enrolled).union(*(self.sites_of(row) for row in self.studies()))
+
+    def sites_of(self, study: StudyRow) -> frozenset[str]:
+        """A study's roster, and whom it was offered to."""
+        invited = frozenset(study.invited)
+        if study.sealed is None or study.digest is None:
+            return invited
+        with self._lock:
+            mark = (study.key, study.digest)
+            if mark not in self._rosters:
+                self._rosters[mark] = frozenset(entry.site for entry in parse_sealed(study.sealed).roster)
+            return invited | self._rosters[mark]
+
+    def told(self, text: str) -> str:
+        """A text from beside the record, as whoever looks may read it: here, whole."""
+        return text
 
     def coordinator_key(self) -> str | None:
         """The coordinator's public key, as its newest sealed study names it."""
@@ -264,6 +307,11 @@ class Reader:
                 kept.evaluations = {version: (look.stamp, self._store.evaluation(look.study.key, version))}
             return kept.evaluations[version][1]
 
+    def verdicts(self, look: Look) -> tuple[Verdict, ...] | None:
+        """What the gates come to; None before the first round is committed, when there is no model to hold against them, and for a
+        study that trains none."""
+        return gates.verdicts(self.history(look)) if look.trains and look.version > 0 else None
+
     def history(self, look: Look, newest: int | None = None) -> History:
         """The study for what explains and compares histories; with so many attempts alone, the newest: then its counts are of them,
         and whether it may be released is left open. What each site signed is not in it, nor are the messages of sums."""
@@ -281,7 +329,7 @@ class Reader:
         rows = tuple(row for attempt in statuses.values() for row in attempt)
         view = _view(look, kept, attempts, rows, self.measured(look))
         if newest is None:
-            view = replace(view, not_releasable=withheld(kept.manifest, view, kept.sealed, shared))
+            view = replace(view, not_releasable=gates.withheld(kept.manifest, view, kept.sealed, shared))
         opened = {row.attempt for row in attempts}
         journal = tuple(e for e in look.journal if e.kind != "opened" or e.data["attempt"] in opened)
         return History(
@@ -303,6 +351,7 @@ class Reader:
                 all_others=study_costs(sealed, sealed.roster[0].site)["everyone"]
                 if sealed is not None and shares_noise(sealed)
                 else None,
+                charges=charges(sealed),
             )
             self._kept[study.key, study.digest] = found
         return found
@@ -339,6 +388,8 @@ class Reader:
             version=newest[0] if newest else explored,
             model=newest[1] if newest else None,
             question=question(attempts, kept.journal) if study.state == "running" else None,
+            count_deviation=kept.sealed.count_deviation if isinstance(kept.sealed, SealedManifest) else 0.0,
+            charges=kept.charges,
         )
 
     def _take(self, kept: _Kept, key: int, since: int, look: Look) -> None:

@@ -102,11 +102,11 @@ class Paper:
 
     def choices(
         self,
-        label: str,
+        label: str,  # noqa: ARG002 - nobody chooses
         options: Mapping[str, str],
-        key: str,
+        key: str,  # noqa: ARG002
         *,
-        usual: str | None = None,  # noqa: ARG002 - nobody chooses
+        usual: str | None = None,
     ) -> Iterator[str]:
         for name in options if usual is None else (usual,):
             shown = options[name]

@@ -87,12 +87,10 @@ def _sites(here: Here, sheet: Sheet) -> None:
     if found:
         told = dots.values_words(frame, "hospital", "AUROC")
         sheet.chart(drawn(dots.values, frame, "hospital", "AUROC"), told, "hospitals", frame, "hospitals")
+        if not here.whole:
+            sheet.note("What other hospitals gave away is not shown to your role.")
     else:
-        sheet.inform(
-            f"Not shared: none of the {len(here.look.sites)} hospitals has given its own metrics away, and "
-            "the coordinator sees sums alone.",
-            "lock",
-        )
+        sheet.inform(given.unshared(here.look), "lock")
     sheet.note(
         "A hospital whose policy allows it (share_metrics) gives a file that it signed, with “fedward site metrics DIGEST "
         "--release FILE”, and “fedward coordinator share” takes it in. These numbers carry no noise: no ε covers them. Alone: the "

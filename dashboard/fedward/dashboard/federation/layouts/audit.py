@@ -23,11 +23,11 @@ _MARKS = {True: marks.HOLDS, False: marks.FAILS, None: marks.UNKNOWN}
 
 def sentence(here: Here, home: CoordinatorHome, entries: Sequence[LogEntry], made: Sequence[views.Check] | None) -> str:
     """`made`: what was verified, None before."""
-    return views.sentence(len(entries), made, signed(here, home), len(here.reader.identities()))
+    return views.sentence(len(entries), made, signed(here, home), len(here.reader.keys()))
 
 
 def signed(here: Here, home: CoordinatorHome) -> list[views.Countersigned]:
-    return views.countersigned(load_sightings(home.path), here.reader.identities())
+    return views.countersigned(load_sightings(home.path), here.reader.keys())
 
 
 def verify(here: Here, home: CoordinatorHome) -> Iterator[views.Check]:
@@ -35,7 +35,7 @@ def verify(here: Here, home: CoordinatorHome) -> Iterator[views.Check]:
     try:
         sightings, key = load_sightings(home.path), here.reader.coordinator_key()
         with copied(home.path) as log:
-            yield from views.checks(log, home.settings.federation_id, key, sightings, here.reader.identities())
+            yield from views.checks(log, home.settings.federation_id, key, sightings, here.reader.keys())
     except FedwardError as error:
         yield views.Check("The log can be read", False, error.what)
 
@@ -48,7 +48,7 @@ def results(sheet: Sheet, made: Sequence[views.Check]) -> None:
 
 def vouched(here: Here, home: CoordinatorHome, sheet: Sheet, size: int) -> None:
     """Up to which entry of so many each hospital has signed the log."""
-    sheet.heading("Up to where each hospital vouches for it")
+    sheet.heading(f"Up to where {'each' if here.whole else 'your'} hospital vouches for it")
     sites = sorted(here.reader.identities())
     frame = views.signatures(signed(here, home), sites, size)
     sheet.table("countersignatures", frame, "countersignatures", open_=len(sites) <= PRINTED)

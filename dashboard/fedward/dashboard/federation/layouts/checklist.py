@@ -10,7 +10,7 @@ from fedward.dashboard.sheet import Sheet
 def checklist(here: Here, sheet: Sheet) -> None:
     """How each gate stands by the newest model that was evaluated."""
     look = here.look
-    made = gates.verdicts(here.reader.history(look)) if look.trains else None
+    made = here.reader.verdicts(look)
     if made is None:
         named = gates.asked(look)
         sheet.empty("Not evaluated yet.")

@@ -48,7 +48,8 @@ def lay_out(here: Here, sheet: Sheet) -> None:
     )
     _differences(here, sheet)
     _over_rounds(here, sheet, look.manifest.gates.max_equalized_odds_gap)
-    mitigation(here, sheet)
+    if look.sealed is not None:  # whoever sees no roster is not given what is computed from it
+        mitigation(here, sheet)
     sheet.heading("The study's gates")
     checklist(here, sheet)
 

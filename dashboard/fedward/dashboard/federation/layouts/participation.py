@@ -42,7 +42,7 @@ def lay_out(here: Here, sheet: Sheet) -> None:
     sheet.chart(drawn(charts.answers, took), charts.answers_words(took), "seconds until the answer", took, "answers")
     why = views.causes(look, history)
     if why.empty:
-        sheet.note("In the attempts shown nobody was refused, dropped or absent.")
+        sheet.note(views.undisturbed(look))
     else:
         sheet.heading("What kept hospitals out, and what helps")
         sheet.table("causes", why, "causes", open_=len(why) <= PRINTED)

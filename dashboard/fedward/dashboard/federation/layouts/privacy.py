@@ -23,14 +23,18 @@ def lay_out(here: Here, sheet: Sheet) -> None:
         most = [(label, max(getattr(one, name) for one in found)) for label, name in _FIGURES]
         sheet.figures(
             [
-                (label, f"{value:.2f}", f"The hospital where it is most; δ = {look.manifest.privacy.delta:g}")
+                (
+                    label,
+                    f"{value:.2f}",
+                    f"{'The hospital where it is most' if here.whole else 'At your hospital'}; δ = {look.manifest.privacy.delta:g}",
+                )
                 for label, value in most
             ]
         )
-        sheet.heading("ε of this study at each hospital")
+        sheet.heading(f"ε of this study at {'each' if here.whole else 'your'} hospital")
         frame = views.table(found)
         sheet.chart(drawn(charts.bars, frame), charts.bars_words(frame), "ε by hospital", frame, "epsilon")
-        sheet.note(views.shared(here.reader.tallies(look)))
+        sheet.note(f"{views.shared(here.reader.tallies(look))} {views.elsewhere(look)}".strip())
     elif look.manifest.privacy.epsilon is not None:
         sheet.empty("The study is not sealed yet: each hospital's noise, and so its ε, is fixed with the seal.")
     sheet.heading("What is promised to patients")

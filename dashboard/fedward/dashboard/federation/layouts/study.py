@@ -20,7 +20,7 @@ def sentence(here: Here) -> str:
 def lay_out(here: Here, sheet: Sheet) -> None:
     look, reader = here.look, here.reader
     for what, command in overview.notices(look):
-        sheet.warn(what, command)
+        sheet.warn(what, command if here.whole else "")
     statuses, metrics = reader.statuses(look, NEWEST), reader.metrics(look, EVERYBODY)
     sheet.figures(overview.figures(look, statuses, metrics))
     if look.attempts:

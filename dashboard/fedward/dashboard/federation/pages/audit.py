@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
@@ -38,13 +39,15 @@ def _sentence(here: Here) -> str:
     if home is None:
         return layout.ELSEWHERE
     entries = _all(home)
-    return layout.sentence(here, home, entries, _checked(len(entries)))
+    return layout.sentence(here, home, entries, _checked(here, len(entries)))
 
 
-def _checked(size: int) -> list[views.Check] | None:
-    """What was verified on this page, as long as the log is what it was then."""
+def _checked(here: Here, size: int) -> list[views.Check] | None:
+    """What was verified on this page, as long as the log is what it was then, in words for whoever looks now."""
     kept = st.session_state.get("verified")
-    return kept[1] if kept is not None and kept[0] == size else None
+    if kept is None or kept[0] != size:
+        return None
+    return [replace(check, found=here.reader.told(check.found)) for check in kept[1]]
 
 
 def _lay_out(here: Here) -> None:
@@ -59,9 +62,16 @@ def _lay_out(here: Here) -> None:
         st.session_state["wanted"] = True  # until it is done: a page that is drawn anew meanwhile does not lose it
     if st.session_state.get("wanted"):
         _verify(here, home, len(entries))
-    layout.results(sheet, _checked(len(entries)) or ())
+    layout.results(sheet, _checked(here, len(entries)) or ())
     layout.vouched(here, home, sheet, len(entries))
     sheet.heading("Entries")
+    if not here.whole:
+        sheet.inform(
+            "Entries say what each hospital did and when, and are for coordinators and auditors. Whether they are whole and "
+            "unchanged is checked above all the same.",
+            "visibility_off",
+        )
+        return
     wanted = st.text_input(
         "Search the entries",
         key="search",
@@ -76,7 +86,7 @@ def _verify(here: Here, home: CoordinatorHome, size: int) -> None:
     with st.status("Verifying", expanded=True) as status:
         for check in layout.verify(here, home):
             made.append(check)
-            st.write(words.plain(f"{check.name}: {check.found}", 400))
+            st.write(words.plain(f"{check.name}: {here.reader.told(check.found)}", 400))
         failed = any(check.holds is False for check in made)
         status.update(label="It does not hold" if failed else "Verified", state="error" if failed else "complete")
     st.session_state["verified"], st.session_state["wanted"] = (size, made), False

@@ -9,11 +9,12 @@ import streamlit as st
 
 from fedward.dashboard import gatekeeper, words
 from fedward.dashboard import pages as parts
-from fedward.dashboard.access import sees_record
+from fedward.dashboard.access import Granted, sees_all
 from fedward.dashboard.federation.here import Here, Sentence
 from fedward.dashboard.federation.place import Place
 from fedward.dashboard.federation.place import place as find
 from fedward.dashboard.federation.reading import Look, Reader, Stamp
+from fedward.dashboard.federation.seen import seen
 from fedward.dashboard.federation.views import marks, overview, promise
 from fedward.dashboard.screen import Screen
 from fedward.privacy.errors import FedwardError
@@ -25,7 +26,6 @@ EVERY_S = 2
 STALE_S = 60
 """A running study of which the record says nothing for so long is told as stale."""
 PICKED = "study"
-
 
 LayOut = Callable[[Here], None]
 
@@ -44,17 +44,14 @@ def reader_of(place: Place) -> Reader:
 def page(named: str, sentence: Sentence, lay_out: LayOut) -> None:
     """One page of the study that is picked. Whatever cannot be read is told with what helps; whoever may not look sees nothing."""
     granted = gatekeeper.admitted()
-    if not sees_record(granted):
-        gatekeeper.not_for(granted)
-        return
     try:
         place = find(named)
-        reader = reader_of(place)
+        reader = seen(reader_of(place), granted)
         stamp = reader.stamp()
         studies = reader.studies()
         if not studies:
-            _nothing(place)
-            _watch(place, stamp, None)
+            _nothing(place, granted)
+            _watch(place, stamp, None, sees_all(granted))
             return
         left, right = st.columns([3, 2], vertical_alignment="center")
         with right:
@@ -63,12 +60,23 @@ def page(named: str, sentence: Sentence, lay_out: LayOut) -> None:
         with left:
             _head(here)
         st.subheader(words.plain(sentence(here), 600), anchor=False)
-        _watch(place, stamp, here.look)
+        _watch(place, stamp, here.look, here.whole)
         lay_out(here)
         Screen().note(promise.words_of(here.look))
     except FedwardError as error:
-        parts.tell(error)
+        if sees_all(granted):
+            parts.tell(error)
+        else:
+            _untold(error)
         _retry(named)
+
+
+def _untold(error: FedwardError) -> None:
+    """What went wrong, to whom its words are not for: they may name a hospital, or where the record lies."""
+    st.error(
+        f"The record cannot be shown now. Code: {words.plain(error.code)}. The study's coordinator can see why.",
+        icon=":material/error:",
+    )
 
 
 def pick(studies: tuple[StudyRow, ...]) -> int:
@@ -105,15 +113,22 @@ def _head(here: Here) -> None:
         st.badge(mark.word, icon=f":material/{mark.icon}:", color=mark.tone)
 
 
-def _nothing(place: Place) -> None:
+def _nothing(place: Place, granted: Granted) -> None:
     st.header("No study yet", anchor=False)
+    if not sees_all(granted):
+        whose = "your hospital" if granted.role == "hospital" else "hospitals"
+        st.info(
+            f"This coordinator has proposed no study to {whose}. The page follows by itself.",
+            icon=":material/hourglass_empty:",
+        )
+        return
     st.info("This coordinator has proposed no study. The page follows by itself.", icon=":material/hourglass_empty:")
     home = f" --home {place.home.path}" if place.home is not None else ""
     st.code(f"fedward coordinator propose STUDY.toml{home}", language=None)
 
 
 @gatekeeper.fragment(run_every=EVERY_S)
-def _watch(place: Place, at: Stamp, look: Look | None) -> None:
+def _watch(place: Place, at: Stamp, look: Look | None, whole: bool) -> None:
     """Draws the page anew when the record has changed, and says of a running study since when nothing has come.
 
     Costs two look-ups in the record where nothing has.
@@ -122,8 +137,9 @@ def _watch(place: Place, at: Stamp, look: Look | None) -> None:
         reader = reader_of(place)
         now, lease = reader.stamp(), reader.lease()
     except FedwardError as error:
+        why = f": {words.plain(error.what, 300)}" if whole else ""
         st.warning(
-            f"The record cannot be read now: {words.plain(error.what, 300)}. What is shown is older.",
+            f"The record cannot be read now{why}. What is shown is older.",
             icon=":material/sync_problem:",
         )
         return

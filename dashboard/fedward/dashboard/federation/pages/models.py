@@ -45,7 +45,7 @@ def _compare(here: Here, sheet: Screen) -> None:
         return
     beside = here.reader.look(int(chosen))
     made = compare(here.reader.history(here.look), here.reader.history(beside))
-    sheet.table("the two studies", views.facts(made), "studies", open_=True)
+    sheet.table("the two studies", views.facts(made, here.look, beside), "studies", open_=True)
     if made.differences:
         sheet.listing("The manifests differ:", [("", text) for text in made.differences[:40]])
     frame = views.side_by_side(made, here.look, beside)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedward.dashboard.federation.reading import Look
 from fedward.server.records import Evaluation
-from fedward.study.manifest import Manifest, SealedManifest
+from fedward.study.manifest import Manifest
 from fedward.study.metrics import SMALL, bin_centres, calibration_curve, slice_names
 from fedward.study.metrics.intervals import project
 from fedward.study.metrics.measures import first_bin
@@ -59,13 +59,12 @@ def sums(look: Look, evaluation: Evaluation | None) -> Sums | None:
     if flat.size != math.prod(shape):
         return None
     histogram, _ = parts(look.manifest, flat.reshape(shape))
-    noise = look.sealed.count_deviation if isinstance(look.sealed, SealedManifest) else 0.0
     plan = look.manifest.counting
     return Sums(
         counts=histogram,
         names=slice_names(look.manifest),
         centres=bin_centres(plan.bins, plan.temper),
-        deviation=noise * len(evaluation.sites) ** 0.5,  # every site noised its own counts
+        deviation=look.count_deviation * len(evaluation.sites) ** 0.5,  # every site noised its own counts
         version=evaluation.version,
         sites=evaluation.sites,
         threshold=plan.threshold,

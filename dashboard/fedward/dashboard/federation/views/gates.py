@@ -11,8 +11,6 @@ from fedward.dashboard import words
 from fedward.dashboard.federation.reading import Look
 from fedward.dashboard.federation.views import marks
 from fedward.dashboard.federation.views.marks import Mark
-from fedward.server import gates
-from fedward.server.histories import History
 from fedward.server.verdicts import Verdict
 
 WORDS: Final = {
@@ -25,11 +23,6 @@ WORDS: Final = {
     "max_epsilon": "ε that the study has cost a patient",
     "participation": "hospitals and groups behind the model",
 }
-
-
-def verdicts(history: History) -> tuple[Verdict, ...] | None:
-    """What the gates come to; None before the first round is committed, when there is no model to hold against them."""
-    return gates.verdicts(history) if history.view.version > 0 else None
 
 
 def asked(look: Look) -> tuple[str, ...]:

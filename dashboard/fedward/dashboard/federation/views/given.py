@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from fedward.dashboard import words
 from fedward.dashboard.federation.reading import Look
+from fedward.dashboard.federation.seen import named as told
+from fedward.dashboard.federation.seen import others
 from fedward.server.records import SharedMetrics
 from fedward.study.manifest import Manifest
 from fedward.study.shared_metrics import SiteFigures
@@ -23,14 +26,24 @@ COLUMNS = ("hospital", "value", "low", "high", "alone", "patients", "version", "
 def by_site(
     look: Look, shared: Sequence[SharedMetrics], name: str = "auroc", slice_: str = "everybody"
 ) -> pd.DataFrame:
-    """hospital, value, low, high, alone, patients, version, shown: "shared", "suppressed" or "not shared"; in the roster's order.
+    """hospital, value, low, high, alone, patients, version, shown: "shared", "suppressed" or "not shared"; in the roster's order,
+    of hospitals that are told by name.
 
     `alone` is the AUROC of the model that the hospital trained by itself, NaN where it gave none. The interval of an AUROC is
     Hanley & McNeil's (1982), from the two counts alone: the file has no more.
     """
     given = {one.site: one for one in shared}
-    rows = [_row(look, site, given.get(site), name, slice_) for site in look.sites]
+    rows = [_row(look, site, given.get(site), name, slice_) for site in told(look)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def unshared(look: Look) -> str:
+    """What is said where no figure of a single hospital can be shown."""
+    if not others(look):
+        of = len(look.sites)
+        return f"Not shared: none of the {of} hospitals has given its own metrics away, and the coordinator sees sums alone."
+    own = f"Not shared: {words.listed(told(look))} has not given its own metrics away. " if told(look) else ""
+    return f"{own}What other hospitals gave away is not shown to your role."
 
 
 def _row(look: Look, site: str, one: SharedMetrics | None, name: str, slice_: str) -> tuple[object, ...]:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.reading import Look
+from fedward.dashboard.federation.seen import named, others
 from fedward.dashboard.federation.views import accuracy, fairness, gates
-from fedward.dashboard.federation.views.overview import estimate, when
+from fedward.dashboard.federation.views.overview import elsewhere, estimate, when
 from fedward.server.cards import pages
 from fedward.server.cards.facts import card, of_study
 from fedward.server.comparing import Comparison, Side
@@ -76,14 +77,14 @@ def newest(look: Look) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", "is"])
 
 
-def facts(made: Comparison) -> pd.DataFrame:
+def facts(made: Comparison, a: Look, b: Look) -> pd.DataFrame:
     """what, and a column for each study: the two side by side."""
     names = _names(made)
     rows = [
         ("title", made.a.title, made.b.title),
         ("state", made.a.state, made.b.state),
         ("rounds committed", f"{made.a.version} of {made.a.rounds}", f"{made.b.version} of {made.b.rounds}"),
-        ("hospitals", _hospitals(made.a), _hospitals(made.b)),
+        ("hospitals", _hospitals(a), _hospitals(b)),
         ("attempts", _counts(made.a), _counts(made.b)),
         ("seconds of all attempts", f"{made.a.seconds:.0f}", f"{made.b.seconds:.0f}"),
         ("measured after round", _number(made.a.measured_after), _number(made.b.measured_after)),
@@ -100,8 +101,9 @@ def _names(made: Comparison) -> tuple[str, str]:
     return (one, other) if one != other else (one, f"{other} (2)")
 
 
-def _hospitals(side: Side) -> str:
-    return f"{len(side.patients)}: {words.listed(sorted(side.patients))}"
+def _hospitals(look: Look) -> str:
+    apart = [elsewhere(others(look))] if others(look) else []
+    return f"{len(look.sites)}: {words.listed([*named(look), *apart])}"
 
 
 def _counts(side: Side) -> str:

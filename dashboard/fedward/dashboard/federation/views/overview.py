@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -13,7 +14,9 @@ import pandas as pd
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.reading import Look
+from fedward.dashboard.federation.seen import named, others
 from fedward.dashboard.federation.views import marks
+from fedward.dashboard.redaction import OTHER
 from fedward.server.records import AttemptRow, MetricRow, StatusRow
 
 RECENT: Final = 10
@@ -217,12 +220,20 @@ def notices(look: Look) -> list[tuple[str, str]]:
 
 
 def standings(look: Look) -> pd.DataFrame:
-    """hospital, says, why, since (UTC): what each said of the proposal last."""
+    """hospital, says, why, since (UTC): what each said of the proposal last; those that are not told apart are counted."""
     known = {row.site: row for row in look.standings}
     rows = [
         (site, known[site].state, known[site].reason, when(known[site].at))
         if site in known
         else (site, "nothing yet", "", "")
-        for site in look.sites
+        for site in named(look)
     ]
+    said = Counter(row.state for row in look.standings if row.site == OTHER)
+    said["nothing yet"] += max(others(look) - said.total(), 0)
+    rows += [(elsewhere(count), state, "", "") for state, count in sorted(said.items()) if count]
     return pd.DataFrame(rows, columns=["hospital", "says", "why", "since (UTC)"])
+
+
+def elsewhere(count: int) -> str:
+    """Hospitals that are not told apart."""
+    return words.counted(count, "other hospital", "other hospitals")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -10,8 +11,10 @@ import pandas as pd
 
 from fedward.dashboard import words
 from fedward.dashboard.federation.reading import Look, Tally
-from fedward.dashboard.federation.views import marks
+from fedward.dashboard.federation.seen import named, others
+from fedward.dashboard.federation.views import marks, overview
 from fedward.dashboard.federation.views.overview import round_name, when
+from fedward.dashboard.redaction import OTHER
 from fedward.server.causes import BLAMELESS, Cause
 from fedward.server.chronicle import Attempt, attempts
 from fedward.server.contributing import SiteStory, stories
@@ -20,14 +23,15 @@ from fedward.server.records import StatusRow
 
 
 def grid(look: Look, history: History) -> pd.DataFrame:
-    """hospital, attempt, round, what, status, why, seconds: a row for each hospital and attempt, in the roster's order."""
+    """hospital, attempt, round, what, status, why, seconds: a row for each hospital and attempt, in the roster's order; where
+    others are not told apart, one for each status that some of them had, and how many had it."""
     made = {one.attempt: one for one in attempts(history)}
     rows = []
     for number, statuses in history.by_attempt.items():
         one = made[number]
         why = {site: out.cause for out in one.out for site in out.sites}
         seen = {row.site: row for row in statuses}
-        for site in look.sites:
+        for site in named(look):
             row = seen.get(site)
             status = "asked" if row is None else row.status
             cause = why.get(site)
@@ -38,13 +42,22 @@ def grid(look: Look, history: History) -> pd.DataFrame:
                     math.nan if row is None or row.seconds is None else row.seconds,
                 )
             )  # fmt: skip
+        apart = Counter(row.status for row in statuses if row.site == OTHER)
+        apart["asked"] += max(others(look) - apart.total(), 0)
+        rows += [
+            (
+                f"others: {marks.status(status).word}", number, one.round, round_name(look, one.round).lower(),
+                marks.status(status).word, f"{count} of {overview.elsewhere(others(look))}", math.nan,
+            )
+            for status, count in apart.items() if count
+        ]  # fmt: skip
     return pd.DataFrame(rows, columns=["hospital", "attempt", "round", "what", "status", "why", "seconds"])
 
 
 def told(look: Look, history: History) -> list[SiteStory]:
-    """Each hospital's part in the attempts of the history, in the roster's order."""
+    """The part of each hospital that is told by name in the attempts of the history, in the roster's order."""
     found = {story.site: story for story in stories(history, attempts(history))}
-    return [found[site] for site in look.sites if site in found]
+    return [found[site] for site in named(look) if site in found]
 
 
 def sentence(look: Look, history: History) -> str:
@@ -52,21 +65,31 @@ def sentence(look: Look, history: History) -> str:
     made = [one for one in attempts(history) if one.outcome is not None]
     if not made:
         return "No round has ended yet."
-    absent = _newest_absence(made)
+    absent = _newest_absence(look, made)
     given, of = len(made[-1].contributed), words.counted(len(look.sites), "hospital", "hospitals")
     head = f"{given} of {of} contributed to the newest attempt."
     if absent is None:
-        return f"{head} In the {words.counted(len(made), 'attempt', 'attempts')} shown nobody was missing."
+        return f"{head} In the {words.counted(len(made), 'attempt', 'attempts')} shown {_nobody(look)} missing."
     site, one, cause, verb = absent
     back = next((later for later in made if later.attempt > one.attempt and site in later.contributed), None)
     now = f"back in {_round(look, back)}" if back else "not back yet"
     return f"{head} {site} {verb} in {_round(look, one)}: {cause.means}; {now}."
 
 
-def _newest_absence(made: Sequence[Attempt]) -> tuple[str, Attempt, Cause, str] | None:
+def _nobody(look: Look) -> str:
+    """Who was not, as far as whoever looks is told."""
+    return f"{words.listed(named(look))} was never" if others(look) else "nobody was"
+
+
+def undisturbed(look: Look) -> str:
+    """What is said where no cause kept a hospital out that is told by name."""
+    return f"In the attempts shown {_nobody(look)} refused, dropped or absent."
+
+
+def _newest_absence(look: Look, made: Sequence[Attempt]) -> tuple[str, Attempt, Cause, str] | None:
     for one in reversed(made):
         for out in one.out:
-            if out.cause.name not in BLAMELESS:
+            if out.cause.name not in BLAMELESS and out.sites[0] in named(look):
                 verb = {"refused": "refused", "dropped": "dropped", "absent": "was not there"}.get(
                     out.status, out.status
                 )
@@ -86,7 +109,7 @@ def sites(look: Look, tallies: Mapping[str, Tally], history: History) -> pd.Data
     """
     known = {story.site: story for story in told(look, history)}
     rows = []
-    for site in look.sites:
+    for site in named(look):
         tally, story = tallies.get(site, Tally()), known.get(site)
         now = "" if story is None or story.now is None else story.now.means
         rows.append(
@@ -97,6 +120,10 @@ def sites(look: Look, tallies: Mapping[str, Tally], history: History) -> pd.Data
                 now or "taking part",
             )
         )  # fmt: skip
+    if others(look):
+        apart = tallies.get(OTHER, Tally())
+        counts = (apart.statuses.get(name, 0) for name in ("refused", "dropped", "absent"))
+        rows.append((f"{overview.elsewhere(others(look))} together", apart.committed, *counts, math.nan, "", ""))
     columns = [
         "hospital",
         "rounds contributed",
@@ -125,7 +152,8 @@ def _do(cause: Cause) -> str:
 
 
 def answers(look: Look, statuses: Mapping[int, Sequence[StatusRow]]) -> pd.DataFrame:
-    """hospital, value, low, high, shown: the median time of its answers, seconds, and the fastest and slowest."""
+    """hospital, value, low, high, shown: the median time of its answers, seconds, and the fastest and slowest; of hospitals
+    that are told by name."""
     took: dict[str, list[float]] = {}
     for rows in statuses.values():
         for row in rows:
@@ -135,6 +163,6 @@ def answers(look: Look, statuses: Mapping[int, Sequence[StatusRow]]) -> pd.DataF
         (site, median(took[site]), min(took[site]), max(took[site]), "")
         if site in took
         else (site, *(math.nan,) * 3, "no answer yet")
-        for site in look.sites
+        for site in named(look)
     ]
     return pd.DataFrame(made, columns=["hospital", "value", "low", "high", "shown"])

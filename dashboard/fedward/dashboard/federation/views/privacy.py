@@ -16,13 +16,13 @@ from typing import Final
 import pandas as pd
 
 from fedward.dashboard import words
+from fedward.dashboard.federation.charges import Charge
 from fedward.dashboard.federation.reading import Look, Tally
+from fedward.dashboard.federation.seen import others
 from fedward.privacy.accounting import epsilon
 from fedward.privacy.events import History, merge
-from fedward.study.kinds import AnySealed
 from fedward.study.manifest import Manifest
-from fedward.study.schedule import attempt_events, study_events
-from fedward.study.terms import PRIVACY_WORDS, all_others_words, coordinator_words, covered, shares_noise
+from fedward.study.terms import PRIVACY_WORDS, all_others_words, coordinator_words, covered
 
 LEVELS: Final = 8
 """Sites of one noise are told apart by so many numbers of attempts at most: an ε is a tenth of a second's work."""
@@ -48,25 +48,24 @@ class Cost:
 
 
 def costs(look: Look, tallies: Mapping[str, Tally]) -> list[Cost]:
-    """Every hospital's; empty before the seal, and without differential privacy."""
-    sealed, delta = look.sealed, look.manifest.privacy.delta
-    if sealed is None or delta is None or look.manifest.privacy.epsilon is None:
+    """Every hospital's that is told by name; empty before the seal, and without differential privacy."""
+    delta = look.manifest.privacy.delta
+    if delta is None:
         return []
     ended = look.study.state in {"completed", "stopped", "failed", "budget-exhausted"}
     left = (0, 0) if ended else _left(look)
-    levels = _levels({site: (tally.trained, tally.evaluated) for site, tally in tallies.items()})
+    own = {site: tallies.get(site, Tally()) for site in look.charges}
+    levels = _levels({site: (tally.trained, tally.evaluated) for site, tally in own.items()})
     found = []
-    for site in look.sites:
-        tally = tallies.get(site, Tally())
-        done = levels[site]
-        promised = study_events(sealed, site)
+    for site, charge in look.charges.items():
+        tally, done = own[site], levels[site]
         found.append(
             Cost(
                 site=site,
                 asked=(tally.trained, tally.evaluated),
-                spent=_epsilon(_events(sealed, site, *done), delta),
-                forecast=_epsilon(_events(sealed, site, done[0] + left[0], done[1] + left[1]), delta),
-                promised=_epsilon(promised, delta),
+                spent=_epsilon(_events(charge, *done), delta),
+                forecast=_epsilon(_events(charge, done[0] + left[0], done[1] + left[1]), delta),
+                promised=_epsilon(charge.planned, delta),
             )
         )
     return found
@@ -93,10 +92,10 @@ def _levels(counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]
     }
 
 
-def _events(sealed: AnySealed, site: str, trained: int, evaluated: int) -> History:
+def _events(charge: Charge, trained: int, evaluated: int) -> History:
     """What so many attempts charge; nothing for what carries no noise, which no ε covers."""
     made = []
-    for purpose, event in attempt_events(sealed, site, train=True, evaluate=True).items():
+    for purpose, event in charge.once.items():
         times = evaluated if purpose.startswith("evaluate") else trained
         if event is not None and times > 0:
             made.append(replace(event, steps=event.steps * times))
@@ -116,9 +115,11 @@ def sentence(look: Look, found: Sequence[Cost]) -> str:
     if not found:
         return f"The study may cost each patient ε at most {privacy.epsilon:g} (δ {privacy.delta:g}); nothing has been charged yet."
     spent, promised = max(one.spent for one in found), max(one.promised for one in found)
+    whose = words.listed([f"of {one.site}" for one in found]) + " " if others(look) else ""
+    who = "it" if others(look) else "its hospitals"
     return (
-        f"This study has cost each patient ε at most {spent:.2f} so far (δ {privacy.delta:g}), of {promised:.2f} that its "
-        "hospitals approved; unit: patient; adds or removes one patient."
+        f"This study has cost each patient {whose}ε at most {spent:.2f} so far (δ {privacy.delta:g}), of {promised:.2f} that "
+        f"{who} approved; unit: patient; adds or removes one patient."
     )
 
 
@@ -170,9 +171,20 @@ def promise(look: Look) -> list[tuple[str, str]]:
 
 
 def _adversary(look: Look) -> str:
-    if look.sealed is not None and shares_noise(look.sealed):
-        return f"{coordinator_words(look.sealed.manifest)}; against {all_others_words()} less is promised"
+    manifest = look.manifest
+    if look.study.digest is not None and isinstance(manifest, Manifest) and manifest.privacy.noise == "shared":
+        return f"{coordinator_words(manifest)}; against {all_others_words()} less is promised"
     return PRIVACY_WORDS.partition("adversary: ")[2].partition(";")[0]
+
+
+def elsewhere(look: Look) -> str:
+    """What is said of hospitals whose ε is not told to whoever looks; empty where there are none."""
+    if not others(look) or look.manifest.privacy.epsilon is None:
+        return ""
+    return (
+        f"What it has cost patients of the other {words.counted(others(look), 'hospital', 'hospitals')} is not shown to your "
+        f"role; it is at most the ε that the study promises, {look.manifest.privacy.epsilon:g}."
+    )
 
 
 def shared(tallies: Mapping[str, Tally]) -> str:
