@@ -106,6 +106,9 @@ def _write_round(store: Store, key: int, manifest: Manifest, names: tuple[str, .
 
 
 def _evaluation(manifest: Manifest, round_: int, sites: tuple[str, ...]) -> Evaluation:
-    drawn = np.random.default_rng(round_).integers(0, 20, histogram_shape(manifest)).astype(np.int64)
-    drawn[0] = drawn[1:].max(axis=0)  # everybody: no group has more
+    rng = np.random.default_rng(round_)
+    drawn = rng.integers(0, 20, histogram_shape(manifest)).astype(np.int64)
+    drawn[0] = drawn[3:].sum(axis=0)  # everybody is in one band of age, and is a woman or a man
+    drawn[1] = rng.binomial(drawn[0], 0.5)
+    drawn[2] = drawn[0] - drawn[1]
     return evaluate(manifest, round_ - 1, sites, drawn, count_deviation(manifest))
