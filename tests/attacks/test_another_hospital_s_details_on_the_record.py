@@ -236,6 +236,7 @@ def test_its_own_part_is_there_and_the_same_search_finds_all_of_the_coordinator_
         for site in SITES if own == "all" else (own,):
             assert all(site in pages[name] for name in ("study", "privacy", "participation", "audit")), site
             assert REASONS[site] in pages["study"]
+            assert ("fedward coordinator clear-alarm" in pages["study"]) is (own == "all")  # who can give that command
             cost = next(one for one in costs(record) if one.site == site)
             assert repr(cost.spent) in pages["privacy"]
             assert known.numbers[site] & set(re.findall(r"[\d.]+", pages["participation"])), "its seconds"

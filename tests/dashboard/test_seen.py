@@ -301,6 +301,9 @@ def test_what_the_part_is_made_from_is_not_left_in_what_all_share(record: Federa
     before = everything_of(reader, key)
     part = seen(reader, hospital("va"))
     first = everything_of(part, key)
+    assert names_of(first.casefold(), tuple(record.sites)) == {"va"}
+    assert names_of(before.casefold(), tuple(record.sites)) == set(record.sites)
+    assert (part.look(key).sealed, part.history(part.look(key)).sealed) == (None, None)
     assert everything_of(reader, key) == before == everything_of(Reader(record.store), key)
     assert everything_of(seen(reader, hospital("va")), key) == first
     assert set(reader.tallies(reader.look(key))) == set(record.sites)

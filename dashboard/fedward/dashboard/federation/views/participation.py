@@ -123,7 +123,16 @@ def sites(look: Look, tallies: Mapping[str, Tally], history: History) -> pd.Data
     if others(look):
         apart = tallies.get(OTHER, Tally())
         counts = (apart.statuses.get(name, 0) for name in ("refused", "dropped", "absent"))
-        rows.append((f"{overview.elsewhere(others(look))} together", apart.committed, *counts, math.nan, "", ""))
+        rows.append(
+            (
+                f"{overview.elsewhere(others(look))} together",
+                apart.committed,
+                *counts,
+                math.nan,
+                "not shown",
+                "not shown",
+            )
+        )
     columns = [
         "hospital",
         "rounds contributed",
