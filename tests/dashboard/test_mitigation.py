@@ -38,7 +38,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 def _script(named: str) -> None:
-    from fedward.dashboard.federation.pages.fairness import fairness
+    from fedward.dashboard.federation.pages.plain import fairness
 
     fairness(named)
 
@@ -83,7 +83,7 @@ def test_the_page_has_the_command_s_numbers(federation: Federation) -> None:
 def test_bound_and_criterion_are_chosen(federation: Federation) -> None:
     home = federation.home.path
     app = page(home)
-    app.segmented_control(key="mitigation-bound").set_value(0.02)
+    app.segmented_control(key="mitigation-bound").set_value("0.02")
     app.segmented_control(key="mitigation-criterion").set_value("equalised odds").run()
     assert not app.exception
     told = good("coordinator", "mitigation", STUDY, "--bound", 0.02, "--criterion", "equalized_odds", "--home", home)

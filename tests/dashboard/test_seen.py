@@ -46,6 +46,7 @@ from fedward.server.records import (
 )
 from fedward.server.verdicts import Verdict
 from fedward.server.views import StudyView
+from fedward.study.terms import evaluates
 
 POOL = ("va", "va-north", "north", "cleveland", "cleveland-clinic", "st-mary", "mary")
 MANIFEST = heart_manifest()
@@ -117,7 +118,13 @@ class Given(Reader):
         made = {site: Tally() for site in self.whole.sites}
         rounds = {one.attempt: one for one in self.whole.attempts}
         for row in self.rows:
-            made[row.site].add(row, rounds[row.attempt], MANIFEST)
+            attempt = rounds[row.attempt]
+            made[row.site].add(
+                row.status,
+                trains=attempt.round <= MANIFEST.planned_rounds,
+                counts=evaluates(MANIFEST, attempt.round),
+                committed=attempt.outcome == "committed",
+            )
         return made
 
     def metrics(self, look: Look, slices: Sequence[str]) -> list[MetricRow]:
@@ -325,8 +332,8 @@ def test_a_foreign_look_is_not_answered(record: Federation) -> None:
 
 # What nobody has thought of yet
 
-FOR_SEEN_ALONE = {"names", "sites_of"}
-"""What the reader says of the whole federation: a page is not to ask."""
+FOR_SEEN_ALONE = {"names", "sites_of", "read_ahead"}
+"""What the reader says of the whole federation, or does before anybody looks: a page is not to ask."""
 
 
 def test_every_method_of_the_reader_has_a_part_for_roles() -> None:
@@ -344,7 +351,7 @@ def test_every_method_of_the_reader_has_a_part_for_roles() -> None:
 CLASSIFIED: dict[type, str] = {
     Look: "stamp study manifest sealed attempts journal standings alarms version model question count_deviation charges",
     Tally: "statuses committed trained evaluated",
-    History: "study view journal alarms evidence shared calibration",
+    History: "study view journal alarms evidence shared calibration votes",
     StudyView: "key study_id title digest state reason wish rounds version model epsilon delta epsilon_all_others meaning secure "
     "standings attempts statuses metrics kind answers questions not_releasable code contributed",
     StudyRow: "key study_id manifest invited sealed signature digest state reason wish created_at changed_at code",
