@@ -19,6 +19,8 @@ from fedward.dashboard.access import LOCAL, Granted
 from fedward.dashboard.federation.charges import Charge
 from fedward.dashboard.federation.reading import EVERYBODY, Look, Reader, Stamp, Tally
 from fedward.dashboard.federation.seen import Seen, named, others, seen
+from fedward.dashboard.federation.views import events, overview, participation, privacy
+from fedward.dashboard.federation.views import given as given_away
 from fedward.dashboard.record import Record
 from fedward.dashboard.redaction import OTHER, WITHHELD, Hidden
 from fedward.dashboard.views import View
@@ -210,15 +212,15 @@ def records(draw: st.DrawFn) -> Given:
     )  # fmt: skip
 
 
-def everything(record: Reader | Seen) -> str:
+def everything(record: Reader | Seen, key: int = 1) -> str:
     """All that a page can ask for, but the manifest, which every hospital signed."""
-    look = record.look(1)
+    look = record.look(key)
     plain = replace(look, manifest=None, study=replace(look.study, manifest=""))  # type: ignore[arg-type]
     history = record.history(look)
     said = [
         plain, look.sites, record.lease(), record.identities(), record.coordinator_key(), record.releases(), record.shared(look),
         [replace(row, manifest="") for row in record.studies()], record.statuses(look), record.tallies(look),
-        record.metrics(look, EVERYBODY), record.measured(look), record.evaluation(look, 1), record.verdicts(look),
+        record.metrics(look, EVERYBODY), record.measured(look), record.evaluation(look, look.version), record.verdicts(look),
         replace(history, study=replace(history.study, manifest="")), history.by_attempt, history.asked,
     ]  # fmt: skip
     return "\n".join(map(repr, said)).casefold()
@@ -298,21 +300,44 @@ def test_what_the_part_is_made_from_is_not_left_in_what_all_share(record: Federa
     """The reader is every session's: after a hospital's look it still says all of it, and the other way round."""
     reader = Reader(record.store)
     key = record.store.find(STUDY).key
-    before = everything_of(reader, key)
+    before = everything(reader, key)
     part = seen(reader, hospital("va"))
-    first = everything_of(part, key)
-    assert names_of(first.casefold(), tuple(record.sites)) == {"va"}
-    assert names_of(before.casefold(), tuple(record.sites)) == set(record.sites)
+    first = everything(part, key)
+    assert names_of(first, tuple(record.sites)) == {"va"}
+    assert names_of(before, tuple(record.sites)) == set(record.sites)
     assert (part.look(key).sealed, part.history(part.look(key)).sealed) == (None, None)
-    assert everything_of(reader, key) == before == everything_of(Reader(record.store), key)
-    assert everything_of(seen(reader, hospital("va")), key) == first
+    assert everything(reader, key) == before == everything(Reader(record.store), key)
+    assert everything(seen(reader, hospital("va")), key) == first
     assert set(reader.tallies(reader.look(key))) == set(record.sites)
     assert reader.verdicts(reader.look(key)) is not None
 
 
-def everything_of(record: Reader | Seen, key: int) -> str:
-    look = record.look(key)
-    return repr([look, record.tallies(look), record.statuses(look), record.history(look), record.verdicts(look)])
+def test_pages_count_those_who_are_not_told_apart(record: Federation) -> None:
+    """No chart or table has a row for each of them: what is laid out by hospital has one's own, and others by what they did."""
+    reader = Reader(record.store)
+    key = record.store.find(STUDY).key
+    for part, own in ((seen(reader, hospital("va")), ["va"]), (seen(reader, VIEWER), [])):
+        look = part.look(key)
+        history, apart = part.history(look), len(record.sites) - len(own)
+        grid = participation.grid(look, history)
+        rows = grid[grid["hospital"].str.startswith("others: ")]
+        assert sorted(set(grid["hospital"]) - set(rows["hospital"])) == own
+        assert set(rows["seconds"].isna()) == {True}
+        told = rows.groupby("attempt")["why"].agg(lambda why: sum(int(one.split(" of ")[0]) for one in why))
+        assert set(told) == {apart}  # in each attempt all of them, each once
+        assert list(participation.sites(look, part.tallies(look), history)["hospital"]) == [
+            *own, f"{apart} other hospitals together",
+        ]  # fmt: skip
+        assert list(participation.answers(look, part.statuses(look))["hospital"]) == own
+        assert set(participation.causes(look, history)["hospital"]) == set(own)
+        assert list(given_away.by_site(look, part.shared(look))["hospital"]) == own
+        assert [one.site for one in privacy.costs(look, part.tallies(look))] == own
+        assert list(overview.standings(look)["hospital"]) == [*own, f"{apart} other hospitals"]
+        whole = reader.look(key)
+        assert overview.sentence(look, part.statuses(look)) == overview.sentence(whole, reader.statuses(whole))
+        said = " ".join(events.told(history)["what"])
+        assert f"{OTHER} and {OTHER}" not in said
+        assert f"{OTHER}, {OTHER}" not in said
 
 
 def test_a_foreign_look_is_not_answered(record: Federation) -> None:
