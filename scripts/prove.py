@@ -169,6 +169,13 @@ PROOFS: dict[str, list[Proof]] = {
             ("tests/prove/test_behind_a_proxy.py", "tests/faults/test_clock.py"),
         ),
     ],
+    "monitor": [
+        Proof(
+            "live",
+            "every page in a real browser while a real federation is at work, and its end",
+            ("tests/prove/test_monitor_live.py",),
+        ),
+    ],
     "soak": [
         Proof(
             "sites",

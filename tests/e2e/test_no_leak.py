@@ -4,6 +4,8 @@ anything that the coordinator keeps."""
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,12 @@ def test_no_canary_leaves_a_real_node(
     kept = [Path(folder) / name for folder, _, names in os.walk(loopback.home) for name in names]
     assert len(kept) > 5
     for file in kept:
-        assert {hit for hit in scanner.find(file.read_bytes()) if not hit.short} == set(), file
+        assert {hit for hit in scanner.find(_content(file)) if not hit.short} == set(), file
     told = home.log_file.read_bytes()
     assert scanner.find(told), "the hospital itself is told what failed"
+
+
+def _content(file: Path) -> bytes:
+    """Read by another process: the service runs in this one, and whoever closes a store's file here drops SQLite's locks on it
+    (https://www.sqlite.org/howtocorrupt.html, section 2.2); the next to leave then deletes its log."""
+    return subprocess.run([str(shutil.which("cat")), "--", str(file)], check=True, capture_output=True).stdout

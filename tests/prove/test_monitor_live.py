@@ -13,6 +13,7 @@ from loopback import Loopback
 from fedward.dashboard import words
 
 pytestmark = [
+    pytest.mark.prove,
     pytest.mark.federation,
     pytest.mark.timeout(480),
     pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Debian's chromium"),
