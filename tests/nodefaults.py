@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Case:
     released: Released = field(default_factory=Released)
     before: Checkpoint = field(init=False)
     disk: SmallDisk | None = field(init=False)
+    held: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         home = self.federation.sites[SITE]
@@ -70,7 +72,7 @@ class Case:
         assert isinstance(present, SiteNode)
         present._ledger.close()
         if self.disk is not None:
-            self.disk.__enter__()
+            self.held.enter_context(self.disk)
         blow = self.fault.blow if self.disk is None else self.disk.fill
         self.node = ChildNode(self.federation, SITE, self.at, blow, only_before=self.fault.only_before)
         self.federation.transport = ChildTransport(self.federation, SITE, self.node, self.released)
@@ -109,8 +111,7 @@ class Case:
     def end(self) -> None:
         self.node.end()
         self.federation.store.close()
-        if self.disk is not None:
-            self.disk.__exit__()
+        self.held.close()
 
     def check(self) -> None:
         """The study's record, every ledger and everything that left; and of this site its ε, its decision and its audit log."""

@@ -197,6 +197,18 @@ class Run:
             ran = fedward(*self.argv)
         return ran
 
+    def examined(self) -> None:
+        """Doctor speaks of what was cut off, and foresaw it."""
+        looked = fedward("site", "doctor", "--home", self.home, "--json")
+        assert looked.code in {0, 1, 3}, looked
+        assert "internal-error" not in looked.out, looked.out
+
+    def mended(self, wanted: dict[str, Any]) -> None:
+        """Given again, it comes to what it comes to undisturbed."""
+        ran = self.again()
+        assert ran.code == 0 or ran.json["error"] in self.step.done, ran
+        self.check(wanted)
+
     def facts(self) -> dict[str, Any]:
         """What is decided, registered and spent here; what only says when is left out."""
         status = good("site", "status", "--home", self.home)
@@ -240,12 +252,8 @@ def befall(
                 assert code == -9, f"nothing was killed: {said}"
             else:
                 assert_told(code, said)
-            looked = fedward("site", "doctor", "--home", run.home, "--json")
-            assert looked.code in {0, 1, 3}, looked
-            assert "internal-error" not in looked.out, looked.out
-            ran = run.again()
-            assert ran.code == 0 or ran.json["error"] in step.done, ran
-            run.check(wanted)
+            run.examined()
+            run.mended(wanted)
         except BaseException as error:
             error.add_note(f"{step.name}: at place {at} of {len(names)}: {names[at]}")
             raise
@@ -268,13 +276,9 @@ def run_full(homes: Homes, step: Step, folder: Path) -> int:
                 code, _, said = run.watched(at, disk.fill, only_before=True)
                 assert disk.is_full, "nothing was filled"
                 assert_told(code, said)
-                looked = fedward("site", "doctor", "--home", run.home, "--json")
-                assert looked.code in {0, 1, 3}, looked
-                assert "internal-error" not in looked.out, looked.out
+                run.examined()
                 disk.free()
-                ran = run.again()
-                assert ran.code == 0 or ran.json["error"] in step.done, ran
-                run.check(wanted)
+                run.mended(wanted)
             except BaseException as error:
                 error.add_note(f"{step.name}: at place {at} of {len(names)}: {name}")
                 raise

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from google.protobuf.message import Message
+from laidout import script
 from streamlit.runtime.media_file_manager import MediaFileManager
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.local_script_runner import LocalScriptRunner
@@ -31,18 +32,12 @@ class Sent:
         return "\n".join(parts).replace("\\", "").replace(JOINER, "")
 
 
-def _script(name: str, named: str) -> None:
-    from fedward.dashboard.federation.pages import FEDERATION
-
-    next(page for _, one, page in FEDERATION if one == name)(named)
-
-
 def sent(name: str, place: Path, act: Callable[[AppTest], object] | None = None, **query: str) -> tuple[Sent, AppTest]:
     """A page of a record, laid out without a browser, and all that it sent; `act` is done on it, and it is laid out again."""
     found = Sent()
     with pytest.MonkeyPatch.context() as patch:
         _listen(patch, found)
-        app = AppTest.from_function(_script, kwargs={"name": name, "named": str(place)}, default_timeout=120)
+        app = AppTest.from_function(script, kwargs={"name": name, "named": str(place)}, default_timeout=120)
         for key, value in query.items():
             app.query_params[key] = value
         app.run()

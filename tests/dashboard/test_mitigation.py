@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import histories
+import laidout
 import pytest
 from command import good
 from federation import Federation
+from laidout import said
 from measurements import counted, measure
 from streamlit.testing.v1 import AppTest
 
@@ -37,22 +39,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return made
 
 
-def _script(named: str) -> None:
-    from fedward.dashboard.federation.pages.plain import fairness
-
-    fairness(named)
-
-
 def page(home: Path) -> AppTest:
-    app = AppTest.from_function(_script, kwargs={"named": str(home)}, default_timeout=120)
-    app.run()
-    assert not app.exception, app.exception
-    return app
-
-
-def said(app: AppTest) -> str:
-    told = " ".join(str(part.value) for part in [*app.markdown, *app.info])
-    return told.replace("\\", "").replace("\u2060", "")
+    return laidout.page("fairness", str(home))
 
 
 def drawn(app: AppTest, measure: str) -> list[str]:

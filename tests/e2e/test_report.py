@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
-import axe_core_python
 import chromium
 import monitored
 import pytest
 from command import good
+from looking import serious
 from runs import simulated
 
-AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(chromium.PROGRAM is None, reason="needs Debian's chromium"),
@@ -35,18 +32,6 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     shown = monitored.monitored(folder / "fed").home.path if request.param == "record" else simulated(folder / "run")
     good("report", shown, "--out", folder / f"{request.param}.html")
     return folder / f"{request.param}.html"
-
-
-def serious(page: chromium.Page) -> list[Any]:
-    """What axe-core finds of serious or critical impact."""
-    page.call("Runtime.evaluate", expression=AXE)
-    asked = "axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations))"
-    found = page.call("Runtime.evaluate", expression=asked, awaitPromise=True, returnByValue=True)
-    return [
-        (one["id"], [node["html"][:200] for node in one["nodes"]][:5])
-        for one in json.loads(found["result"]["value"])
-        if one["impact"] in {"serious", "critical"}
-    ]
 
 
 def test_it_is_whole_and_readable_by_everybody(file: Path, tmp_path: Path) -> None:

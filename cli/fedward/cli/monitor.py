@@ -12,21 +12,23 @@ from fedward.cli.output import JsonOption, print_json, say
 if TYPE_CHECKING:
     from fedward.dashboard.serve import Listener
 
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="DIR|URL",
+        help="A coordinator's folder, its store.sqlite, or a PostgreSQL URL. [default: ~/.fedward/coordinator, without RUN]",
+        show_default=False,
+    ),
+]
+
 
 def monitor(
     run: Annotated[
         Path | None,
         typer.Argument(metavar="[RUN]", help="The folder that `fedward simulate --out` made.", show_default=False),
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            "--store",
-            metavar="DIR|URL",
-            help="A coordinator's folder, its store.sqlite, or a PostgreSQL URL. [default: ~/.fedward/coordinator, without RUN]",
-            show_default=False,
-        ),
-    ] = None,
+    store: StoreOption = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="A port of 127.0.0.1. [default: 8501 or a free one]")
     ] = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedward.cli.monitor import StoreOption
 from fedward.cli.output import JsonOption, print_json, say
 
 if TYPE_CHECKING:
@@ -24,15 +25,7 @@ def report(
             show_default=False,
         ),
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            "--store",
-            metavar="DIR|URL",
-            help="A coordinator's folder, its store.sqlite, or a PostgreSQL URL. [default: ~/.fedward/coordinator, without RUN]",
-            show_default=False,
-        ),
-    ] = None,
+    store: StoreOption = None,
     study: Annotated[
         str | None,
         typer.Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -122,11 +121,3 @@ class Report:
     promise: str
     scope: tuple[str, ...]
     sections: tuple[Section, ...] = field(default=())
-
-
-def flat(parts: Sequence[Part]) -> list[Part]:
-    """All parts, those within columns too."""
-    found: list[Part] = []
-    for part in parts:
-        found += [part] if not isinstance(part, Beside) else [one for column in part.columns for one in flat(column)]
-    return found

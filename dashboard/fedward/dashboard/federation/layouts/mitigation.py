@@ -6,10 +6,12 @@ from fedward.dashboard import words
 from fedward.dashboard.federation.charts import dumbbells
 from fedward.dashboard.federation.charts.drawn import drawn
 from fedward.dashboard.federation.here import Here
+from fedward.dashboard.federation.reading import Look
 from fedward.dashboard.federation.views import mitigation as views
 from fedward.dashboard.sheet import Sheet
 from fedward.privacy.errors import FedwardError
 from fedward.server import mitigating
+from fedward.server.records import Evaluation
 
 
 def mitigation(here: Here, sheet: Sheet) -> None:
@@ -18,16 +20,18 @@ def mitigation(here: Here, sheet: Sheet) -> None:
     attributes = {name: name for name in mitigating.compared(here.look.sealed)}
     bounds = {f"{bound:g}": f"gap at most {words.figure(bound)}" for bound in views.BOUNDS}
     criteria = {name: name for name in views.CRITERIA}
+    evaluation = here.reader.evaluation(here.look, here.reader.measured(here.look)[0].version)
     for attribute in sheet.choices("Attribute", attributes, "mitigation-attribute"):
         for bound in sheet.choices("Gap at most", bounds, "mitigation-bound", usual=f"{mitigating.BOUND:g}"):
             for criterion in sheet.choices("Criterion", criteria, "mitigation-criterion"):
-                _section(here, sheet, attribute, float(bound), criterion)
+                _section(here.look, evaluation, sheet, attribute, float(bound), criterion)
 
 
-def _section(here: Here, sheet: Sheet, attribute: str, bound: float, criterion: str) -> None:
-    evaluation = here.reader.evaluation(here.look, here.reader.measured(here.look)[0].version)
+def _section(
+    look: Look, evaluation: Evaluation | None, sheet: Sheet, attribute: str, bound: float, criterion: str
+) -> None:
     try:
-        made = mitigating.mitigated(here.look.sealed, evaluation, attribute, bound, views.CRITERIA[criterion])
+        made = mitigating.mitigated(look.sealed, evaluation, attribute, bound, views.CRITERIA[criterion])
     except FedwardError as error:
         sheet.inform(views.refused(error), "help")
         return
