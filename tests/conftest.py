@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,16 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
         yield federation
     finally:
         federation.end()
+
+
+_MAIN = sys.modules["__main__"]
+
+
+@pytest.fixture(autouse=True)
+def main_module() -> Iterator[None]:
+    """Streamlit puts a page's script in the place of the main module, and a process that a later test spawns would run it."""
+    yield
+    sys.modules["__main__"] = _MAIN
 
 
 UNMEASURED = tuple(f"tests/{part}/" for part in ("attacks", "bundle", "dashboard", "e2e", "faults", "simulations"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from federation import Federation, heart_manifest
 from histories import after, lived
 
+from fedward.server.records import MetricRow
 from fedward.study.manifest import Manifest, parse
 
 PILOT, STUDY = "heart-pilot", "heart-4-hospitals"
@@ -46,3 +49,13 @@ def monitored(folder: Path) -> Federation:
 
 def _took(federation: Federation, site: str) -> None:
     federation.clock.elapsed += SECONDS[site]
+
+
+def sized(rows: Sequence[MetricRow], positives: Mapping[str, int] | None = None) -> list[MetricRow]:
+    """The same measured on 300 patients of each outcome, 150 of each sex and 100 of each age; some with other `positives`."""
+    sizes, few = {"sex": 150, "age": 100}, positives or {}
+    made = []
+    for row in rows:
+        patients = sizes.get(row.slice.replace("=", " ").split(" ")[0], 300)
+        made.append(replace(row, positives=few.get(row.slice, patients), negatives=patients))
+    return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +27,6 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A study that is proposed and approved, and not launched."""
     return histories.template(tmp_path_factory.mktemp("begun"))
-
-
-@pytest.fixture(autouse=True)
-def main_module() -> Iterator[None]:
-    """Streamlit puts the page's script in the place of the main module, and a process that a later test spawns would run it."""
-    before = sys.modules["__main__"]
-    yield
-    sys.modules["__main__"] = before
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from federation import Federation
-from monitored import STUDY
+from monitored import STUDY, sized
 
 from fedward.dashboard.federation.reading import EVERYBODY, Look, Reader
 from fedward.dashboard.federation.record import Entries, copied, load_sightings
@@ -193,9 +193,7 @@ def test_what_hospitals_gave_away_is_shown_and_nothing_else(look: Look) -> None:
 
 def test_suppressed_groups_are_never_zero(reader: Reader, look: Look) -> None:
     """One group is too small, and its complement would give it away; the others are shown."""
-    measured = [
-        replace(row, positives=5 if row.slice == "sex=female" else 60, negatives=60) for row in reader.measured(look)
-    ]
+    measured = sized(reader.measured(look), {"sex=female": 5, "sex=male": 295})
     assert fairness.hidden(look, measured) == {"sex=female", "sex=male"}
     frame = fairness.heat(look, measured)
     hidden = frame[frame["group"].isin({"sex: female", "sex: male"})]
@@ -230,9 +228,7 @@ def test_a_groups_distance_is_what_it_is_and_its_interval_covers() -> None:
 
 
 def test_the_largest_gap_is_the_surest(look: Look, reader: Reader) -> None:
-    measured = [
-        row if row.slice == "everybody" else replace(row, positives=50, negatives=50) for row in reader.measured(look)
-    ]
+    measured = sized(reader.measured(look))
     made = {(name, metric): (0.0, -0.1, 0.1) for name in fairness.groups(look) for metric in contrasts.CONTRASTED}
     assert "No group's" in fairness.sentence(look, measured, made)
     made["sex=female", "sensitivity"] = (-0.09, -0.17, -0.01)

@@ -125,5 +125,5 @@ def test_the_stamp_of_what_is_no_folder_is_no_error(tmp_path: Path) -> None:
 
 
 def test_the_main_module_is_the_tests_own_again() -> None:
-    """Last: pages were run by the tests above."""
+    """Last: pages were run by the tests above, and in files before."""
     assert not str(getattr(sys.modules["__main__"], "__file__", "")).startswith(tempfile.gettempdir())

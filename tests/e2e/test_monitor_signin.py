@@ -74,7 +74,7 @@ def test_a_hospital_signs_in_sees_its_own_is_taken_off_the_list_and_sees_nothing
         assert "cleveland" in whole
         assert "hungarian" not in whole
         assert "switzerland" not in whole
-        assert ".810" in page.text()  # the federated model, on everybody
+        says(page, ".810")  # the federated model, on everybody
         page.picture(tmp_path / "signed-in.png")
         page.open(f"{site.address}/run")
         page.wait("document.body.innerText.includes('Page not found') || document.body.innerText.includes('AUROC')")
@@ -84,8 +84,7 @@ def test_a_hospital_signs_in_sees_its_own_is_taken_off_the_list_and_sees_nothing
         says(page, "ada@example.org")
         site.allow({"subject": "eve", "role": "coordinator"}, contact="the data office, 555 0100")
         says(page, "You cannot look at this monitor", 20)  # by itself
-        assert "the data office, 555 0100" in page.text()
-        assert "ada" in page.text()
+        says(page, "the data office, 555 0100")
         page.wait("!document.body.innerText.includes('AUROC')", 5)
         page.wait("document.querySelector('[data-testid=stCode]')?.innerText.trim() == 'ada'")
         page.picture(tmp_path / "denied.png")
@@ -106,7 +105,7 @@ def test_whoever_is_not_on_the_list_is_told_what_to_ask_for(site: Watched, tmp_p
     with chromium.page(tmp_path) as page:
         sign_in(page, site.address, "bob")
         says(page, "You cannot look at this monitor")
-        assert "not on the monitor's list" in page.text()
+        says(page, "not on the monitor's list")
         page.wait("document.querySelector('[data-testid=stCode]')?.innerText.trim() == 'bob'")
         assert "Traceback" not in page.text()
         page.picture(tmp_path / "unknown.png")

@@ -226,8 +226,10 @@ def row(slice_: str, name: str, positives: int, negatives: int, value: float = 0
     return MetricRow(3, slice_, name, value, 0.6, 0.8, positives, negatives)
 
 
-def measured(counts: dict[str, tuple[int, int]], everybody: tuple[int, int] = (200, 200)) -> Performance:
-    manifest = heart_manifest()
+def measured(
+    counts: dict[str, tuple[int, int]], everybody: tuple[int, int] = (200, 200), *, noised: bool = True
+) -> Performance:
+    manifest = heart_manifest(noised=noised)
     told = {"everybody": everybody} | {name: counts.get(name, (50, 50)) for name in slice_names(manifest)[1:]}
     rows = [
         row(name, metric, *pair)
@@ -239,6 +241,16 @@ def measured(counts: dict[str, tuple[int, int]], everybody: tuple[int, int] = (2
     found = performance(manifest, rows, 3)
     assert found is not None
     return found
+
+
+def test_of_exact_counts_patients_of_no_group_do_not_follow() -> None:
+    counts = {"sex=female": (100, 100), "sex=male": (97, 100)}  # of 200: the sex of three is not known
+    ages = {"age in [0, 50)": (50, 50), "age in [50, 65)": (50, 50), "age in [65, 120)": (100, 100)}
+    for noised, shown in ((False, "hidden"), (True, "shown")):
+        found = measured(counts | ages, noised=noised)
+        assert {one.name: one.shown for one in found.groups if one.name.startswith("sex")} == {
+            "sex=female": "shown", "sex=male": shown,
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("small", [(10, 300), (300, 10), (0, 0)])

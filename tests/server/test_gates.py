@@ -29,11 +29,15 @@ def manifest(**gates: object) -> Manifest:
 
 
 def row(slice_: str, name: str, value: float | None, low: float | None = None, high: float | None = None) -> MetricRow:
-    return MetricRow(ROUNDS, slice_, name, value, low, high, 50, 50)
+    sizes = {"everybody": 300, "sex": 150, "age": 100}  # of two sexes and three ages; a group of both is 50
+    patients = 50 if " & " in slice_ else sizes.get(slice_.split("=", maxsplit=1)[0].split(" ", maxsplit=1)[0], 50)
+    return MetricRow(ROUNDS, slice_, name, value, low, high, patients, patients)
 
 
 def study(*metrics: MetricRow, version: int = ROUNDS, state: str = "completed") -> StudyView:
-    """A study that three sites trained in both rounds."""
+    """A study that three sites trained in both rounds; what is measured is measured of everybody, too."""
+    whole = [row("everybody", "brier", 0.1)] if any(one.version == version for one in metrics) else []
+    metrics = (*whole, *metrics)
     return StudyView(
         1, "s", "S", "d" * 64, state, "", "none", ROUNDS, version, "m", None, None, None, "", None,
         tuple(StandingRow(site, "approved", "", 0) for site in SITES),
@@ -119,6 +123,21 @@ def test_a_group_too_small_to_be_shown_is_not_judged_by() -> None:
     assert one({"max_equalized_odds_gap": 0.2}, *figures, *gaps).holds
     hidden = one({"max_equalized_odds_gap": 0.2}, *small, *gaps)
     assert (hidden.holds, hidden.value, hidden.of) == (False, None, attribute)
+
+
+def test_patients_of_no_group_do_not_follow_from_a_verdict() -> None:
+    """Of exact counts: 300 in all, less 150 and 147, would be the three whose sex is not known."""
+    names = slice_names(manifest())[1:]
+    figures = [row(name, "auroc", 0.9, 0.8, 0.95) for name in names]
+    figures[1] = replace(figures[1], positives=147)
+    found = one({"min_group_auroc": 0.8}, *figures)
+    assert (found.holds, found.known, found.of) == (False, False, names[1])
+
+
+def test_a_study_of_few_patients_is_not_judged_by_them() -> None:
+    few = replace(row("everybody", "auroc", 0.9, 0.8, 0.95), positives=10)
+    found = one({"min_auroc": 0.8}, few)
+    assert (found.holds, found.value) == (False, None)
 
 
 def test_a_groups_calibration_is_judged_by_its_distance_from_zero() -> None:

@@ -24,6 +24,7 @@ from fedward.study.metrics import (
     histogram_shape,
     slice_names,
     suppress_small,
+    suppress_sums,
 )
 from fedward.study.metrics.measures import brier
 
@@ -233,6 +234,18 @@ def test_a_hidden_group_cannot_be_found_by_subtraction() -> None:
     assert suppress_small(manifest, even, (100, 100)) == set()
     assert suppress_small(manifest, even | {"sex=male": (48, 50)}, (100, 100)) == {"sex=male"}  # two have no sex
     assert suppress_small(manifest, even, (SMALL - 1, 100)) == set(counts)
+
+
+def test_of_summed_counts_nobody_follows_who_is_in_no_group() -> None:
+    counts = {"everybody": (100, 100), "sex=female": (50, 50), "sex=male": (48, 50)}
+    counts |= {f"age in {age}": (20, 20) for age in ("[0, 50)", "[50, 65)", "[65, 120)")}
+    exact = heart_manifest()
+    assert suppress_sums(exact, counts) == {"sex=male"}  # two patients have no sex
+    assert suppress_sums(exact, counts | {"sex=male": (50, 50)}) == set()
+    assert suppress_sums(heart_manifest(noised=True), counts) == set()  # noised counts do not add up
+    for manifest in (exact, heart_manifest(noised=True)):
+        assert suppress_sums(manifest, counts | {"everybody": (SMALL - 1, 100)}) == set(counts)
+        assert suppress_sums(manifest, {"everybody": (100, 100)}) == set(counts) - {"everybody"}
 
 
 def test_a_hidden_crossed_group_cannot_be_found_from_its_margins() -> None:

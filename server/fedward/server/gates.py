@@ -22,14 +22,12 @@ from fedward.server.verdicts import PARTICIPATION, SIDES, WORDS, Side, Verdict, 
 from fedward.study.attributes import attributes
 from fedward.study.encoding import group_names
 from fedward.study.manifest import BaseManifest, BaseSealed, Gates, Manifest, SealedManifest
-from fedward.study.metrics import SMALL, suppress_small
+from fedward.study.metrics import EVERYBODY, SMALL, suppress_sums
 
 if TYPE_CHECKING:
     from fedward.server.histories import History
     from fedward.server.records import MetricRow, SharedMetrics
     from fedward.server.views import StudyView
-
-EVERYBODY: Final = "everybody"
 
 
 def verdicts(history: History) -> tuple[Verdict, ...]:
@@ -89,12 +87,8 @@ class _Found:
     @cached_property
     def hidden(self) -> frozenset[str]:
         """Groups that are too small to be shown, and attributes with such a group: a verdict would show them."""
-        names = group_names(self.manifest)
-        counts = {
-            name: (row.positives, row.negatives) if (row := self.rows.get((name, "auroc"))) else (0, 0)
-            for name in names
-        }
-        small = suppress_small(self.manifest, counts) if self.rows else set()
+        counts = {slice_: (row.positives, row.negatives) for (slice_, _), row in self.rows.items()}
+        small = suppress_sums(self.manifest, counts) if self.rows else set()
         return frozenset(small | {one.name for one in attributes(self.manifest) if small & set(one.groups)})
 
     def one(self, slice_: str, name: str) -> _Measured:

@@ -26,7 +26,7 @@ from fedward.study.attributes import Attribute, attributes
 from fedward.study.kinds import AnySealed
 from fedward.study.manifest import Manifest, SealedManifest
 from fedward.study.messages import counts_from_bytes
-from fedward.study.metrics import SMALL, bin_centres, bin_edges, histogram_shape, slice_names, suppress_small
+from fedward.study.metrics import SMALL, bin_centres, bin_edges, histogram_shape, slice_names, suppress_sums
 from fedward.study.metrics.intervals import SURE
 from fedward.study.metrics.measures import first_bin
 from fedward.study.metrics.mitigation import Criterion, Mitigation, apart, mitigate
@@ -183,7 +183,7 @@ def _groups(
     manifest: Manifest, attribute: Attribute, total: NDArray[np.int64], deviation: float
 ) -> tuple[list[int], tuple[LeftOut, ...]]:
     """Places of the groups that may be compared, and the others."""
-    hidden, names = _hidden(manifest, total, exact=deviation == 0), slice_names(manifest)
+    hidden, names = _hidden(manifest, total), slice_names(manifest)
     left, out = list[int](), list[LeftOut]()
     for place in attribute.slices:
         if names[place] in hidden:
@@ -195,13 +195,10 @@ def _groups(
     return left, tuple(out)
 
 
-def _hidden(manifest: Manifest, total: NDArray[np.int64], *, exact: bool) -> set[str]:
-    """What no page shows; of exact counts also what would give away those patients who are in no group."""
-    everybody, *groups = ((max(0, int(ill)), max(0, int(none))) for none, ill in total.sum(axis=1))
-    counts = dict(zip(slice_names(manifest)[1:], groups, strict=True))
-    if min(everybody) < SMALL:
-        return set(counts)
-    return suppress_small(manifest, counts) | (suppress_small(manifest, counts, everybody) if exact else set())
+def _hidden(manifest: Manifest, total: NDArray[np.int64]) -> set[str]:
+    """What no page shows."""
+    counts = ((max(0, int(ill)), max(0, int(none))) for none, ill in total.sum(axis=1))
+    return suppress_sums(manifest, dict(zip(slice_names(manifest), counts, strict=True)))
 
 
 def _too_few(manifest: Manifest, attribute: Attribute, left: list[int], out: tuple[LeftOut, ...]) -> RefusalError:

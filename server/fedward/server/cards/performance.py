@@ -9,10 +9,9 @@ from typing import Final, Literal
 from fedward.server.records import MetricRow
 from fedward.study.encoding import group_names
 from fedward.study.manifest import Manifest
-from fedward.study.metrics import SMALL, attribute_slices, suppress_small
+from fedward.study.metrics import EVERYBODY, SMALL, attribute_slices, suppress_sums
 from fedward.study.metrics.naming import NAMES
 
-EVERYBODY: Final = "everybody"
 GROUP_METRICS: Final = ("auroc", "sensitivity", "specificity", "calibration_gap")
 """What is shown of a group; of everybody, all is."""
 GAPS: Final = ("demographic_parity_gap", "equal_opportunity_gap", "equalized_odds_gap")
@@ -110,7 +109,7 @@ def performance(manifest: Manifest, rows: Sequence[MetricRow], version: int) -> 
 def _hidden(manifest: Manifest, by_key: Mapping[tuple[str, str], MetricRow]) -> dict[str, Shown]:
     counts = {name: (row.positives, row.negatives) for (name, metric), row in by_key.items() if metric == "auroc"}
     known = {name: counts.get(name, (0, 0)) for name in group_names(manifest)}
-    hidden = suppress_small(manifest, known)
+    hidden = suppress_sums(manifest, counts)
     return {
         name: "shown" if name not in hidden else ("small" if min(known[name]) < SMALL else "hidden") for name in known
     }

@@ -17,6 +17,7 @@ suppressed when shown.
 
 from fedward.study.metrics.calibrating import CalibrationGroup, calibration_groups
 from fedward.study.metrics.counting import (
+    EVERYBODY,
     TEMPER,
     Counts,
     bin_centres,
@@ -25,12 +26,14 @@ from fedward.study.metrics.counting import (
     histogram_shape,
     slice_names,
     suppress_small,
+    suppress_sums,
 )
 from fedward.study.metrics.intervals import SURE, Estimate, attribute_slices, calibration_curve, estimates
 from fedward.study.metrics.ranking import Z95, Auroc, auroc, exact_auroc
 from fedward.study.metrics.suppression import SMALL, suppressed_cells, suppressed_slices
 
 __all__ = [
+    "EVERYBODY",
     "SMALL",
     "SURE",
     "TEMPER",
@@ -51,6 +54,7 @@ __all__ = [
     "histogram_shape",
     "slice_names",
     "suppress_small",
+    "suppress_sums",
     "suppressed_cells",
     "suppressed_slices",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from fedward.privacy.errors import InputError
 from fedward.study.attributes import attributes
 from fedward.study.encoding import group_names
 from fedward.study.manifest import Manifest
-from fedward.study.metrics.suppression import suppressed_slices
+from fedward.study.metrics.suppression import SMALL, suppressed_slices
 
 Counts: TypeAlias = NDArray[np.int64]
 TEMPER = 4.0
@@ -21,9 +21,12 @@ confident model into the two outermost ones: with 100 bins that cost .014 of AUR
 .001. Ten noised bins are best at temper 2, that cost .008: outer bins, nearly empty, add noise and tell little."""
 
 
+EVERYBODY: Final = "everybody"
+
+
 def slice_names(manifest: Manifest) -> tuple[str, ...]:
     """Names of the histogram's first axis."""
-    return ("everybody", *group_names(manifest))
+    return (EVERYBODY, *group_names(manifest))
 
 
 def histogram_shape(manifest: Manifest) -> tuple[int, int, int]:
@@ -88,3 +91,16 @@ def suppress_small(
     table = np.array([everybody or (0, 0), *(counts[name] for name in names)], dtype=np.int64)
     hidden = suppressed_slices(attributes(manifest), table, exact=everybody is not None)
     return {name for place, name in enumerate(names, 1) if place in hidden}
+
+
+def suppress_sums(manifest: Manifest, counts: Mapping[str, tuple[int, int]]) -> set[str]:
+    """The slices whose sums over hospitals must not be shown: the same ones on every page, card and verdict.
+
+    Args:
+        manifest: the study; it says whether hospitals noised their counts.
+        counts: (positives, negatives) of each slice, everybody's included; of one that is missing, none.
+    """
+    known = {name: counts.get(name, (0, 0)) for name in slice_names(manifest)}
+    if min(known[EVERYBODY]) < SMALL:
+        return set(known)
+    return suppress_small(manifest, known, None if manifest.counting.noised else known[EVERYBODY])

@@ -81,12 +81,6 @@ def figures(metrics: Sequence[MetricRow]) -> list[tuple[str, str, str]]:
     ]
 
 
-def patients(metrics: Sequence[MetricRow]) -> tuple[int, int] | None:
-    """Held-out patients (with, without) the outcome behind the newest evaluation; noised where the counts are."""
-    found = newest(metrics).get("auroc")
-    return None if found is None else (found.positives, found.negatives)
-
-
 def told(row: MetricRow | None) -> str:
     return words.UNDEFINED if row is None else words.estimate(*estimate(row))
 

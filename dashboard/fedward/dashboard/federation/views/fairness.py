@@ -14,7 +14,7 @@ from fedward.dashboard.federation.views import accuracy
 from fedward.dashboard.federation.views.overview import estimate
 from fedward.server.records import MetricRow
 from fedward.study.manifest import Manifest
-from fedward.study.metrics import SMALL, slice_names, suppress_small
+from fedward.study.metrics import EVERYBODY, SMALL, slice_names, suppress_sums
 
 SHOWN: Final = (
     "auroc",
@@ -60,14 +60,11 @@ def attributes(look: Look) -> tuple[str, ...]:
 
 
 def hidden(look: Look, measured: Sequence[MetricRow]) -> frozenset[str]:
-    """Groups that may not be shown: too few patients of an outcome, or what would give such a group away."""
-    names, counts = groups(look), dict[str, tuple[int, int]]()
-    for row in measured:
-        if row.slice in names:
-            counts[row.slice] = (row.positives, row.negatives)
-    if not isinstance(look.manifest, Manifest) or set(counts) != set(names):
-        return frozenset(names)
-    return frozenset(suppress_small(look.manifest, counts))
+    """Slices that may not be shown: too few patients of an outcome, or what would give such a group away."""
+    if not isinstance(look.manifest, Manifest):
+        return frozenset()
+    counts = {row.slice: (row.positives, row.negatives) for row in measured}
+    return frozenset(suppress_sums(look.manifest, counts))
 
 
 def heat(look: Look, measured: Sequence[MetricRow]) -> pd.DataFrame:
@@ -78,9 +75,9 @@ def heat(look: Look, measured: Sequence[MetricRow]) -> pd.DataFrame:
     """
     small, rows = hidden(look, measured), []
     found = {(row.slice, row.name): row for row in measured}
-    for name in ("everybody", *groups(look)):
+    for name in (EVERYBODY, *groups(look)):
         for metric in SHOWN:
-            row, whole = found.get((name, metric)), found.get(("everybody", metric))
+            row, whole = found.get((name, metric)), found.get((EVERYBODY, metric))
             label, value = accuracy.NAMES[metric][0], (math.nan,) * 3 if row is None else estimate(row)
             if name in small:
                 rows.append((group(name), label, math.nan, math.nan, math.nan, SUPPRESSED, math.nan, "suppressed"))
@@ -100,7 +97,7 @@ def _better(metric: str, value: float, whole: float) -> float:
 
 
 def group(name: str) -> str:
-    return "everybody" if name == "everybody" else words.group(name)
+    return EVERYBODY if name == EVERYBODY else words.group(name)
 
 
 def contrast(look: Look, measured: Sequence[MetricRow], made: Contrasts, metric: str) -> pd.DataFrame:
@@ -143,7 +140,7 @@ def sentence(look: Look, measured: Sequence[MetricRow], made: Contrasts) -> str:
         return "The study names no fairness groups."
     if not measured:
         return "No model has been evaluated yet."
-    small = hidden(look, measured)
+    small = hidden(look, measured) - {EVERYBODY}
     found = [
         (value[0], value, metric, name)
         for metric in ("auroc", "sensitivity", "specificity")
