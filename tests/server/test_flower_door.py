@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -146,7 +147,17 @@ def unexplained(grid: Grid, nodes: list[int]) -> dict[str, Any]:
     return {str(node): end.decode() if isinstance(end, bytes) else end for node, end in ends.items()}
 
 
-SCENARIOS = {"echo": echo, "trouble": trouble, "lost": lost, "linger": linger, "raises": raises}
+def taken(transport: GridTransport, nodes: list[int]) -> dict[str, Any]:
+    """One message to each node, and how long it took until all had an end."""
+    began = time.monotonic()
+    ends = exchange(transport, dict.fromkeys(nodes, b"E taken"))
+    seconds = time.monotonic() - began
+    return {str(node): end.decode() if isinstance(end, bytes) else end for node, end in ends.items()} | {
+        "seconds": seconds
+    }
+
+
+SCENARIOS = {"taken": taken, "echo": echo, "trouble": trouble, "lost": lost, "linger": linger, "raises": raises}
 
 
 def handle(request: bytes) -> bytes:
@@ -179,9 +190,15 @@ class Site:
     stop: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, session_file: Path | None = None) -> None:
         self.stop.clear()
-        loop = FleetLoop(self.address, handle, report=lambda *said: self.reports.append(said), stop=self.stop)
+        loop = FleetLoop(
+            self.address,
+            handle,
+            report=lambda *said: self.reports.append(said),
+            stop=self.stop,
+            session_file=session_file,
+        )
         self.thread = threading.Thread(target=loop.run, daemon=True)
         self.thread.start()
 
@@ -747,6 +764,61 @@ def test_a_crashed_node_is_welcome_again_within_twenty_seconds(federation: Feder
     site.end()
 
 
+def test_a_killed_node_is_welcome_again_at_once_and_what_it_had_taken_is_no_mystery(
+    federation: Federation, tmp_path: Path
+) -> None:
+    site = federation.workshop.site("killed", federation.fleet_port)
+    node, file = federation.service.register_node(site.public_key), tmp_path / "session.json"
+    died = _dies_with_a_message(federation, site, node, file, tmp_path / "taken.json")
+    site.start(file)
+    assert until(lambda: site.said(client_door.CONNECTED) is not None, 5)
+    assert site.said(client_door.ACTIVATION_REFUSED) is None
+    assert until((tmp_path / "taken.json").exists, 5)
+    assert time.monotonic() - died < session.HEARTBEAT_S  # less than any session takes to lapse
+    assert json.loads((tmp_path / "taken.json").read_text())[str(node)] == server_door.NODE_OFFLINE
+    assert federation.play("taken", [node], tmp_path / "again.json")[str(node)] == "E taken"
+    site.end()
+    assert not file.exists()
+    assert node not in federation.service.online_nodes()
+
+
+def test_a_copy_of_a_home_does_not_end_the_session_of_the_node_that_it_was_copied_from(
+    federation: Federation, tmp_path: Path
+) -> None:
+    site = federation.workshop.site("copied", federation.fleet_port)
+    node = federation.service.register_node(site.public_key)
+    (tmp_path / "home").mkdir()
+    site.start(tmp_path / "home" / "session.json")
+    assert until(lambda: node in federation.service.online_nodes())
+    shutil.copytree(tmp_path / "home", tmp_path / "copy")
+    copy = Site(site.address, site.public_key)
+    copy.start(tmp_path / "copy" / "session.json")
+    assert until(lambda: copy.said(client_door.ACTIVATION_REFUSED) is not None, 5)
+    time.sleep(2.5)  # it asks every second
+    assert copy.said(client_door.CONNECTED) is None
+    assert [code for code, _ in site.reports] == [client_door.CONNECTED]
+    assert federation.play("taken", [node], tmp_path / "still.json")[str(node)] == "E taken"
+    copy.end()
+    site.end()
+
+
+def _dies_with_a_message(federation: Federation, site: Site, node: int, file: Path, out: Path) -> float:
+    """Let the site's node be killed while it has taken a message of a run; when it was, by the monotonic clock."""
+    files = {name: str(getattr(site.address, name)) for name in ("ca", "certificate", "key", "node_key")}
+    asked = [sys.executable, str(Path(__file__).with_name("dying_node.py"))]
+    asked += [json.dumps({"port": federation.fleet_port, "files": files}), str(file)]
+    with subprocess.Popen(
+        asked, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": OWN_PATH}
+    ) as process:
+        assert until(lambda: node in federation.service.online_nodes(), 30)
+        federation.service.launch({"scenario": "taken", "nodes": str(node), "out": str(out)})
+        assert process.stdout is not None
+        assert process.stdout.readline() == "taken\n"
+        process.kill()
+    assert not out.exists()
+    return time.monotonic()
+
+
 PRIVATE_NAMES = {
     "flwr.superlink.main": ["create_app"],
     "flwr.superlink.cli.flower_superlink": ["SuperLinkLifespan"],
@@ -767,7 +839,7 @@ PRIVATE_NAMES = {
     "flwr.supernode.fleet_http_client": ["FleetHttpClient"],
     "flwr.supernode.node_auth_http_interceptor": ["NodeAuthHttpInterceptor"],
     "flwr.cli.build": ["build_fab_from_files"],
-    "flwr.common.serde": ["message_to_proto", "user_config_to_proto"],
+    "flwr.common.serde": ["message_from_proto", "message_to_proto", "user_config_to_proto"],
 }
 
 

@@ -34,7 +34,7 @@ from fedward.study.fields import NAME
 
 _LEDGER: Final = "ledger.sqlite"
 # What a process holds while it runs, or what is made anew.
-_LEFT_OUT: Final = ("node.json", "audit/lock")
+_LEFT_OUT: Final = ("node.json", "session.json", "audit/lock")
 # Keys; those of a rotation under way, which is begun anew, and what one that was cut off left; and approvers' own, theirs to keep.
 _KEYS: Final = ("keys/", "rotation/", "rotation.", "approvers/")
 _UNLOCKING: Final = (WRAPPED_NAME, "unlock.key")

@@ -111,7 +111,10 @@ def run_node(
         report(f'site "{kit.site}" serves "{kit.federation_name}" at {kit.host}:{kit.port}; Ctrl-C ends it')
         write_state(home, "starting", "")
         keys = SiteKeys(home, node)
-        loop = FleetLoop(keys.current(), vitals.timed(node), report=told, stop=stop, contact=vitals.heard, keys=keys)
+        loop = FleetLoop(
+            keys.current(), vitals.timed(node), report=told, stop=stop, contact=vitals.heard, keys=keys,
+            session_file=home.path / "session.json",
+        )  # fmt: skip
         end = _End(home, log, loop, stop, grace_s)
         try:
             loop.run()

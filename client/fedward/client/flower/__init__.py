@@ -13,8 +13,10 @@ Rules of the loop:
    still counts as online. Only an answer that says "unknown node" (401) makes the loop activate anew, which is what a
    restarted SuperLink with an empty database says.
 4. Heartbeats run in their own thread: a handler that trains for an hour never takes the site offline.
-5. `stop` deactivates the node, so that a restart is welcome at once. After a crash the SuperLink refuses the node
-   until its last heartbeat lapses, `HEARTBEAT_PATIENCE` (2) times `session.HEARTBEAT_S` later; the loop waits patiently.
+5. `stop` deactivates the node, so that a restart is welcome at once. After a crash the next node of the same home ends the
+   session that was left and says that the message under way is not answered any more (`remembered`). Where that cannot be
+   known, as in a copy of the home, the SuperLink refuses the node until its last heartbeat lapses, `HEARTBEAT_PATIENCE` (2)
+   times `session.HEARTBEAT_S` later; the loop waits patiently.
 6. An exception that escapes the handler is reported by its type alone, and the coordinator learns "handler-failed".
 
 Import from here; the modules inside are this door's own.

@@ -6,11 +6,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_from_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
 
 from fedward.client.door import Released
@@ -35,11 +38,13 @@ from fedward.client.flower.diagnosis import (
 )
 from fedward.client.flower.pace import Backoff, Pace
 from fedward.client.flower.proxy import proxy_for
+from fedward.client.flower.remembered import Left, Remembered
 from fedward.client.flower.session import Request, Session
 from fedward.privacy.errors import InputError
 
 RECORD: Final = "fedward"
 FIELD: Final = "payload"
+NODE_RESTARTED: Final = "node-restarted"
 
 # How long the loop fights for one message: its objects arrive once, and a reply may have cost hours of training.
 _MESSAGE_PATIENCE_S: Final = 300.0
@@ -81,13 +86,15 @@ class FleetLoop:
         stop: threading.Event,
         keys: KeySource | None = None,
         contact: Callable[[], None] = lambda: None,
+        session_file: Path | None = None,
         idle_poll_s: float = 1.0,
         busy_poll_s: float = 0.05,
         max_bytes: int = 256 * 2**20,
     ) -> None:
         """Polls every `busy_poll_s` while a round is on and backs off to `idle_poll_s`; no response of the
         coordinator may be larger than `max_bytes`. `keys` gives the address anew before each activation. `contact` is
-        called whenever the coordinator has answered, from any thread.
+        called whenever the coordinator has answered, from any thread. `session_file` is for a caller that holds the lock of
+        the folder that it lies in (`Remembered`): with it, a node that is killed is welcome again at once.
 
         Raises:
             InputError: a certificate or key cannot be read, or the node key is not EC P-384.
@@ -101,6 +108,7 @@ class FleetLoop:
         self._keys = keys
         self._contact = contact
         self._session: Session | None = None
+        self._remembered = Remembered(session_file)
         self._pace = Pace(busy_poll_s, idle_poll_s)
         self._max_bytes = max_bytes
         tls_context(address)
@@ -113,28 +121,45 @@ class FleetLoop:
             try:
                 if self._keys is not None:
                     self._address = self._keys.current()
-                session = Session.activate(self._address, self._max_bytes)
+                left = self._remembered.left()
+                session = Session.activate(self._address, self._max_bytes, left)
             except Exception as error:  # noqa: BLE001 - the loop outlives any failure, known to Flower or not
                 self._report.failure(error, activating=True, proxy=self._proxy())
                 wait = backoff.next()
-                self._stop.wait(min(wait, _LAPSE_POLL_S) if says_not_yet(error) else wait)
+                if says_not_yet(error):
+                    self._remembered.gone()  # it was of no help
+                    wait = min(wait, _LAPSE_POLL_S)
+                self._stop.wait(wait)
                 continue
             backoff.reset()
             try:
-                self._attend(session)
+                self._attend(session, left)
             except Exception as error:  # noqa: BLE001 - as above: a node that ended without a word would look like a slow one
                 self._report(NODE_FAULT, f"{name_of(error)}; activating again")
                 self._stop.wait(_FAULT_PAUSE_S)
         self._report(DISCONNECTED, "stopped")
 
-    def _attend(self, session: Session) -> None:
+    def _attend(self, session: Session, left: Left | None) -> None:
         """Serve over a session until it ends, and deactivate the node."""
         session.contact, self._session = self._contact, session
-        with session:
-            if self._keys is not None:
-                self._keys.used()
-            self._report(CONNECTED, f"node {session.node_id} at {self._address.host}:{self._address.port}")
-            self._serve(session)
+        try:
+            with session:
+                self._remembered.entered(session.node_id)
+                if self._keys is not None:
+                    self._keys.used()
+                self._report(CONNECTED, f"node {session.node_id} at {self._address.host}:{self._address.port}")
+                if left is not None and left.message:
+                    self._excuse(session, left.message)
+                self._serve(session)
+        finally:
+            if session.ended:
+                self._remembered.gone()
+
+    def _excuse(self, session: Session, header: bytes) -> None:
+        """Tell the coordinator that nobody answers the message that the killed node had taken: its round need not wait for it."""
+        with contextlib.suppress(Exception):  # the run may be over, or the answer was on its way all the same
+            message = message_from_proto(ProtoMessage.FromString(header))
+            session.push(Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason=NODE_RESTARTED), reply_to=message))
 
     def abandon(self) -> None:
         """Deactivate the node now, from another thread than `run`'s: a request under way is not answered any more."""
@@ -168,7 +193,9 @@ class FleetLoop:
             if request is None:
                 self._stop.wait(self._pace.after_silence(time.monotonic() - began))
             else:
+                self._remembered.took(request.header)
                 self._answer(session, request)
+                self._remembered.answered()
                 self._pace.after_message()
         if not self._stop.is_set():
             self._report(DISCONNECTED, "the SuperLink no longer knows this node; activating again")

@@ -29,8 +29,15 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedward.client.flower.credentials import FleetAddress, node_key, tls_context
-from fedward.client.flower.diagnosis import MalformedError, PendingError, says_other_certificate, says_unknown_node
+from fedward.client.flower.diagnosis import (
+    MalformedError,
+    PendingError,
+    says_not_yet,
+    says_other_certificate,
+    says_unknown_node,
+)
 from fedward.client.flower.proxy import Proxy, proxy_for
+from fedward.client.flower.remembered import Left
 
 # 10 s is the least that the Fleet API accepts (HEARTBEAT_MIN_INTERVAL); it keeps a node online for two of them. One
 # beat every 7 s leaves room for two retries, and bounds the wait after a crash to 20 s.
@@ -58,6 +65,7 @@ class Request:
     run_id: int
     message_id: str
     object_ids: tuple[str, ...]
+    header: bytes
 
 
 class Session:
@@ -66,6 +74,8 @@ class Session:
     def __init__(self, send: _BoundedSend, client: Any, node_id: int) -> None:
         self.node_id = node_id
         self.lost = threading.Event()
+        self.ended = False
+        """Whether the SuperLink counts the node as online no more."""
         self._send = send
         self._client = client
         self._node = Node(node_id=node_id)
@@ -77,8 +87,11 @@ class Session:
         self._beats = threading.Thread(target=self._beat, name="fedward-heartbeat", daemon=True)
 
     @classmethod
-    def activate(cls, address: FleetAddress, max_bytes: int) -> Session:
-        """Connect and activate. The files are read every time, so that a renewed certificate is picked up."""
+    def activate(cls, address: FleetAddress, max_bytes: int, left: Left | None = None) -> Session:
+        """Connect and activate. The files are read every time, so that a renewed certificate is picked up.
+
+        The session that the last node of this home `left` is ended if the SuperLink still counts it as online.
+        """
         stamp = _stamp(address.certificate)
         key = node_key(address.node_key, address.password)
         send = _BoundedSend(tls_context(address), proxy_for(address.host, address.port, address.proxy), max_bytes)
@@ -91,7 +104,7 @@ class Session:
         )
         request = ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT_S)
         try:
-            session = cls(send, client, client.ActivateNode(request).node_id)
+            session = cls(send, client, _let_in(client, request, left))
             session._certificate, session._stamp = address.certificate, stamp
             return session
         except BaseException:
@@ -111,10 +124,12 @@ class Session:
         if self._closed.is_set():
             return
         self._closed.set()
-        if not self.lost.is_set():
+        self.ended = self.lost.is_set()
+        if not self.ended:
             self._send.hurried = True
             with contextlib.suppress(Exception):  # a courtesy; without it the last heartbeat lapses
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node_id))
+                self.ended = True
 
     def __exit__(self, *_: object) -> None:
         self.leave()
@@ -129,7 +144,8 @@ class Session:
         metadata = response.messages_list[0].metadata
         tree = response.message_object_trees[0]
         object_ids = tuple(part.object_id for part in iterate_object_tree(tree))
-        return Request(metadata.run_id, metadata.message_id, object_ids)
+        header = response.messages_list[0].SerializeToString()
+        return Request(metadata.run_id, metadata.message_id, object_ids, header)
 
     def fetch(self, request: Request) -> Any:
         """The whole message.
@@ -201,6 +217,18 @@ class Session:
                 if says_unknown_node(error) or says_other_certificate(error):
                     self.lost.set()
                 wait = _HEARTBEAT_RETRY_S
+
+
+def _let_in(client: Any, request: ActivateNodeRequest, left: Left | None) -> int:
+    """The node's number."""
+    try:
+        return int(client.ActivateNode(request).node_id)
+    except Exception as error:
+        if left is None or not says_not_yet(error):
+            raise
+    with contextlib.suppress(httpx.HTTPStatusError):  # it may have lapsed this instant; the next answer tells
+        client.DeactivateNode(DeactivateNodeRequest(node_id=left.node_id))
+    return int(client.ActivateNode(request).node_id)
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
