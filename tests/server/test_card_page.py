@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import axe_core_python
 import chromium
 import histories
+import numpy as np
 import pytest
 from federation import heart_manifest
 
@@ -16,6 +18,7 @@ from fedward.server.cards import pages
 from fedward.server.cards.facts import Card, card
 from fedward.server.carried_noise import carried_noise
 from fedward.server.verdicts import Verdict
+from fedward.study.hospital_influence import hospital_influence
 from fedward.study.influence import influence, synthetic
 from fedward.study.models import build, load_vector
 
@@ -39,7 +42,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Card:
         Verdict("min_auroc", "least", 0.8, True, 0.9, 0.85, 0.94),
         Verdict("max_site_drop", "most", 0.05, False, why="no hospital shares it"),
     ]
-    return card(history, verdicts, None, influence(manifest, model, synthetic(manifest), noise.deviation, noise.words))
+    counts = np.array(
+        [40, 3, *[20] * (len(manifest.features) - 2)]
+    )  # one that must not be told, and what would give it away
+    names, sites = tuple(feature.column for feature in manifest.features), ("cleveland", "va")
+    votes = hospital_influence(names, counts, int(counts.sum()) + 30, 0.0, 3, sites)
+    found = influence(manifest, model, synthetic(manifest), noise.deviation, noise.words)
+    return replace(card(history, verdicts, None, found), votes=votes)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +77,7 @@ def test_it_is_readable_by_everybody_and_fits(file: Path, tmp_path: Path) -> Non
                 assert page.value("document.documentElement.scrollWidth") <= width
                 ground = page.value("getComputedStyle(document.body).backgroundColor")
                 assert (ground == "rgb(255, 255, 255)") != dark
+        assert "voted once, for a feature drawn" in page.text()
         assert page.value("document.querySelectorAll('script, link, img, iframe').length") == 0
         assert page.value("performance.getEntriesByType('resource').length") == 0
         assert page.value("document.querySelector('svg.plot circle').getBoundingClientRect().width") > 0

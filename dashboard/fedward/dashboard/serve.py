@@ -154,7 +154,9 @@ def serve(kind: str, named: str, at: Listener, browser: bool) -> None:
     """
     if at.access is None:
         closed(at.address)
-    from streamlit import net_util  # noqa: PLC0415 - slow, and a node may lack it
+    from streamlit import logger, net_util  # noqa: PLC0415 - slow, and a node may lack it
+
+    logger.set_log_level(_OPTIONS["logger.level"].upper())  # before pages are imported: outside a page its caches warn
     from streamlit.web.cli import main  # noqa: PLC0415
 
     threading.Thread(target=_warm, daemon=True).start()
