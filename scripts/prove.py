@@ -129,11 +129,23 @@ PROOFS: dict[str, list[Proof]] = {
             )
         ),
         Proof(
+            "secure-stages",
+            "real processes: sites and coordinator killed at each stage of a secure round",
+            ("tests/faults/test_secure_processes.py",),
+        ),
+        Proof(
             "fuzz-replies",
             "100 000 changed replies for each kind of admission",
             ("tests/attacks/test_mutated_replies.py",),
             marker="not prove",
             settings={"FEDWARD_FUZZ_EXAMPLES": "100000"},
+        ),
+    ],
+    "demo": [
+        Proof(
+            "own",
+            "the demo on three hospitals of somebody's own, and Ray's engine while its processes die",
+            ("tests/e2e/test_demo.py", "tests/simulations/test_flower_engine.py"),
         ),
     ],
     "node": [

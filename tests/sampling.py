@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 EVERYWHERE = os.environ.get("FEDWARD_EVERYWHERE") == "all"
-STEP = 15
+STEP = 40
 
 
 def sample(places: Sequence[str], step: int = STEP) -> list[int]:

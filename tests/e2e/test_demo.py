@@ -37,6 +37,7 @@ def finish(process: subprocess.Popen[str], seconds: float = 400.0) -> tuple[str,
         raise
 
 
+@pytest.mark.prove
 def test_own_hospitals_without_dp(tmp_path: Path) -> None:
     """Three hospitals of somebody's own, in tables for people, without privacy and saying so."""
     own = tmp_path / "own"

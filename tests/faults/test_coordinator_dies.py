@@ -133,7 +133,7 @@ def test_killed_anywhere_it_ends_with_the_same_model(ready: Federation, tmp_path
     ):
         assert any(name.startswith(what) for name in names), f"the test no longer sees what follows {what}"
     assert len(names) >= 60, names
-    for at in range(len(names)) if EVERYWHERE else [*_states(names), len(names) - 1]:
+    for at in range(len(names)) if EVERYWHERE else [*_states(names)[::3], len(names) - 1]:
         case = Case(ready, tmp_path / str(at))
         code, _, said = case.run(at)
         assert code == -9, said

@@ -31,7 +31,7 @@ from fedward.server.store import Store
 from fedward.server.views import StudyView
 from fedward.study.heart import SITES, heart_folder
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.prove, pytest.mark.federation, pytest.mark.timeout(600)]
 
 ROUNDS = 9
 FEDERATION = {"deadline": "10s", "grace": "4s", "max_attempts": 20}

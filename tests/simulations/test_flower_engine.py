@@ -138,7 +138,9 @@ def engines(said: list[str]) -> Iterator[FlowerEngines]:
 
 
 @needs_ray
-@pytest.mark.parametrize("private", [True, False], ids=["dp", "without-dp"])
+@pytest.mark.parametrize(
+    "private", [pytest.param(True, marks=pytest.mark.prove), False], ids=["dp", "without-dp"]
+)  # under privacy it takes a minute
 def test_every_site_s_update_is_the_loop_s_to_the_bit(engines: FlowerEngines, private: bool) -> None:
     study = sealed(private=private)
     sites = engines(study, hospitals(study.manifest), SEED)
@@ -152,6 +154,7 @@ def test_every_site_s_update_is_the_loop_s_to_the_bit(engines: FlowerEngines, pr
 
 
 @needs_ray
+@pytest.mark.prove
 def test_a_worker_killed_in_a_round_changes_nothing_but_its_time(engines: FlowerEngines, said: list[str]) -> None:
     study = sealed(steps=4000)
     data, base = hospitals(study.manifest), base_of(study)
@@ -202,6 +205,7 @@ def test_ctrl_c_in_a_round_leaves_no_process(engines: FlowerEngines) -> None:
 
 
 @needs_ray
+@pytest.mark.prove
 def test_a_driver_that_dies_in_a_round_leaves_no_process() -> None:
     cut_short(FlowerEngines(len(SIZES), workers=1), interrupted=False)
 
