@@ -77,7 +77,7 @@ class Hearing:
             if not waiting:
                 self.stop.set()
                 return None
-            return Request(1, "m", ("m",))
+            return Request(1, "m", ("m",), b"")
 
         monkeypatch.setattr(self.session, "pull", pull)
         monkeypatch.setattr(self.session, "fetch", lambda _: waiting.pop(0))
