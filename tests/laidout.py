@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opened import all_tables
 from streamlit.testing.v1 import AppTest
 
 
@@ -16,7 +17,8 @@ def page(name: str, named: str, **query: str) -> AppTest:
     app = AppTest.from_function(script, kwargs={"name": name, "named": named}, default_timeout=120)
     for key, value in query.items():
         app.query_params[key] = value
-    app.run()
+    with all_tables():
+        app.run()
     assert not app.exception, app.exception
     return app
 

@@ -63,3 +63,15 @@ def serious(page: chromium.Page) -> list[Any]:
         for one in json.loads(found)
         if one["impact"] in {"serious", "critical"}
     ]
+
+
+_SHUT = "[...document.querySelectorAll('[data-testid=stExpander] details')].filter(one => !one.open)"
+
+
+def open_tables(page: chromium.Page) -> None:
+    """Open every table of a page, as by a click on each: closed ones are not sent."""
+    while shut := page.value(f"{_SHUT}.length"):
+        page.value(f"{_SHUT}[0].querySelector('summary').click()")
+        page.wait(f"{IDLE} && {_SHUT}.length < {shut}")
+    files = "one => one.innerText.includes('Download CSV')"
+    page.wait(f"[...document.querySelectorAll('[data-testid=stExpander] details')].every({files})")

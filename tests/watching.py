@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from google.protobuf.message import Message
 from laidout import script
+from opened import all_tables
 from streamlit.runtime.media_file_manager import MediaFileManager
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.local_script_runner import LocalScriptRunner
@@ -35,7 +36,7 @@ class Sent:
 def sent(name: str, place: Path, act: Callable[[AppTest], object] | None = None, **query: str) -> tuple[Sent, AppTest]:
     """A page of a record, laid out without a browser, and all that it sent; `act` is done on it, and it is laid out again."""
     found = Sent()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, all_tables():
         _listen(patch, found)
         app = AppTest.from_function(script, kwargs={"name": name, "named": str(place)}, default_timeout=120)
         for key, value in query.items():

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from opened import all_tables
 from runs import broken_off, written
 from streamlit.testing.v1 import AppTest
 
@@ -27,7 +28,9 @@ def _script(name: str, folder: str) -> None:
 
 
 def page(name: str, folder: Path) -> AppTest:
-    app = AppTest.from_function(_script, kwargs={"name": name, "folder": str(folder)}, default_timeout=60).run()
+    app = AppTest.from_function(_script, kwargs={"name": name, "folder": str(folder)}, default_timeout=60)
+    with all_tables():
+        app.run()
     assert not app.exception, app.exception
     return app
 
@@ -36,6 +39,16 @@ def words(app: AppTest) -> str:
     """Everything that is said, without the signs that keep it plain."""
     parts = [*app.header, *app.subheader, *app.markdown, *app.caption, *app.info, *app.error, *app.code]
     return " ".join(str(part.value) for part in parts).replace("\\", "").replace("\u2060", "")
+
+
+def test_closed_tables_are_not_sent(run: Path) -> None:
+    """What draws them is a third of all that a browser loads."""
+    closed = AppTest.from_function(_script, kwargs={"name": "accuracy", "folder": str(run)}, default_timeout=60).run()
+    assert not closed.exception
+    assert not closed.dataframe
+    names = {one.label for one in closed.expander}
+    assert names == {one.label for one in page("accuracy", run).expander}
+    assert len(names) == 4
 
 
 def test_accuracy_says_first_whether_it_works(run: Path) -> None:

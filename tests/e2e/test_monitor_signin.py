@@ -12,6 +12,7 @@ import chromium
 import monitored
 import pytest
 from federation import Federation
+from looking import open_tables
 from oidc_provider_mock import User
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from visitors import Watched, run_of_three, watched
@@ -70,6 +71,7 @@ def test_a_hospital_signs_in_sees_its_own_is_taken_off_the_list_and_sees_nothing
         sign_in(page, site.address, "ada")
         page.wait(CHARTS)
         says(page, "ada@example.org")
+        open_tables(page)
         whole = page.value("document.documentElement.outerHTML")
         assert "cleveland" in whole
         assert "hungarian" not in whole

@@ -10,7 +10,7 @@ import chromium
 import monitored
 import pytest
 from federation import Federation
-from looking import IDLE, PAGES, SAID, ready, serious, serving
+from looking import IDLE, PAGES, SAID, open_tables, ready, serious, serving
 
 from fedward.dashboard import words
 from fedward.server.lifecycle import Stop
@@ -96,6 +96,21 @@ def test_the_numbers_are_the_records_own(address: str, federation: Federation, t
                 assert "cleveland was not there in round 4" in page.text()
             if link == "Audit":
                 assert "countersigned by 4 of 4 hospitals" in page.text()
+
+
+def test_a_table_opens_with_its_numbers_and_a_file(address: str, federation: Federation, tmp_path: Path) -> None:
+    attempts = len(federation.store.attempts(federation.store.find(monitored.STUDY).key))
+    with chromium.page(tmp_path) as page:
+        page.open(address, height=2600)
+        ready(page, 2)
+        closed = page.value("document.querySelectorAll('[data-testid=stExpander] details').length")
+        assert closed >= 4
+        assert page.value("document.querySelectorAll('[data-testid=stDataFrame]').length") == 0
+        open_tables(page)
+        page.wait(f"document.querySelectorAll('[data-testid=stDataFrame] canvas').length >= {closed}")
+        grids = "[...document.querySelectorAll('[data-testid=stDataFrame] [role=grid]')]"
+        counts = page.value(f"{grids}.map(one => one.getAttribute('aria-rowcount'))")
+        assert any(int(count) > attempts for count in counts), "a row for each round and hospital"
 
 
 def test_the_audit_log_is_verified_before_ones_eyes(address: str, federation: Federation, tmp_path: Path) -> None:

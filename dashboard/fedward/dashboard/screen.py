@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fedward.dashboard import views, words
 from fedward.dashboard.federation.views.marks import Mark
@@ -51,7 +52,9 @@ class Screen:
         self, title: str, frame: pd.DataFrame, file: str, *, open_: bool = False, signed: Sequence[str] = ()
     ) -> None:
         """Three digits, and undefined figures say so."""
-        place = st.container() if open_ else st.expander(f"Table: {words.plain(title)}")
+        place = st.container() if open_ else _opened(title, file)
+        if place is None:
+            return
         with place:
             if open_ and len(frame) <= PRINTED:
                 st.table(_printed(frame), hide_index=True, border="horizontal", alt=words.one_line(title))
@@ -110,6 +113,13 @@ class Screen:
             label_visibility="collapsed",
         )  # fmt: skip
         return int(chosen or sizes[0])
+
+
+def _opened(title: str, file: str) -> DeltaGenerator | None:
+    """Where a table is, if somebody has opened it. A closed one is not sent: a browser would load what draws tables, a third of
+    all that it loads, before it shows the page."""
+    place = st.expander(f"Table: {words.plain(title)}", key=f"table-{file}", on_change="rerun")
+    return place if place.open else None
 
 
 def _plain(text: str) -> str:
