@@ -182,6 +182,7 @@ def test_a_hospital_looks_at_a_coordinator_s_record_and_gets_its_own_part_alone(
         for name, charts in PAGES.items():
             came(page)
             whole(page, f"{site.address}/{name}", charts)
+            open_tables(page)
             said, shown = came(page), page.value("document.documentElement.outerHTML")
             assert others(said) == set(), name
             assert others(str(shown)) == set(), name
